@@ -1,0 +1,211 @@
+"""The command line of the import: `python -m flows.import_outlook FILE`.
+
+The file is read and judged before Prefect is imported, so that a person sees its counts, or why it was
+refused, in half a second. Standard output carries the result and nothing else; progress goes to standard
+error.
+
+Exit codes: 0 the file was imported (whatever its rows), 1 it was refused, 2 wrong usage or settings,
+3 the run broke off, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from schemas.csv_file import CSV_REQUIRED, Refusal, parse, read_bytes
+from schemas.rows import dedupe, judge
+from schemas.settings import Settings, SettingsError, load_settings
+from schemas.summary import MAX_ERRORS_SHOWN, Result, Summary, outcomes_of
+from schemas.verdicts import ProbeReport
+
+if TYPE_CHECKING:
+    from flows.attended import Ended
+
+DONE, REFUSED, USAGE, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.import_outlook",
+        description="Import a CSV of Outlook mailboxes with app passwords, and test each login once.",
+        epilog="Exit codes: 0 imported, 1 the file was refused, 2 wrong usage or settings, "
+        "3 the run broke off, 130 stopped by Ctrl-C.",
+    )
+    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="the CSV file")
+    parser.add_argument("--tag", help="label for the mailboxes of this import")
+    parser.add_argument(
+        "--workspace", default="default", help="whose mailboxes they are (default: %(default)s)"
+    )
+    parser.add_argument("--encoding", help="text encoding of a file that is not UTF-8, such as cp1252")
+    parser.add_argument("--check", action="store_true", help="only read and judge the file; store nothing")
+    parser.add_argument(
+        "--no-test", action="store_true", help="store the mailboxes without testing the logins"
+    )
+    parser.add_argument("--report", type=Path, metavar="PATH", help="write a CSV with a line for each row")
+    parser.add_argument("--json", action="store_true", help="print the result as the import API's JSON")
+    parser.add_argument("--verbose", action="store_true", help="show Prefect's own log lines too")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = arguments().parse_args(argv)
+    say = Console(stderr=True, highlight=False)
+    try:
+        settings = load_settings()
+        preview = check(options, settings)
+        if isinstance(preview, Refusal):
+            return print_refusal(preview, options, say)
+        if options.check:
+            print_summary(preview, options)
+            return DONE
+        return run(options, preview, say)
+    except SettingsError as error:
+        say.print(f"Settings: {error}", style="red", markup=False)
+        return USAGE
+    except KeyboardInterrupt:
+        say.print("Stopped. What is stored stays stored; running the same import again adds nothing twice.")
+        return INTERRUPTED
+
+
+def check(options: argparse.Namespace, settings: Settings) -> Summary | Refusal:
+    """Judge the file without storing anything; `imported` then counts the rows that would be tried."""
+    if options.file is None:
+        return Refusal(CSV_REQUIRED, "name a file")
+    data = read_bytes(options.file, settings.max_file_bytes)
+    table = data if isinstance(data, Refusal) else parse(data, options.encoding)
+    if isinstance(table, Refusal):
+        return table
+    judged = judge(table)
+    deduped = dedupe(judged.valid)
+    if isinstance(deduped, Refusal):
+        return deduped
+    kept, duplicates = deduped
+    imported = kept.select("line", "email", "warning").iter_rows()
+    return Summary(
+        file=options.file.name,
+        workspace=options.workspace,
+        tag=options.tag,
+        outcomes=outcomes_of(imported, (), duplicates, judged.errors),
+        errors=judged.errors,
+        ignored=table.ignored,
+    )
+
+
+def run(options: argparse.Namespace, preview: Summary, say: Console) -> int:
+    """Run the flow and show what came of it."""
+    say.print(f"{preview.file}: {preview.imported} mailboxes to store. Starting Prefect …", markup=False)
+    if not options.verbose:
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    from prefect.settings import PREFECT_API_URL
+
+    from flows.temporary_server import TemporaryServer
+
+    server = None if PREFECT_API_URL.value() else TemporaryServer()
+    try:
+        from flows.attended import drain, run_attended  # the rest of Prefect, while the server starts
+
+        ended = run_attended(options, say, server)
+        code = show(ended, options, say)
+        if server is not None:
+            drain(server, ended.state)
+        return code
+    finally:
+        if server is not None:
+            server.stop()
+
+
+def show(ended: Ended, options: argparse.Namespace, say: Console) -> int:
+    """Show what a run came to; returns the exit code."""
+    state, outcome = ended
+    if isinstance(outcome, Refusal):  # the file was changed since it was judged
+        return print_refusal(outcome, options, say)
+    if not isinstance(outcome, tuple):
+        return print_failure(str(state.message), options, say)
+    summary, verdicts = outcome
+    print_summary(summary, options)
+    if verdicts is not None:
+        print_verdicts(verdicts, Console(stderr=options.json), with_mailboxes=options.report is None)
+    if options.report is not None:
+        say.print(f"Report: {options.report}", markup=False)
+    return INTERRUPTED if state.is_cancelled() else DONE
+
+
+def print_refusal(refusal: Refusal, options: argparse.Namespace, say: Console) -> int:
+    if options.json:
+        print_json(refusal.envelope())
+    else:
+        say.print(f"Refused: {refusal.message}", style="bold red", markup=False)
+        if refusal.detail:
+            say.print(refusal.detail[0].upper() + refusal.detail[1:] + ".", markup=False)
+        say.print("Nothing was changed.")
+    return REFUSED
+
+
+def print_failure(message: str, options: argparse.Namespace, say: Console) -> int:
+    """Report a run that broke off: a fault of the set-up or of this program, not of the file."""
+    if options.json:
+        error = {"code": "INTERNAL_ERROR", "message": "The import did not come to its end"}
+        print_json({"success": False, "error": error})
+    say.print(f"The import did not come to its end: {message}", style="red", markup=False)
+    say.print("What is stored stays stored; running the same import again adds nothing twice.")
+    return FAILED
+
+
+def print_json(envelope: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(envelope, ensure_ascii=False, indent=2) + "\n")
+
+
+def print_summary(summary: Summary, options: argparse.Namespace) -> None:
+    if options.json:
+        print_json(summary.envelope())
+        return
+    out = Console(highlight=False)
+    checked = " (only checked, nothing stored)" if options.check else ""
+    out.print(f"{summary.file}: {len(summary.outcomes)} rows{checked}", style="bold", markup=False)
+    counts = Table()
+    for result in Result:
+        counts.add_column(result.value.capitalize(), justify="right")
+    counts.add_row(str(summary.imported), str(summary.skipped), str(summary.failed))
+    out.print(counts)
+    if causes := summary.causes() + summary.warnings():
+        out.print(reasons_table("Rows", [(cause.rows, cause.reason, cause.remedy) for cause in causes]))
+    for error in summary.errors[:MAX_ERRORS_SHOWN]:
+        out.print(f"  line {error.line}: {error.email}: {error.reason.message}", markup=False)
+    if hidden := len(summary.errors[MAX_ERRORS_SHOWN:]):
+        out.print(f"  … and {hidden} more; --report PATH lists them all")
+    if summary.ignored:
+        out.print(f"Columns not used: {', '.join(summary.ignored)}", markup=False)
+
+
+def print_verdicts(report: ProbeReport, out: Console, *, with_mailboxes: bool) -> None:
+    out.print()
+    out.print(f"Connections: {report}", style="bold", markup=False)
+    if report.stopped:
+        out.print(report.stopped, style="bold yellow", markup=False)
+    if reasons := report.reasons():
+        rows = [(count, r.explanation.title, r.explanation.remedy) for r, count in reasons]
+        out.print(reasons_table("Mailboxes", rows))
+    troubled = [row for row in report.table() if row["status"] != "active"]
+    if with_mailboxes:
+        for row in troubled[:MAX_ERRORS_SHOWN]:
+            out.print(f"  {row['email']}: {row['status']}. {row['diagnosis']}", markup=False, highlight=False)
+        if hidden := len(troubled[MAX_ERRORS_SHOWN:]):
+            out.print(f"  … and {hidden} more; --report PATH lists them all")
+
+
+def reasons_table(what: str, rows: Sequence[tuple[int, str, str]]) -> Table:
+    table = Table(what, "Reason", "What to do")
+    table.columns[0].justify = "right"
+    for count, reason, remedy in rows:
+        table.add_row(str(count), escape(reason), escape(remedy))
+    return table

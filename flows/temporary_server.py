@@ -1,0 +1,90 @@
+"""A Prefect server for the length of one command, for who has none running.
+
+Prefect would start one by itself, but only when the first flow run asks for it, behind all imports, and it
+outlives a killed run. This one starts while the command is still importing, and ends with the process that
+started it, however that ends.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+START_SECONDS = 60
+# Task runs reach the server's database as events, one by one unless the recorder takes them in batches.
+SERVER_SETTINGS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "PREFECT_SERVER_UI_ENABLED": "false",
+    "PREFECT__SERVER_EPHEMERAL": "1",
+    "PREFECT__SERVER_FINAL": "1",
+}
+
+
+class TemporaryServer:
+    """A server process that may still be starting."""
+
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/api"
+        self._process = subprocess.Popen(  # noqa: S603  it is this module
+            [sys.executable, "-m", "flows.temporary_server", str(self.port)],
+            stdin=subprocess.PIPE,  # its end tells the server that this process is gone
+            stdout=subprocess.DEVNULL,
+            env=SERVER_SETTINGS | os.environ,
+            start_new_session=True,  # Ctrl-C is for the import, which still needs the server to end well
+        )
+
+    def wait(self) -> None:
+        """Wait until it answers.
+
+        Raises:
+            TimeoutError: When it does not within a minute, or has ended.
+        """
+        import httpx
+
+        deadline = time.monotonic() + START_SECONDS
+        with httpx.Client() as client:
+            while time.monotonic() < deadline and self._process.poll() is None:
+                try:
+                    if client.get(f"{self.url}/health").is_success:
+                        return
+                except httpx.TransportError:
+                    pass
+                time.sleep(0.05)
+        raise TimeoutError("Prefect's temporary server did not start")
+
+    def stop(self) -> None:
+        assert self._process.stdin is not None  # noqa: S101
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(0)
+
+
+def _serve(port: int) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    import uvicorn
+
+    uvicorn.run(
+        "prefect.server.api.server:create_app", factory=True, host="127.0.0.1", port=port, log_level="error"
+    )
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))

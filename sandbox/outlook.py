@@ -1,0 +1,168 @@
+"""The stand-in itself: an SMTP server and an IMAP server on free ports of 127.0.0.1."""
+
+import asyncio
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from threading import Thread
+from types import TracebackType
+from typing import Self
+
+import trustme
+
+from sandbox import imap
+from sandbox.certificates import server_context
+from sandbox.imap import Imap
+from sandbox.script import Account, Play, Protocol, ServerFaults, mailbox_play, server_play
+from sandbox.seen import Seen
+from sandbox.smtp import Smtp
+from sandbox.wire import Connection, Mailbox, Service
+
+__all__ = ["Account", "Outlook", "Seen", "ServerFaults", "running"]
+
+ADDRESS = "127.0.0.1"
+# A whole import may knock at the same moment.
+BACKLOG = 1024
+
+
+class Outlook:
+    """Outlook's two mail servers at `localhost`, for as long as the context lasts.
+
+    `mailboxes` maps addresses (whatever their case) to accounts; `server` is what is wrong with the servers
+    themselves; `delay` is the seconds waited before each reply; `ca` signs the certificates, a new one if
+    none is given, and its PEM is written into `folder`. ScriptError if a behaviour makes no sense.
+    """
+
+    smtp_port: int
+    imap_port: int
+    ca_file: Path
+    seen: Seen
+
+    def __init__(
+        self,
+        mailboxes: Mapping[str, Account],
+        *,
+        server: ServerFaults | None = None,
+        delay: float = 0.0,
+        ca: trustme.CA | None = None,
+        folder: Path,
+    ) -> None:
+        self.seen = Seen()
+        self._faults = server or ServerFaults()
+        self._plays: dict[Protocol, Play] = {
+            "smtp": server_play("smtp", self._faults.smtp),
+            "imap": server_play("imap", self._faults.imap),
+        }
+        self._mailboxes: dict[Protocol, dict[str, Mailbox]] = {
+            "smtp": {name.lower(): _mailbox("smtp", it.password, it.smtp) for name, it in mailboxes.items()},
+            "imap": {name.lower(): _mailbox("imap", it.password, it.imap) for name, it in mailboxes.items()},
+        }
+        self._delay = delay
+        self._ca = ca
+        self._folder = folder
+        self._servers: list[asyncio.Server] = []
+        self._listeners: list[socket.socket] = []
+        self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+
+    async def __aenter__(self) -> Self:
+        ca = self._ca or trustme.CA()
+        self.smtp_port = await self._serve(Smtp, ca, _mechanisms(self._faults))
+        self.imap_port = await self._serve(Imap, ca, _capabilities(self._faults))
+        self.ca_file = self._folder / f"outlook-ca-{self.smtp_port}.pem"
+        ca.cert_pem.write_to_path(self.ca_file)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # asyncio loses a connection that it has accepted but not handed over when its server is closed.
+        for listener in self._listeners:
+            asyncio.get_running_loop().remove_reader(listener)
+        await _settle()
+        for server in self._servers:
+            server.close()
+        for listener in self._listeners:
+            listener.close()
+        tasks = list(self._open)
+        for task, writer in self._open.items():
+            writer.transport.abort()
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await _settle()
+
+    async def _serve(self, connection: type[Connection], ca: trustme.CA, offers: str) -> int:
+        """Listen on a free port. Refusing servers hold theirs without listening: nobody else gets it."""
+        protocol = connection.protocol
+        listener = socket.socket()
+        self._listeners.append(listener)
+        listener.bind((ADDRESS, 0))
+        port: int = listener.getsockname()[1]
+        play = self._plays[protocol]
+        if play.name == "refused":
+            return port
+        context = server_context(ca, play.name)
+        service = Service(play, context, offers, self._mailboxes[protocol], self._delay, self.seen)
+        accept = partial(self._accept, connection, service)
+        self._servers.append(await asyncio.start_server(accept, sock=listener, backlog=BACKLOG))
+        return port
+
+    def _accept(
+        self,
+        connection: type[Connection],
+        service: Service,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        task = asyncio.create_task(connection(service, reader, writer).run())
+        self._open[task] = writer
+        task.add_done_callback(self._open.pop)
+
+
+@contextmanager
+def running(
+    mailboxes: Mapping[str, Account],
+    *,
+    server: ServerFaults | None = None,
+    delay: float = 0.0,
+    ca: trustme.CA | None = None,
+    folder: Path,
+) -> Iterator[Outlook]:
+    """Outlook on a thread and an event loop of its own, for tests that are not asynchronous."""
+    outlook = Outlook(mailboxes, server=server, delay=delay, ca=ca, folder=folder)
+    loop = asyncio.new_event_loop()
+    thread = Thread(target=loop.run_forever, name="outlook")
+    thread.start()
+    try:
+        asyncio.run_coroutine_threadsafe(outlook.__aenter__(), loop).result()
+        try:
+            yield outlook
+        finally:
+            asyncio.run_coroutine_threadsafe(outlook.__aexit__(None, None, None), loop).result()
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _settle() -> None:
+    """Let asyncio finish what it has begun: a connection takes it four turns of the loop from the socket's
+    accept to the end of its own task, and two from a transport's abort to the last callback.
+    """
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def _mailbox(protocol: Protocol, password: str, behaviour: str) -> Mailbox:
+    return Mailbox(password.encode(), mailbox_play(protocol, behaviour))
+
+
+def _mechanisms(faults: ServerFaults) -> str:
+    return {"no-auth": "", "xoauth2-only": "XOAUTH2"}.get(faults.smtp, faults.smtp_auth)
+
+
+def _capabilities(faults: ServerFaults) -> str:
+    if faults.imap == "login-disabled":
+        return imap.MODERN_CAPABILITIES
+    return faults.imap_capabilities or imap.CAPABILITIES

@@ -1,0 +1,96 @@
+"""Sealed secrets: AES-256-GCM, bound to the mailbox and field that they belong to.
+
+Layout of a sealed value: version (1 byte) | key id (4 bytes) | nonce (12 bytes) | ciphertext and tag.
+Associated data is workspace, email key and field, so a value copied to another row does not open.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+VERSION = b"\x01"
+KEY_BYTES = 32
+NONCE_BYTES = 12
+_ID_BYTES = 4
+
+
+class Owner(NamedTuple):
+    """What a sealed value belongs to."""
+
+    workspace: str
+    email_key: str
+    field: str
+
+    def associated_data(self) -> bytes:
+        # Each part is preceded by its length: no two owners give the same bytes.
+        parts = [part.encode() for part in self]
+        return b"".join(struct.pack(">I", len(part)) + part for part in parts)
+
+
+class UnsealError(Exception):
+    """A sealed value does not open: another key, another owner, or damage."""
+
+
+class Sealer:
+    """Seals with the first of its keys and opens with any of them."""
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        if not keys:
+            raise ValueError("a Sealer needs a key at least")
+        self._ciphers = {key_id(key): AESGCM(key) for key in keys}
+        self._first = key_id(keys[0])
+
+    def __repr__(self) -> str:
+        return f"<Sealer with {len(self._ciphers)} keys>"
+
+    def seal(self, plaintext: str, owner: Owner) -> bytes:
+        nonce = os.urandom(NONCE_BYTES)
+        sealed = self._ciphers[self._first].encrypt(nonce, plaintext.encode(), owner.associated_data())
+        return VERSION + self._first + nonce + sealed
+
+    def open(self, sealed: bytes, owner: Owner) -> str:
+        """Raises `UnsealError`; its text names the key id and never the content."""
+        header, nonce, body = sealed[:5], sealed[5 : 5 + NONCE_BYTES], sealed[5 + NONCE_BYTES :]
+        cipher = self._ciphers.get(header[1:])
+        if header[:1] != VERSION or cipher is None:
+            raise UnsealError(f"no key {header[1:].hex()} among those in the settings")
+        try:
+            return cipher.decrypt(nonce, body, owner.associated_data()).decode()
+        except (InvalidTag, ValueError):
+            raise UnsealError("the value is damaged or belongs to another mailbox") from None
+
+
+def key_id(key: bytes) -> bytes:
+    """Four bytes that name a key without telling anything about it."""
+    return hashlib.sha256(b"outlook-mailbox-import key id" + key).digest()[:_ID_BYTES]
+
+
+def new_key() -> str:
+    return base64.b64encode(os.urandom(KEY_BYTES)).decode()
+
+
+def parse_keys(text: str) -> list[bytes]:
+    """Keys in base64, separated by commas or white space; the first one seals.
+
+    Raises:
+        ValueError: When one is no 32 bytes in base64. The text never quotes it.
+    """
+    keys = []
+    for number, word in enumerate(text.replace(",", " ").split(), start=1):
+        try:
+            key = base64.b64decode(word, validate=True)
+        except binascii.Error:
+            key = b""
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"encryption key number {number} is not {KEY_BYTES} bytes in base64")
+        keys.append(key)
+    return keys

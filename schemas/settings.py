@@ -1,0 +1,120 @@
+"""The settings: read from the environment when they are asked for, never at import."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from schemas.providers import Endpoint, Servers
+
+PREFIX = "OUTLOOK_IMPORT_"
+DATA = Path(__file__).resolve().parent.parent / "data"
+MIB = 1024 * 1024
+
+
+class SettingsError(Exception):
+    """The settings cannot be used as they are. The text is for the operator and quotes no value."""
+
+
+def _endpoint(value: Any) -> Endpoint:
+    host, _, port = str(value).rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError("is not of the form host:port")
+    return Endpoint(host.strip("[]"), int(port))
+
+
+def _json(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value or "{}")
+    except ValueError:
+        raise ValueError("is not valid JSON") from None
+
+
+def _existing_file(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError("names no file")
+    return path
+
+
+class ServersEntry(BaseModel, extra="forbid"):
+    smtp: Annotated[Endpoint, BeforeValidator(_endpoint)]
+    imap: Annotated[Endpoint, BeforeValidator(_endpoint)]
+
+
+class Settings(BaseSettings):
+    """Every setting, with its default; the environment variable is the name in capitals after `OUTLOOK_IMPORT_`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, hide_input_in_errors=True, frozen=True
+    )
+
+    database_url: SecretStr = Field(
+        SecretStr(f"sqlite:///{DATA / 'mailboxes.db'}"),
+        description="Where the mailboxes are kept: SQLite or PostgreSQL (postgresql+psycopg://…).",
+    )
+    encryption_keys: SecretStr | None = Field(
+        None,
+        description="Keys that seal the secrets: base64 of 32 bytes each, separated by commas; the first one "
+        "seals. With SQLite and none set, a key file is made beside the database.",
+    )
+    servers: Annotated[dict[str, ServersEntry], NoDecode, BeforeValidator(_json)] = Field(
+        {},
+        description="Servers by domain of the address, as JSON: "
+        '{"contoso.com": {"smtp": "mail.contoso.com:587", "imap": "mail.contoso.com:993"}}; '
+        "* stands for every other domain.",
+    )
+    ca_file: Annotated[Path, AfterValidator(_existing_file)] | None = Field(
+        None, description="Certificate authorities (PEM) to trust besides the system's."
+    )
+    max_file_bytes: int = Field(10 * MIB, gt=0, description="Largest file that is read, in bytes.")
+    probe_timeout: float = Field(
+        30.0,
+        gt=0,
+        description="Seconds that one protocol of one mailbox may take from connecting to logging out.",
+    )
+    probe_concurrency: int = Field(
+        50, ge=1, description="Mailboxes tested at once in one process and on one host."
+    )
+    probe_group_size: int = Field(25, ge=1, description="Mailboxes in one task run.")
+    probe_attempts: int = Field(
+        5, ge=1, description="Attempts after which a mailbox that is only ever put off counts as failed."
+    )
+    guard_after: int = Field(
+        20, ge=1, description="Lockout guard: verdicts on passwords that have to be in before it may trip."
+    )
+    guard_share: float = Field(
+        0.9, gt=0, le=1, description="Lockout guard: share of wrong passwords among them that stops a run."
+    )
+
+    @cached_property
+    def overrides(self) -> dict[str, Servers]:
+        return {domain.lower(): Servers(entry.smtp, entry.imap) for domain, entry in self.servers.items()}
+
+    @property
+    def claim_lease(self) -> timedelta:
+        """How long a group may hold its mailboxes: two protocols for each, a queue of two groups, and slack."""
+        return timedelta(seconds=4 * self.probe_timeout + 60)
+
+
+def load_settings() -> Settings:
+    """Read the settings.
+
+    Raises:
+        SettingsError: When one is malformed; names the variable and the fault, never the value.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{PREFIX}{'.'.join(map(str, fault['loc'])).upper()}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors(include_input=False, include_url=False, include_context=False)
+        )
+    raise SettingsError(faults)

@@ -1,0 +1,177 @@
+"""What became of a file: one type that is the envelope, the artifact and the printed table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from schemas.rows import DUPLICATE, Duplicate, RowError
+
+MAX_ERRORS_SHOWN = 50
+ALREADY_STORED = "Already stored in the workspace: its credentials were left as they are"
+
+
+class Result(StrEnum):
+    IMPORTED = "imported"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+class Outcome(NamedTuple):
+    """What became of one row. `reason` is "" where there is nothing to say."""
+
+    line: int
+    email: str
+    result: Result
+    reason: str
+
+
+class Cause(NamedTuple):
+    """A reason for rows not being imported, how many rows it holds for, and what to do."""
+
+    reason: str
+    rows: int
+    remedy: str
+
+
+_SKIP_REMEDIES = {
+    DUPLICATE: "nothing; the first row of the mailbox counts",
+    ALREADY_STORED: "nothing; it is there already",
+}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The outcome of every row of one file, in the file's order.
+
+    Attributes:
+        file: Name of the file, without its folder.
+        errors: The rows that failed.
+        outcomes: One for each row; imported, skipped and failed add up to the rows.
+        ignored: Headers of the columns that were not used.
+        batch_id: Number of the stored batch; None as long as nothing is stored.
+    """
+
+    file: str
+    workspace: str
+    tag: str | None
+    outcomes: tuple[Outcome, ...]
+    errors: tuple[RowError, ...]
+    ignored: tuple[str, ...] = ()
+    batch_id: int | None = None
+
+    @property
+    def imported(self) -> int:
+        return self._count(Result.IMPORTED)
+
+    @property
+    def skipped(self) -> int:
+        return self._count(Result.SKIPPED)
+
+    @property
+    def failed(self) -> int:
+        return self._count(Result.FAILED)
+
+    def _count(self, result: Result) -> int:
+        return sum(outcome.result is result for outcome in self.outcomes)
+
+    def __str__(self) -> str:
+        return f"imported {self.imported}, skipped {self.skipped}, failed {self.failed}"
+
+    def envelope(self) -> dict[str, object]:
+        """The answer of the import API; holds the first 50 errors, the counts are always the whole truth."""
+        return {
+            "success": True,
+            "data": {
+                "imported": self.imported,
+                "skipped": self.skipped,
+                "failed": self.failed,
+                "errors": [
+                    {"email": error.email, "error": error.reason.message}
+                    for error in self.errors[:MAX_ERRORS_SHOWN]
+                ],
+            },
+        }
+
+    def causes(self) -> list[Cause]:
+        """Why rows were not imported, the failed ones first, the most frequent first among them."""
+        failed = Counter(error.reason for error in self.errors)
+        skipped = Counter(o.reason for o in self.outcomes if o.result is Result.SKIPPED)
+        return [Cause(reason.message, rows, reason.remedy) for reason, rows in failed.most_common()] + [
+            Cause(reason, rows, _SKIP_REMEDIES[reason]) for reason, rows in skipped.most_common()
+        ]
+
+    def warnings(self) -> list[Cause]:
+        """What was imported, but is worth a look."""
+        notes = Counter(o.reason for o in self.outcomes if o.result is Result.IMPORTED and o.reason)
+        return [Cause(reason, rows, "check it in the file") for reason, rows in notes.most_common()]
+
+    def markdown(self) -> str:
+        """The artifact of a finished import, made before the first connection test."""
+        parts = [
+            f"## {markdown_cell(self.file)}: {self}",
+            f"Workspace **{markdown_cell(self.workspace)}**"
+            + (f", tag **{markdown_cell(self.tag)}**" if self.tag else "")
+            + (f", batch {self.batch_id}" if self.batch_id else "")
+            + f", {len(self.outcomes)} rows.",
+            markdown_table(("Rows", "Result"), [(self._count(result), result) for result in Result]),
+        ]
+        if causes := self.causes() + self.warnings():
+            parts.append(
+                markdown_table(
+                    ("Rows", "Reason", "What to do"), [(c.rows, c.reason, c.remedy) for c in causes]
+                )
+            )
+        if self.errors:
+            parts.append(f"### Failed rows{self._first_errors_note()}")
+            rows = [(e.line, e.email, e.reason.message) for e in self.errors[:MAX_ERRORS_SHOWN]]
+            parts.append(markdown_table(("Line", "Email", "Error"), rows))
+        if self.ignored:
+            parts.append(
+                "Columns not used: " + ", ".join(f"“{markdown_cell(name)}”" for name in self.ignored)
+            )
+        return "\n\n".join(parts)
+
+    def _first_errors_note(self) -> str:
+        hidden = len(self.errors) - MAX_ERRORS_SHOWN
+        return f" (the first {MAX_ERRORS_SHOWN} of {len(self.errors)})" if hidden > 0 else ""
+
+
+def outcomes_of(
+    imported: Iterable[tuple[int, str, str]],
+    stored_already: Iterable[tuple[int, str]],
+    duplicates: Iterable[Duplicate],
+    errors: Iterable[RowError],
+) -> tuple[Outcome, ...]:
+    """Gather what became of the rows, in the file's order.
+
+    Args:
+        imported: (line, email, warning) of the rows that became mailboxes.
+        stored_already: (line, email) of the rows whose mailbox was there before.
+    """
+    return tuple(
+        sorted(
+            [Outcome(line, email, Result.IMPORTED, warning) for line, email, warning in imported]
+            + [Outcome(line, email, Result.SKIPPED, ALREADY_STORED) for line, email in stored_already]
+            + [Outcome(line, email, Result.SKIPPED, DUPLICATE) for line, email in duplicates]
+            + [Outcome(error.line, error.email, Result.FAILED, error.reason.message) for error in errors]
+        )
+    )
+
+
+def markdown_cell(value: object) -> str:
+    """A value as the text of one Markdown table cell: what came from a file or a server stays text."""
+    text = " ".join(str(value).split())
+    for char in "\\`*_[]|#":
+        text = text.replace(char, "\\" + char)
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def markdown_table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    lines = [list(header)]
+    lines += [[markdown_cell(cell) for cell in row] for row in rows]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,189 @@
+"""What the connection tests found: the answer of one protocol, the verdict on a mailbox, the report on a run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import NamedTuple
+
+from schemas.providers import Endpoint
+from schemas.reasons import Protocol, Reason, Stage, diagnose
+from schemas.summary import markdown_cell, markdown_table
+
+# Five minutes, then four times as long each time: 5 min, 20 min, 80 min, 5 h 20 min.
+FIRST_PAUSE = timedelta(minutes=5)
+PAUSE_FACTOR = 4
+LONGEST_PAUSE = timedelta(hours=12)
+
+
+class Answer(NamedTuple):
+    """What one protocol said in one attempt.
+
+    Attributes:
+        stage: Where the dialogue ended.
+        text: The server's own words or the fault's, one line, credentials stripped.
+        retry_after: The pause that the server asked for, if any.
+        tried: A password was on its way; False where the host's preflight had said no.
+    """
+
+    protocol: Protocol
+    endpoint: Endpoint
+    reason: Reason
+    stage: Stage
+    text: str
+    milliseconds: int
+    retry_after: timedelta | None = None
+    tried: bool = True
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict on one mailbox after one attempt.
+
+    Attributes:
+        answers: SMTP's first; IMAP's is missing where SMTP had refused the password itself.
+        attempt: The number of this attempt, from 1.
+        status: pending, active or failed.
+        pause: Until the next attempt, where the mailbox is still pending.
+        counted: The attempt used up one of the mailbox's; a host that could not be reached uses up none.
+    """
+
+    mailbox_id: int
+    email: str
+    answers: tuple[Answer, ...]
+    attempt: int
+    status: str
+    pause: timedelta | None
+    counted: bool
+    note: str = ""
+
+    @property
+    def diagnosis(self) -> str:
+        by_protocol = {answer.protocol: answer.reason for answer in self.answers}
+        line = diagnose(by_protocol.get(Protocol.SMTP), by_protocol.get(Protocol.IMAP))
+        return f"{line} {self.note}".strip()
+
+
+def judge_answers(
+    mailbox_id: int, email: str, attempt: int, most: int, answers: tuple[Answer, ...]
+) -> Verdict:
+    """Decide what the answers make of a mailbox.
+
+    `active` when both protocols took the password, `failed` on a permanent reason or after the last attempt,
+    else `pending` with a pause that grows.
+    """
+    faults = [answer for answer in answers if answer.reason is not Reason.OK]
+    counted = any(answer.tried for answer in answers)
+
+    def verdict(status: str, pause: timedelta | None = None, note: str = "") -> Verdict:
+        return Verdict(mailbox_id, email, answers, attempt, status, pause, counted, note)
+
+    if not faults and len(answers) == len(Protocol):
+        return verdict("active")
+    if any(not answer.reason.explanation.transient for answer in faults):
+        return verdict("failed")
+    limits = [answer.reason.explanation.attempts or most for answer in faults]
+    if counted and faults and attempt >= min([most, *limits]):
+        return verdict("failed", note=f"Given up after {attempt} attempts.")
+    named = max((answer.retry_after or timedelta(0) for answer in faults), default=timedelta(0))
+    return verdict("pending", max(pause_after(attempt), named))
+
+
+def pause_after(attempt: int) -> timedelta:
+    return min(FIRST_PAUSE * PAUSE_FACTOR ** min(attempt - 1, 10), LONGEST_PAUSE)
+
+
+class Group(NamedTuple):
+    """A task run's share: mailboxes of one pair of hosts, and which ones of the run's they are."""
+
+    smtp: Endpoint
+    imap: Endpoint
+    first: int
+    mailbox_ids: tuple[int, ...]
+
+    def __str__(self) -> str:
+        hosts = self.smtp.host if self.smtp.host == self.imap.host else f"{self.smtp.host} + {self.imap.host}"
+        return f"{hosts} {self.first}–{self.first + len(self.mailbox_ids) - 1}"
+
+
+@dataclass(frozen=True)
+class ProbeReport:
+    """The verdicts of a run.
+
+    Attributes:
+        verdicts: In no particular order; mailboxes that were never begun have none.
+        untested: How many mailboxes of the run are left without a verdict.
+        stopped: Why the run ended before its time, "" where it did not.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    untested: int
+    stopped: str = ""
+
+    def count(self, status: str) -> int:
+        return sum(verdict.status == status for verdict in self.verdicts)
+
+    def __str__(self) -> str:
+        parts = [f"{self.count('active')} active", f"{self.count('failed')} failed"]
+        if pending := self.count("pending"):
+            parts.append(f"{pending} to be tried again")
+        if self.untested:
+            parts.append(f"{self.untested} not tested")
+        return ", ".join(parts)
+
+    def reasons(self) -> list[tuple[Reason, int]]:
+        """Each reason with the number of mailboxes it holds for, OK left out, the most frequent first."""
+        found = Counter(
+            reason
+            for verdict in self.verdicts
+            for reason in {answer.reason for answer in verdict.answers} - {Reason.OK}
+        )
+        return found.most_common()
+
+    def markdown(self) -> str:
+        """Counts per reason with the remedy first, then what has to be known of the run."""
+        parts = [f"## {self}"]
+        if self.stopped:
+            parts.append(f"**{markdown_cell(self.stopped)}**")
+        if reasons := self.reasons():
+            rows = [(n, r.explanation.title, r.explanation.remedy, r.explanation.meaning) for r, n in reasons]
+            parts.append(markdown_table(("Mailboxes", "Reason", "What to do", "What it means"), rows))
+        parts.append("Each mailbox is in the table “mailbox-verdicts”.")
+        return "\n\n".join(parts)
+
+    def table(self) -> list[dict[str, object]]:
+        """A row per mailbox, the failed ones first."""
+        order = ("failed", "pending", "active")
+        rows: list[dict[str, object]] = []
+        for verdict in sorted(self.verdicts, key=lambda v: (order.index(v.status), v.email)):
+            said = {answer.protocol: answer for answer in verdict.answers}
+            rows.append(
+                {
+                    "email": verdict.email,
+                    "status": verdict.status,
+                    "diagnosis": verdict.diagnosis,
+                    **{protocol.value: _said(said.get(protocol)) for protocol in Protocol},
+                }
+            )
+        return rows
+
+
+def _said(answer: Answer | None) -> str:
+    if answer is None:
+        return "not tried"
+    words = f": {answer.text}" if answer.text else ""
+    return f"{answer.reason.explanation.title}{words}"
+
+
+def group_targets(targets: Sequence[tuple[int, Endpoint, Endpoint]], size: int) -> list[Group]:
+    """Cut (mailbox id, SMTP, IMAP) into groups of one host pair and at most `size` mailboxes."""
+    pairs: dict[tuple[Endpoint, Endpoint], list[int]] = {}
+    for mailbox_id, smtp, imap in targets:
+        pairs.setdefault((smtp, imap), []).append(mailbox_id)
+    return [
+        Group(smtp, imap, start + 1, tuple(ids[start : start + size]))
+        for (smtp, imap), ids in pairs.items()
+        for start in range(0, len(ids), size)
+    ]

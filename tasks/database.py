@@ -1,0 +1,169 @@
+"""The database of mailboxes: the engine, its migrations, and the key that seals what is in it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError
+
+import schemas.migrations
+from schemas.sealing import Sealer, new_key, parse_keys
+from schemas.settings import PREFIX, Settings, SettingsError
+
+# Any number will do as long as everybody who migrates takes the same.
+MIGRATION_LOCK = 0x6F75746C6F6F6B
+BUSY_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Database:
+    """An open database whose tables are up to date, and the sealer for its secrets."""
+
+    engine: Engine
+    sealer: Sealer
+
+
+@contextmanager
+def database(settings: Settings) -> Iterator[Database]:
+    """Open the database and close it at the end.
+
+    The embedded SQLite is made, keyed and migrated where needed; any other database has to be ready.
+
+    Raises:
+        SettingsError: When the address, the keys or the tables are not as they have to be.
+    """
+    url = _url(settings)
+    sealer = Sealer(_keys(settings, url))
+    engine = make_engine(url)
+    try:
+        if revision(engine) != schemas.migrations.HEAD:
+            if url.get_backend_name() != "sqlite":
+                raise SettingsError(
+                    "the database's tables are not up to date: run `python -m flows.manage database upgrade`"
+                )
+            upgrade(engine)
+        yield Database(engine, sealer)
+    finally:
+        engine.dispose()
+
+
+def _url(settings: Settings) -> URL:
+    try:
+        url = make_url(settings.database_url.get_secret_value())
+    except ArgumentError:
+        raise SettingsError(f"{PREFIX}DATABASE_URL is not a database address") from None
+    if url.get_backend_name() == "postgresql":
+        return url.set(drivername="postgresql+psycopg")
+    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+        raise SettingsError(f"{PREFIX}DATABASE_URL has to be sqlite:///FILE or postgresql://…")
+    return url
+
+
+def make_engine(url: URL) -> Engine:
+    """Make the engine; errors of the engine never show a statement's parameters."""
+    if url.get_backend_name() != "sqlite":
+        return create_engine(url, hide_parameters=True, pool_pre_ping=True)
+    path = Path(url.database or "")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.touch(mode=0o600)
+    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def configure(connection, _record) -> None:  # type: ignore[no-untyped-def]
+        # The driver's own transactions begin as readers and lose updates when two of them write.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def revision(engine: Engine) -> str | None:
+    """The revision that the tables are at; None for a database without them."""
+    with engine.connect() as connection:
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+        return found
+
+
+def upgrade(engine: Engine) -> None:
+    """Bring the tables up to date; several processes may do so at once, and one of them does it."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(schemas.migrations.__file__).parent))
+    with engine.begin() as connection:  # on SQLite this is the lock already
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _keys(settings: Settings, url: URL) -> list[bytes]:
+    if settings.encryption_keys is not None:
+        return _parsed(settings.encryption_keys.get_secret_value(), f"{PREFIX}ENCRYPTION_KEYS")
+    if url.get_backend_name() != "sqlite":
+        raise SettingsError(
+            f"{PREFIX}ENCRYPTION_KEYS is not set; only the embedded SQLite makes a key by itself"
+        )
+    path = key_file(url)
+    # Asked before the key is looked for: whoever makes both makes the key first.
+    database_exists = Path(url.database or "").exists()
+    if not path.exists():
+        if database_exists:
+            raise SettingsError(
+                f"the key file {path} is missing, and the secrets in the database beside it cannot be opened "
+                f"without it: put it back, or set {PREFIX}ENCRYPTION_KEYS"
+            )
+        _make_key_file(path)
+    return _parsed(path.read_text(), str(path))
+
+
+def key_file(url: URL) -> Path:
+    """Where the embedded database's key lies: beside it, under the same name."""
+    return Path(url.database or "").with_suffix(".key")
+
+
+def _parsed(text: str, where: str) -> list[bytes]:
+    try:
+        keys = parse_keys(text)
+    except ValueError as error:
+        raise SettingsError(f"{where}: {error}") from None
+    if not keys:
+        raise SettingsError(f"{where} holds no key")
+    return keys
+
+
+def _make_key_file(path: Path) -> None:
+    """Make the key file in one step that only one process wins, and have it on disk before any row."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    draft.touch(mode=0o600, exist_ok=False)
+    with draft.open("w") as file:
+        file.write(new_key() + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass  # another process was faster: its key counts
+    finally:
+        draft.unlink()
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)

@@ -1,0 +1,328 @@
+"""Step 5: every new mailbox is tested, at most one login per protocol, and what was found is stored at once.
+
+A task run takes a small group of mailboxes of one pair of hosts. All groups of a run share one `Probing`, and
+all their logins run on the flow's own event loop: one SSL context, one semaphore per host, one lockout guard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple, TypeAlias
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from sqlalchemy import bindparam, or_, select
+
+from schemas.providers import Endpoint
+from schemas.reasons import Protocol, Reason
+from schemas.sealing import Owner
+from schemas.settings import Settings
+from schemas.tables import Mailbox, MailboxStatus, ProbeResult, Workspace, columns_of, now
+from schemas.verdicts import Answer, Group, ProbeReport, Verdict, judge_answers
+from tasks.database import Database
+from tasks.login import Credentials, log_in, tls_context
+from tasks.store import insert_for
+
+GUARD_TRIPPED = (
+    "Stopped by the lockout guard: nearly all passwords tried so far were wrong, so the passwords of this "
+    "import look wrong as a whole. The others are held back, because wrong attempts lock accounts."
+)
+HELD_BACK = "Held back by the lockout guard: the passwords of this import look wrong as a whole."
+INTERRUPTED = "Stopped by you: what was not tested yet stays pending."
+
+
+class Observer:
+    """Somebody who watches a run's probes, such as the progress bar of the terminal."""
+
+    def begin(self, probing: Probing, total: int) -> None:
+        """The probes of `total` mailboxes are about to begin."""
+
+    def verdict(self, verdict: Verdict) -> None:
+        """A verdict was stored."""
+
+
+Logger: TypeAlias = logging.Logger | logging.LoggerAdapter[logging.Logger]
+
+# Whoever starts a flow run in this process may watch it; flow parameters cannot carry an object.
+observer: ContextVar[Observer] = ContextVar("observer", default=Observer())  # noqa: B039  it has no state
+
+
+@task(task_run_name="{group}", persist_result=False, cache_policy=NO_CACHE)
+def probe(group: Group, probing: Probing) -> None:
+    """Test the mailboxes of one group; runs on a thread of its own and works on the flow's event loop."""
+    work = probing.test_group(group, get_run_logger())
+    asyncio.run_coroutine_threadsafe(work, probing.loop).result()
+
+
+class Claimed(NamedTuple):
+    """A mailbox that this run alone may test until `until`."""
+
+    mailbox_id: int
+    email: str
+    smtp: Endpoint
+    imap: Endpoint
+    password: bytes
+    owner: Owner
+    attempt: int
+    until: datetime
+
+
+@dataclass
+class LockoutGuard:
+    """Trips when nearly all passwords judged so far were wrong (`guard_after`, `guard_share`)."""
+
+    after: int
+    share: float
+    judged: int = 0
+    wrong: int = 0
+
+    def heed(self, answers: Iterable[Answer]) -> bool:
+        """Take a mailbox's answers into account; True when no further password should be tried."""
+        reasons = {answer.reason for answer in answers if answer.tried}
+        if not reasons & {Reason.OK, Reason.WRONG_CREDENTIALS, Reason.LOGIN_REFUSED}:
+            return False
+        self.judged += 1
+        self.wrong += Reason.WRONG_CREDENTIALS in reasons
+        return self.judged >= self.after and self.wrong >= self.share * self.judged
+
+
+class Probing:
+    """What the groups of one run share. Lives on the event loop on which it was made."""
+
+    def __init__(self, database: Database, settings: Settings, mailbox_ids: Sequence[int]) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.verdicts: list[Verdict] = []
+        self.stopped = ""
+        self._mailbox_ids = mailbox_ids
+        self._database = database
+        self._settings = settings
+        self._context = tls_context(settings.ca_file)
+        self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(settings.probe_concurrency)
+        )
+        self._preflights: dict[tuple[Protocol, Endpoint], asyncio.Task[Answer]] = {}
+        self._guard = LockoutGuard(settings.guard_after, settings.guard_share)
+        self._tests: set[asyncio.Task[Verdict | None]] = set()
+        self._tried: set[int] = set()
+        self._unstored: list[tuple[Claimed, Verdict]] = []
+        self._storing = asyncio.Lock()
+        self._observer = observer.get()
+        self._observer.begin(self, len(mailbox_ids))
+
+    def report(self) -> ProbeReport:
+        untested = len(self._mailbox_ids) - len(self.verdicts)
+        return ProbeReport(tuple(self.verdicts), untested, self.stopped)
+
+    def interrupt(self) -> None:
+        """Begin no further login and give up those under way; their mailboxes stay pending and due."""
+        self.stopped = self.stopped or INTERRUPTED
+        for test in self._tests:
+            test.cancel()
+
+    async def test_group(self, group: Group, logger: Logger) -> None:
+        """Claim the group's mailboxes and test them at once; the hosts' semaphores hold them to the limit."""
+        if self.stopped:
+            return
+        until = now() + self._settings.claim_lease
+        claimed = await asyncio.to_thread(claim, self._database, group.mailbox_ids, until)
+        tests = [self.loop.create_task(self._test(mailbox, logger)) for mailbox in claimed]
+        self._tests.update(tests)
+        results = await asyncio.gather(*tests, return_exceptions=True)
+        self._tests.difference_update(tests)
+        pairs = zip(claimed, results, strict=True)
+        untested = [mailbox for mailbox, result in pairs if not isinstance(result, Verdict)]
+        await asyncio.to_thread(release, self._database, untested, self._tried)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    async def _test(self, mailbox: Claimed, logger: Logger) -> Verdict | None:
+        """Test one mailbox over SMTP, then IMAP; None when the run was stopped before there was a verdict."""
+        answers: list[Answer] = []
+        for protocol, endpoint in ((Protocol.SMTP, mailbox.smtp), (Protocol.IMAP, mailbox.imap)):
+            answer = await self._ask(protocol, endpoint, mailbox)
+            if answer is None:
+                return None
+            answers.append(answer)
+            if answer.reason is Reason.WRONG_CREDENTIALS:
+                break  # the other protocol would only count a second failed login
+        if self._guard.heed(answers) and not self.stopped:
+            self.stopped = GUARD_TRIPPED
+            tested = {verdict.mailbox_id for verdict in self.verdicts}
+            rest = [mailbox_id for mailbox_id in self._mailbox_ids if mailbox_id not in tested]
+            await asyncio.to_thread(hold_back, self._database, rest)
+        most = self._settings.probe_attempts
+        verdict = judge_answers(mailbox.mailbox_id, mailbox.email, mailbox.attempt, most, tuple(answers))
+        await self._store(mailbox, verdict)
+        logger.info("%s: %s. %s", mailbox.email, verdict.status, verdict.diagnosis)
+        self._observer.verdict(verdict)
+        return verdict
+
+    async def _ask(self, protocol: Protocol, endpoint: Endpoint, mailbox: Claimed) -> Answer | None:
+        preflight = await self._preflight(protocol, endpoint)
+        if preflight.reason is not Reason.OK:
+            return preflight
+        async with self._slots[endpoint.host]:
+            if self.stopped:
+                return None
+            credentials = Credentials(
+                mailbox.email, self._database.sealer.open(mailbox.password, mailbox.owner)
+            )
+            self._tried.add(mailbox.mailbox_id)
+            return await log_in(protocol, endpoint, credentials, self._context, self._settings.probe_timeout)
+
+    async def _preflight(self, protocol: Protocol, endpoint: Endpoint) -> Answer:
+        """Ask a host once per run, without credentials, whether a login is possible at all."""
+        key = (protocol, endpoint)
+        if key not in self._preflights:
+            question = log_in(protocol, endpoint, None, self._context, self._settings.probe_timeout)
+            self._preflights[key] = self.loop.create_task(question)
+        # Shielded: one mailbox that is given up must not take the host's answer from all others.
+        return await asyncio.shield(self._preflights[key])
+
+    async def _store(self, mailbox: Claimed, verdict: Verdict) -> None:
+        """Store a verdict before it is told to anybody; what waits meanwhile goes in one transaction."""
+        self._unstored.append((mailbox, verdict))
+        async with self._storing:
+            batch, self._unstored = self._unstored, []
+            if batch:
+                await asyncio.to_thread(save, self._database, batch)
+        self.verdicts.append(verdict)
+
+
+def claim(database: Database, mailbox_ids: Sequence[int], until: datetime) -> list[Claimed]:
+    """Take the mailboxes that are pending and that nobody else is testing; each counts one attempt from here.
+
+    The attempt is counted before the password leaves, so that a killed run cannot try one again and again.
+    """
+    mailbox, workspace = columns_of(Mailbox), columns_of(Workspace)
+    free = or_(mailbox.c.claimed_until.is_(None), mailbox.c.claimed_until < now())
+    with database.engine.begin() as connection:
+        taken = connection.scalars(
+            mailbox.update()
+            .where(mailbox.c.id.in_(mailbox_ids), mailbox.c.status == MailboxStatus.PENDING, free)
+            .values(claimed_until=until, attempts=mailbox.c.attempts + 1)
+            .returning(mailbox.c.id)
+        ).all()
+        rows = connection.execute(
+            select(mailbox, workspace.c.name.label("workspace"))
+            .join(workspace, workspace.c.id == mailbox.c.workspace_id)
+            .where(mailbox.c.id.in_(taken))
+            .order_by(mailbox.c.id)
+        ).mappings()
+        return [_claimed(row, until) for row in rows]
+
+
+def _claimed(row: Any, until: datetime) -> Claimed:
+    return Claimed(
+        row["id"],
+        row["email"],
+        Endpoint(row["smtp_host"], row["smtp_port"]),
+        Endpoint(row["imap_host"], row["imap_port"]),
+        row["password"],
+        Owner(row["workspace"], row["email_key"], "password"),
+        row["attempts"],
+        until,
+    )
+
+
+# The claim is part of the condition: whoever lost it to another run writes nothing over that run's work.
+_MINE = (
+    columns_of(Mailbox).c.id == bindparam("mailbox_id"),
+    columns_of(Mailbox).c.claimed_until == bindparam("until"),
+)
+
+
+def save(database: Database, verdicts: Sequence[tuple[Claimed, Verdict]]) -> None:
+    """Store verdicts with every answer behind them, and give up the claims."""
+    mailbox, result = columns_of(Mailbox), columns_of(ProbeResult)
+    moment = now()
+    with database.engine.begin() as connection:
+        connection.execute(
+            mailbox.update()
+            .where(*_MINE)
+            .values(
+                status=bindparam("new_status"),
+                diagnosis=bindparam("new_diagnosis"),
+                attempts=bindparam("new_attempts"),
+                next_attempt_at=bindparam("due"),
+                claimed_until=None,
+                tested_at=moment,
+            ),
+            [
+                {
+                    "mailbox_id": claimed.mailbox_id,
+                    "until": claimed.until,
+                    "new_status": verdict.status,
+                    "new_diagnosis": verdict.diagnosis,
+                    "new_attempts": claimed.attempt if verdict.counted else claimed.attempt - 1,
+                    "due": moment + verdict.pause if verdict.pause is not None else None,
+                }
+                for claimed, verdict in verdicts
+            ],
+        )
+        insert = insert_for(connection, result)
+        key = {"mailbox_id", "attempt", "protocol"}
+        # An attempt that was not counted has its number used again.
+        overwrite = {
+            column.name: insert.excluded[column.name] for column in result.c if column.name not in key
+        }
+        connection.execute(
+            insert.on_conflict_do_update(index_elements=sorted(key), set_=overwrite),
+            [_result(verdict, answer, moment) for _, verdict in verdicts for answer in verdict.answers],
+        )
+
+
+def _result(verdict: Verdict, answer: Answer, moment: datetime) -> dict[str, Any]:
+    return {
+        "mailbox_id": verdict.mailbox_id,
+        "attempt": verdict.attempt,
+        "protocol": answer.protocol,
+        "reason": answer.reason,
+        "stage": answer.stage,
+        "server_text": answer.text,
+        "host": str(answer.endpoint),
+        "milliseconds": answer.milliseconds,
+        "at": moment,
+    }
+
+
+def release(database: Database, mailboxes: Sequence[Claimed], tried: Collection[int]) -> None:
+    """Give back what was not tested to the end; where no password was sent, no attempt is counted."""
+    if not mailboxes:
+        return
+    with database.engine.begin() as connection:
+        connection.execute(
+            columns_of(Mailbox)
+            .update()
+            .where(*_MINE)
+            .values(claimed_until=None, attempts=bindparam("new_attempts")),
+            [
+                {
+                    "mailbox_id": claimed.mailbox_id,
+                    "until": claimed.until,
+                    "new_attempts": claimed.attempt - (claimed.mailbox_id not in tried),
+                }
+                for claimed in mailboxes
+            ],
+        )
+
+
+def hold_back(database: Database, mailbox_ids: Sequence[int]) -> None:
+    """Let mailboxes wait until somebody asks for a test.
+
+    Those being tested at this moment get what their own verdict says.
+    """
+    mailbox = columns_of(Mailbox)
+    with database.engine.begin() as connection:
+        connection.execute(
+            mailbox.update()
+            .where(mailbox.c.id.in_(mailbox_ids), mailbox.c.status == MailboxStatus.PENDING)
+            .values(next_attempt_at=None, diagnosis=HELD_BACK)
+        )

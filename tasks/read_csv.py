@@ -1,0 +1,17 @@
+"""Step 1: the file becomes a table of text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from schemas.csv_file import CsvTable, Refusal, parse, read_bytes
+
+
+@task(persist_result=False, cache_policy=NO_CACHE)
+def read_csv(file: Path, byte_limit: int, encoding: str | None = None) -> CsvTable | Refusal:
+    """Read a CSV file of mailboxes; a file that cannot be taken is a `Refusal`."""
+    data = read_bytes(file, byte_limit)
+    return data if isinstance(data, Refusal) else parse(data, encoding)
