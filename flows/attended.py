@@ -56,7 +56,7 @@ class Watcher(Observer):
         self._failed += verdict.status == "failed"
         self._progress.update(self._bar, advance=1, failed=self._failed)
         if self._progress.disable:
-            line = f"{self._done}/{self._total} {verdict.email}: {verdict.status}. {verdict.diagnosis}"
+            line = f"{self._done}/{self._total} {verdict.email}: {verdict.status}. {verdict.headline}"
             self._say.print(line, markup=False, soft_wrap=True)
 
 
@@ -122,5 +122,8 @@ async def _drain(flow_run_id: UUID | None) -> None:
         await asyncio.to_thread(EventsWorker.drain_all)
         await asyncio.sleep(RECORDER_SECONDS)
         async with get_client() as client:
-            while await client.read_task_runs(flow_run_filter=this_run, task_run_filter=unfinished, limit=1):
-                await asyncio.sleep(0.1)  # noqa: ASYNC110  the server is another process
+            while True:
+                found = await client.read_task_runs(flow_run_filter=this_run, task_run_filter=unfinished)
+                if not found:
+                    return
+                await asyncio.sleep(0.1)

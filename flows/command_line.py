@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from schemas.csv_file import CSV_REQUIRED, Refusal, parse, read_bytes
 from schemas.rows import dedupe, judge
 from schemas.settings import Settings, SettingsError, load_settings
 from schemas.summary import MAX_ERRORS_SHOWN, Result, Summary, outcomes_of
-from schemas.verdicts import ProbeReport
+from schemas.verdicts import MailboxStatus, ProbeReport
 
 if TYPE_CHECKING:
     from flows.attended import Ended
@@ -195,17 +195,19 @@ def print_verdicts(report: ProbeReport, out: Console, *, with_mailboxes: bool) -
     if reasons := report.reasons():
         rows = [(count, r.explanation.title, r.explanation.remedy) for r, count in reasons]
         out.print(reasons_table("Mailboxes", rows))
-    troubled = [row for row in report.table() if row["status"] != "active"]
+    troubled = [verdict for verdict in report.sorted() if verdict.status != MailboxStatus.ACTIVE]
     if with_mailboxes:
-        for row in troubled[:MAX_ERRORS_SHOWN]:
-            out.print(f"  {row['email']}: {row['status']}. {row['diagnosis']}", markup=False, highlight=False)
+        for verdict in troubled[:MAX_ERRORS_SHOWN]:
+            line = f"  {verdict.email}: {verdict.status}. {verdict.headline}"
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
         if hidden := len(troubled[MAX_ERRORS_SHOWN:]):
             out.print(f"  … and {hidden} more; --report PATH lists them all")
+    if any(verdict.status == MailboxStatus.PENDING for verdict in troubled) or report.untested:
+        out.print("To test what is pending and due: python -m flows.retest_pending", highlight=False)
 
 
 def reasons_table(what: str, rows: Sequence[tuple[int, str, str]]) -> Table:
-    table = Table(what, "Reason", "What to do")
-    table.columns[0].justify = "right"
+    table = Table(Column(what, justify="right"), "Reason", Column("What to do", overflow="fold"))
     for count, reason, remedy in rows:
         table.add_row(str(count), escape(reason), escape(remedy))
     return table

@@ -1,14 +1,15 @@
-"""The tables. Timestamps are aware UTC; secrets are sealed bytes (`schemas.sealing`) and never shown by `repr`."""
+"""The tables. Timestamps are aware UTC; secrets are sealed bytes (`schemas.sealing`) that `repr` leaves out."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, Dialect, Index, Integer, MetaData, UniqueConstraint
+from sqlalchemy import BigInteger, DateTime, Dialect, Index, Integer, MetaData, Text, UniqueConstraint
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
+
+from schemas.verdicts import MailboxStatus
 
 # Without names of their own, constraints cannot be altered on SQLite.
 NAMING = {
@@ -41,12 +42,6 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-class MailboxStatus(StrEnum):
-    PENDING = "pending"
-    ACTIVE = "active"
-    FAILED = "failed"
-
-
 class Table(SQLModel):
     metadata = MetaData(naming_convention=NAMING)
 
@@ -56,7 +51,7 @@ class Workspace(Table, table=True):
 
     __tablename__ = "workspace"
 
-    id: int | None = Field(default=None, primary_key=True, sa_type=Key)  # type: ignore[call-overload]
+    id: int | None = Field(default=None, primary_key=True, sa_type=Key)
     name: str = Field(max_length=100, unique=True)
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
 
@@ -66,8 +61,8 @@ class ImportBatch(Table, table=True):
 
     __tablename__ = "import_batch"
 
-    id: int | None = Field(default=None, primary_key=True, sa_type=Key)  # type: ignore[call-overload]
-    workspace_id: int = Field(foreign_key="workspace.id", index=True, sa_type=Key)  # type: ignore[call-overload]
+    id: int | None = Field(default=None, primary_key=True, sa_type=Key)
+    workspace_id: int = Field(foreign_key="workspace.id", index=True, sa_type=Key)
     file_name: str = Field(max_length=255)
     tag: str | None = Field(default=None, max_length=100)
     imported: int
@@ -81,7 +76,7 @@ class BatchRowError(Table, table=True):
 
     __tablename__ = "batch_row_error"
 
-    batch_id: int = Field(foreign_key="import_batch.id", ondelete="CASCADE", primary_key=True, sa_type=Key)  # type: ignore[call-overload]
+    batch_id: int = Field(foreign_key="import_batch.id", ondelete="CASCADE", primary_key=True, sa_type=Key)
     line: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
     email: str = Field(max_length=254)
     reason: str = Field(max_length=40)
@@ -99,9 +94,9 @@ class Mailbox(Table, table=True):
         Index("ix_mailbox_status_next_attempt_at", "status", "next_attempt_at"),
     )
 
-    id: int | None = Field(default=None, primary_key=True, sa_type=Key)  # type: ignore[call-overload]
-    workspace_id: int = Field(foreign_key="workspace.id", sa_type=Key)  # type: ignore[call-overload]
-    batch_id: int = Field(foreign_key="import_batch.id", index=True, sa_type=Key)  # type: ignore[call-overload]
+    id: int | None = Field(default=None, primary_key=True, sa_type=Key)
+    workspace_id: int = Field(foreign_key="workspace.id", sa_type=Key)
+    batch_id: int = Field(foreign_key="import_batch.id", index=True, sa_type=Key)
     email: str = Field(max_length=254)
     email_key: str = Field(max_length=254)
     name: str | None = Field(default=None, max_length=200)
@@ -113,7 +108,7 @@ class Mailbox(Table, table=True):
     imap_host: str = Field(max_length=255)
     imap_port: int
     status: str = Field(default=MailboxStatus.PENDING, max_length=10)
-    diagnosis: str = ""
+    diagnosis: str = Field(default="", sa_type=Text)
     attempts: int = 0
     next_attempt_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     claimed_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
@@ -126,12 +121,12 @@ class ProbeResult(Table, table=True):
 
     __tablename__ = "probe_result"
 
-    mailbox_id: int = Field(foreign_key="mailbox.id", ondelete="CASCADE", primary_key=True, sa_type=Key)  # type: ignore[call-overload]
+    mailbox_id: int = Field(foreign_key="mailbox.id", ondelete="CASCADE", primary_key=True, sa_type=Key)
     attempt: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
     protocol: str = Field(primary_key=True, max_length=4)
     reason: str = Field(max_length=40)
     stage: str = Field(max_length=12)
-    server_text: str = ""
+    server_text: str = Field(default="", sa_type=Text)
     host: str = Field(max_length=255)
     milliseconds: int
     at: datetime = Field(default_factory=now, sa_type=UtcDateTime)

@@ -1,4 +1,4 @@
-"""What the connection tests found: the answer of one protocol, the verdict on a mailbox, the report on a run."""
+"""What the connection tests found: one protocol's answer, the verdict on a mailbox, the report on a run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
 from typing import NamedTuple
 
 from schemas.providers import Endpoint
@@ -16,6 +17,12 @@ from schemas.summary import markdown_cell, markdown_table
 FIRST_PAUSE = timedelta(minutes=5)
 PAUSE_FACTOR = 4
 LONGEST_PAUSE = timedelta(hours=12)
+
+
+class MailboxStatus(StrEnum):
+    FAILED = "failed"
+    PENDING = "pending"
+    ACTIVE = "active"
 
 
 class Answer(NamedTuple):
@@ -45,7 +52,6 @@ class Verdict:
     Attributes:
         answers: SMTP's first; IMAP's is missing where SMTP had refused the password itself.
         attempt: The number of this attempt, from 1.
-        status: pending, active or failed.
         pause: Until the next attempt, where the mailbox is still pending.
         counted: The attempt used up one of the mailbox's; a host that could not be reached uses up none.
     """
@@ -54,10 +60,15 @@ class Verdict:
     email: str
     answers: tuple[Answer, ...]
     attempt: int
-    status: str
+    status: MailboxStatus
     pause: timedelta | None
     counted: bool
     note: str = ""
+
+    @property
+    def headline(self) -> str:
+        """What each protocol came to, in a few words."""
+        return ", ".join(f"{a.protocol.upper()}: {a.reason.explanation.title}" for a in self.answers)
 
     @property
     def diagnosis(self) -> str:
@@ -77,22 +88,23 @@ def judge_answers(
     faults = [answer for answer in answers if answer.reason is not Reason.OK]
     counted = any(answer.tried for answer in answers)
 
-    def verdict(status: str, pause: timedelta | None = None, note: str = "") -> Verdict:
+    def verdict(status: MailboxStatus, pause: timedelta | None = None, note: str = "") -> Verdict:
         return Verdict(mailbox_id, email, answers, attempt, status, pause, counted, note)
 
     if not faults and len(answers) == len(Protocol):
-        return verdict("active")
+        return verdict(MailboxStatus.ACTIVE)
     if any(not answer.reason.explanation.transient for answer in faults):
-        return verdict("failed")
+        return verdict(MailboxStatus.FAILED)
     limits = [answer.reason.explanation.attempts or most for answer in faults]
     if counted and faults and attempt >= min([most, *limits]):
-        return verdict("failed", note=f"Given up after {attempt} attempts.")
+        return verdict(MailboxStatus.FAILED, note=f"Given up after {attempt} attempts.")
     named = max((answer.retry_after or timedelta(0) for answer in faults), default=timedelta(0))
-    return verdict("pending", max(pause_after(attempt), named))
+    return verdict(MailboxStatus.PENDING, max(pause_after(attempt), named))
 
 
 def pause_after(attempt: int) -> timedelta:
-    return min(FIRST_PAUSE * PAUSE_FACTOR ** min(attempt - 1, 10), LONGEST_PAUSE)
+    factor: int = PAUSE_FACTOR ** min(attempt - 1, 10)
+    return min(FIRST_PAUSE * factor, LONGEST_PAUSE)
 
 
 class Group(NamedTuple):
@@ -122,12 +134,12 @@ class ProbeReport:
     untested: int
     stopped: str = ""
 
-    def count(self, status: str) -> int:
+    def count(self, status: MailboxStatus) -> int:
         return sum(verdict.status == status for verdict in self.verdicts)
 
     def __str__(self) -> str:
-        parts = [f"{self.count('active')} active", f"{self.count('failed')} failed"]
-        if pending := self.count("pending"):
+        parts = [f"{self.count(MailboxStatus.ACTIVE)} active", f"{self.count(MailboxStatus.FAILED)} failed"]
+        if pending := self.count(MailboxStatus.PENDING):
             parts.append(f"{pending} to be tried again")
         if self.untested:
             parts.append(f"{self.untested} not tested")
@@ -153,11 +165,15 @@ class ProbeReport:
         parts.append("Each mailbox is in the table “mailbox-verdicts”.")
         return "\n\n".join(parts)
 
+    def sorted(self) -> list[Verdict]:
+        """The verdicts, the failed ones first."""
+        order = list(MailboxStatus)
+        return sorted(self.verdicts, key=lambda verdict: (order.index(verdict.status), verdict.email))
+
     def table(self) -> list[dict[str, object]]:
         """A row per mailbox, the failed ones first."""
-        order = ("failed", "pending", "active")
         rows: list[dict[str, object]] = []
-        for verdict in sorted(self.verdicts, key=lambda v: (order.index(v.status), v.email)):
+        for verdict in self.sorted():
             said = {answer.protocol: answer for answer in verdict.answers}
             rows.append(
                 {

@@ -41,7 +41,7 @@ def database(settings: Settings) -> Iterator[Database]:
     Raises:
         SettingsError: When the address, the keys or the tables are not as they have to be.
     """
-    url = _url(settings)
+    url = url_of(settings)
     sealer = Sealer(_keys(settings, url))
     engine = make_engine(url)
     try:
@@ -56,7 +56,7 @@ def database(settings: Settings) -> Iterator[Database]:
         engine.dispose()
 
 
-def _url(settings: Settings) -> URL:
+def url_of(settings: Settings) -> URL:
     try:
         url = make_url(settings.database_url.get_secret_value())
     except ArgumentError:

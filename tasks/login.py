@@ -158,6 +158,7 @@ class Wire:
         if transport is None:
             raise ConnectionResetError
         protocol.connection_made(transport)
+        self._plain = self._writer  # closes the connection when it is collected
         self._reader = reader
         self._writer = asyncio.StreamWriter(transport, protocol, reader, loop)
 

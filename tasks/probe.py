@@ -23,8 +23,8 @@ from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason
 from schemas.sealing import Owner
 from schemas.settings import Settings
-from schemas.tables import Mailbox, MailboxStatus, ProbeResult, Workspace, columns_of, now
-from schemas.verdicts import Answer, Group, ProbeReport, Verdict, judge_answers
+from schemas.tables import Mailbox, ProbeResult, Workspace, columns_of, now
+from schemas.verdicts import Answer, Group, MailboxStatus, ProbeReport, Verdict, judge_answers
 from tasks.database import Database
 from tasks.login import Credentials, log_in, tls_context
 from tasks.store import insert_for

@@ -15,7 +15,8 @@ from schemas.providers import Endpoint, servers_for
 from schemas.rows import Duplicate
 from schemas.settings import Settings
 from schemas.summary import Summary, outcomes_of
-from schemas.tables import BatchRowError, ImportBatch, Mailbox, MailboxStatus, Workspace, columns_of, now
+from schemas.tables import BatchRowError, ImportBatch, Mailbox, Workspace, columns_of, now
+from schemas.verdicts import MailboxStatus
 from tasks.database import Database
 from tasks.validate import Validated
 

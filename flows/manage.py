@@ -1,0 +1,74 @@
+"""Housekeeping by hand: `python -m flows.manage …`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import schemas.migrations
+from schemas.settings import Settings, SettingsError, load_settings
+from schemas.tables import Mailbox, Workspace, columns_of
+from tasks.database import database, make_engine, revision, upgrade, url_of
+
+DONE, NOTHING_FOUND, USAGE = 0, 1, 2
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m flows.manage", description="Housekeeping by hand.")
+    areas = parser.add_subparsers(dest="area", required=True)
+    tables = areas.add_parser("database", help="the tables").add_subparsers(dest="action", required=True)
+    tables.add_parser("upgrade", help="bring the tables up to date").set_defaults(run=upgrade_database)
+    mailboxes = areas.add_parser("mailboxes", help="stored mailboxes").add_subparsers(
+        dest="action", required=True
+    )
+    delete = mailboxes.add_parser("delete", help="delete mailboxes with their credentials and verdicts")
+    delete.add_argument("emails", nargs="+", metavar="EMAIL")
+    delete.add_argument("--workspace", default="default")
+    delete.set_defaults(run=delete_mailboxes)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = arguments().parse_args(argv)
+    try:
+        code: int = options.run(options, load_settings())
+    except SettingsError as error:
+        sys.stderr.write(f"Settings: {error}\n")
+        return USAGE
+    return code
+
+
+def upgrade_database(_options: argparse.Namespace, settings: Settings) -> int:
+    engine = make_engine(url_of(settings))
+    try:
+        before = revision(engine)
+        upgrade(engine)
+    finally:
+        engine.dispose()
+    sys.stdout.write(f"The tables are at revision {schemas.migrations.HEAD} (before: {before or 'none'}).\n")
+    return DONE
+
+
+def delete_mailboxes(options: argparse.Namespace, settings: Settings) -> int:
+    mailbox, workspace = columns_of(Mailbox), columns_of(Workspace)
+    keys = [email.strip().casefold() for email in options.emails]
+    with database(settings) as mailboxes, mailboxes.engine.begin() as connection:
+        owner = (
+            workspace.select().with_only_columns(workspace.c.id).where(workspace.c.name == options.workspace)
+        )
+        deleted = connection.scalars(
+            mailbox.delete()
+            .where(mailbox.c.workspace_id == owner.scalar_subquery(), mailbox.c.email_key.in_(keys))
+            .returning(mailbox.c.email)
+        ).all()
+    for email in deleted:
+        sys.stdout.write(f"Deleted {email}\n")
+    missing = len(set(keys)) - len(deleted)
+    if missing:
+        sys.stderr.write(f"{missing} of the addresses are not in workspace {options.workspace!r}\n")
+    return NOTHING_FOUND if missing else DONE
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
