@@ -1,0 +1,38 @@
+# Every target sets up what it needs; `make` alone lists them.
+VENV := .venv
+PYTHON ?= python3
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench lock clean
+
+help:  ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+demo: $(READY)  ## Import the sample file against an Outlook stand-in on this machine
+	$(RUN) -m sandbox $(RUN) -m flows.import_outlook data/samples/mailboxes.csv --tag demo
+
+test: $(READY)  ## Run the tests
+	$(RUN) -m pytest
+
+lint: $(READY)  ## Check style and types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+bench: $(READY)  ## Measure speed, as ratios
+	$(RUN) -m tests.bench
+
+lock:  ## Renew requirements.lock from pyproject.toml (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --group dev pyproject.toml -o requirements.lock
+
+clean:  ## Remove the environment
+	rm -rf $(VENV)
+
+# The lock is complete, so nothing has to be resolved; the mark is newer than the lock once all is installed.
+$(READY): requirements.lock
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	touch $@
