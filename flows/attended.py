@@ -1,12 +1,12 @@
-"""A run of the import that somebody watches at a terminal: the server it needs, its progress, and Ctrl-C."""
+"""A flow run that somebody watches at a terminal: the server it needs, its progress, and Ctrl-C."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import signal
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
@@ -24,10 +24,12 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flows.import_outlook import import_outlook
 from flows.temporary_server import TemporaryServer
 from schemas.verdicts import Verdict
 from tasks.probe import Observer, Probing, observer
+
+
+Start: TypeAlias = Callable[[], Awaitable[State[Any]]]
 
 
 class Watcher(Observer):
@@ -66,22 +68,26 @@ RECORDER_SECONDS = 1.2  # its flush interval, and a little
 
 
 class Ended(NamedTuple):
-    """How a flow run ended: `outcome` is an `Imported`, a `Refusal`, or the exception that broke it off."""
+    """How a flow run ended: `outcome` is what it returned, or the exception that broke it off."""
 
     state: State
     outcome: object
 
 
-def run_attended(options: argparse.Namespace, say: Console, server: TemporaryServer | None) -> Ended:
-    """Run the import flow in this process, on the temporary server or on the configured one."""
+def run_attended(start: Start, say: Console, server: TemporaryServer | None) -> Ended:
+    """Run a flow in this process, on the temporary server or on the configured one.
+
+    Args:
+        start: Begins the flow run; awaiting what it returns gives the run's final state.
+    """
     if server is None:
-        return asyncio.run(_run(options, say))
+        return asyncio.run(_run(start, say))
     server.wait()
     with temporary_settings({PREFECT_API_URL: server.url}):
-        return asyncio.run(_run(options, say))
+        return asyncio.run(_run(start, say))
 
 
-async def _run(options: argparse.Namespace, say: Console) -> Ended:
+async def _run(start: Start, say: Console) -> Ended:
     with Progress(
         TextColumn("Testing logins"),
         BarColumn(),
@@ -92,15 +98,7 @@ async def _run(options: argparse.Namespace, say: Console) -> Ended:
         disable=not say.is_terminal,
     ) as progress:
         observer.set(Watcher(progress, say))
-        state: State = await import_outlook(
-            file=options.file.absolute(),
-            tag=options.tag,
-            workspace=options.workspace,
-            test=not options.no_test,
-            encoding=options.encoding,
-            report=options.report.absolute() if options.report else None,
-            return_state=True,
-        )
+        state = await start()
     return Ended(state, await state.aresult(raise_on_failure=False))
 
 

@@ -14,9 +14,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -29,7 +29,9 @@ from schemas.summary import MAX_ERRORS_SHOWN, Result, Summary, outcomes_of
 from schemas.verdicts import MailboxStatus, ProbeReport
 
 if TYPE_CHECKING:
-    from flows.attended import Ended
+    from prefect.client.schemas.objects import State
+
+    from flows.attended import Ended, Start
 
 DONE, REFUSED, USAGE, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -60,15 +62,23 @@ def arguments() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     options = arguments().parse_args(argv)
     say = Console(stderr=True, highlight=False)
+    return guarded(lambda: judge_and_run(options, say), say)
+
+
+def judge_and_run(options: argparse.Namespace, say: Console) -> int:
+    preview = check(options, load_settings())
+    if isinstance(preview, Refusal):
+        return print_refusal(preview, options, say)
+    if options.check:
+        print_summary(preview, options)
+        return DONE
+    return run(options, preview, say)
+
+
+def guarded(work: Callable[[], int], say: Console) -> int:
+    """Do the work; wrong settings and Ctrl-C end it with a sentence."""
     try:
-        settings = load_settings()
-        preview = check(options, settings)
-        if isinstance(preview, Refusal):
-            return print_refusal(preview, options, say)
-        if options.check:
-            print_summary(preview, options)
-            return DONE
-        return run(options, preview, say)
+        return work()
     except SettingsError as error:
         say.print(f"Settings: {error}", style="red", markup=False)
         return USAGE
@@ -102,8 +112,32 @@ def check(options: argparse.Namespace, settings: Settings) -> Summary | Refusal:
 
 
 def run(options: argparse.Namespace, preview: Summary, say: Console) -> int:
-    """Run the flow and show what came of it."""
+    """Run the import flow and show what came of it."""
     say.print(f"{preview.file}: {preview.imported} mailboxes to store. Starting Prefect …", markup=False)
+
+    def start() -> Awaitable[State[Any]]:
+        from flows.import_outlook import import_outlook
+
+        return import_outlook(
+            file=options.file.absolute(),
+            tag=options.tag,
+            workspace=options.workspace,
+            test=not options.no_test,
+            encoding=options.encoding,
+            report=options.report.absolute() if options.report else None,
+            return_state=True,
+        )
+
+    return attend(start, show_import, options, say)
+
+
+def attend(
+    start: Start,
+    show: Callable[[Ended, argparse.Namespace, Console], int],
+    options: argparse.Namespace,
+    say: Console,
+) -> int:
+    """Run a flow on the configured Prefect server, or on one of its own for as long as it takes."""
     if not options.verbose:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     from prefect.settings import PREFECT_API_URL
@@ -114,7 +148,7 @@ def run(options: argparse.Namespace, preview: Summary, say: Console) -> int:
     try:
         from flows.attended import drain, run_attended  # the rest of Prefect, while the server starts
 
-        ended = run_attended(options, say, server)
+        ended = run_attended(start, say, server)
         code = show(ended, options, say)
         if server is not None:
             drain(server, ended.state)
@@ -124,8 +158,8 @@ def run(options: argparse.Namespace, preview: Summary, say: Console) -> int:
             server.stop()
 
 
-def show(ended: Ended, options: argparse.Namespace, say: Console) -> int:
-    """Show what a run came to; returns the exit code."""
+def show_import(ended: Ended, options: argparse.Namespace, say: Console) -> int:
+    """Show what an import came to; returns the exit code."""
     state, outcome = ended
     if isinstance(outcome, Refusal):  # the file was changed since it was judged
         return print_refusal(outcome, options, say)
@@ -137,6 +171,40 @@ def show(ended: Ended, options: argparse.Namespace, say: Console) -> int:
         print_verdicts(verdicts, Console(stderr=options.json), with_mailboxes=options.report is None)
     if options.report is not None:
         say.print(f"Report: {options.report}", markup=False)
+    return INTERRUPTED if state.is_cancelled() else DONE
+
+
+def retest_main(argv: Sequence[str] | None = None) -> int:
+    """The command `python -m flows.retest_pending`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.retest_pending",
+        description="Test again the mailboxes that are pending and due.",
+    )
+    parser.add_argument("--workspace", help="only this workspace's mailboxes (default: all)")
+    parser.add_argument(
+        "--held",
+        action="store_true",
+        help="also those that wait until somebody asks: held back by the lockout guard, or imported untested",
+    )
+    parser.add_argument("--verbose", action="store_true", help="show Prefect's own log lines too")
+    options = parser.parse_args(argv)
+
+    def start() -> Awaitable[State[Any]]:
+        from flows.retest_pending import retest_pending
+
+        return retest_pending(workspace=options.workspace, held=options.held, return_state=True)
+
+    say = Console(stderr=True, highlight=False)
+    return guarded(lambda: attend(start, show_retest, options, say), say)
+
+
+def show_retest(ended: Ended, options: argparse.Namespace, say: Console) -> int:
+    """Show what a retest came to; returns the exit code."""
+    state, report = ended
+    if not isinstance(report, ProbeReport):
+        options.json = False
+        return print_failure(str(state.message), options, say)
+    print_verdicts(report, Console(), with_mailboxes=True)
     return INTERRUPTED if state.is_cancelled() else DONE
 
 

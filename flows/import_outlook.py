@@ -29,10 +29,9 @@ from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
 
 from schemas.csv_file import Refusal
-from schemas.providers import Endpoint
 from schemas.settings import Settings, load_settings
 from schemas.summary import Summary
-from schemas.verdicts import ProbeReport, group_targets
+from schemas.verdicts import ProbeReport, Target, group_targets
 from tasks.database import Database, database
 from tasks.dedupe import dedupe
 from tasks.probe import INTERRUPTED, Probing, probe
@@ -100,11 +99,9 @@ async def refuse(refusal: Refusal, file: Path) -> State:
     return Failed(message=refusal.message, data=refusal)
 
 
-async def probe_all(
-    targets: Sequence[tuple[int, Endpoint, Endpoint]], mailboxes: Database, settings: Settings
-) -> ProbeReport:
+async def probe_all(targets: Sequence[Target], mailboxes: Database, settings: Settings) -> ProbeReport:
     """Map the probe over small groups of mailboxes, as many groups at once as keep every slot busy."""
-    probing = Probing(mailboxes, settings, [mailbox_id for mailbox_id, *_ in targets])
+    probing = Probing(mailboxes, settings, [target.mailbox_id for target in targets])
     groups = group_targets(targets, settings.probe_group_size)
     runs = probe.map(groups, probing=unmapped(probing))
     await asyncio.to_thread(wait, runs)

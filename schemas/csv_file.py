@@ -15,13 +15,14 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import polars as pl
 from polars.exceptions import PolarsError
 
-from schemas.headers import FIELDS, Columns, find_columns
+from schemas.headers import FIELDS, MOST_COLUMNS, Columns, find_columns
 
 CSV_REQUIRED = "CSV file is required"
 CSV_EMPTY = "CSV file is empty"
@@ -30,11 +31,11 @@ COLUMNS_REQUIRED = "CSV must have email and password columns"
 DELIMITERS = (",", ";", "\t", "|")
 
 BYTE_ORDER_MARKS = (  # the UTF-32 mark begins with the UTF-16 one, so the longer ones come first
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 
 FOREIGN_FORMATS = (
@@ -68,7 +69,7 @@ class Refusal:
 
 
 class Plaintext:
-    """Base of everything that holds unsealed secrets: it cannot be printed, logged or persisted by accident."""
+    """Base of what holds unsealed secrets: it cannot be printed, logged or persisted by accident."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: not shown>"
@@ -96,19 +97,22 @@ def read_bytes(path: Path, limit: int) -> bytes | Refusal:
     """Read a regular file of at most `limit` bytes; anything else is a refusal."""
     try:
         # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                return Refusal(CSV_REQUIRED, "that is a folder, a device or a pipe and no file")
+            if status.st_size > limit:
+                return too_large(limit)
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                data = file.read(limit + 1)  # the file may have grown since
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         return Refusal(CSV_REQUIRED, "there is no file of that name")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
-        return Refusal(CSV_REQUIRED, f"it cannot be opened: {reason or 'not a file name'}")
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            return Refusal(CSV_REQUIRED, "that is a folder, a device or a pipe and no file")
-        if status.st_size > limit:
-            return too_large(limit)
-        data = file.read(limit + 1)  # the file may have grown since
+        return Refusal(CSV_REQUIRED, f"it cannot be read: {reason or 'not a file name'}")
     return too_large(limit) if len(data) > limit else data
 
 
@@ -132,16 +136,15 @@ def parse(data: bytes, encoding: str | None = None) -> CsvTable | Refusal:
     first_line, text = _skip_to_header(text)
     if not text:
         return Refusal(CSV_EMPTY)
-    header = _find_header(text)
     try:
+        header = _find_header(text)
         if header is None:
-            one_line = len(list(_records(text, ","))) < 2
-            return Refusal(CSV_EMPTY if one_line else COLUMNS_REQUIRED)
+            return Refusal(_without_header(text))
         delimiter, columns = header
         if columns.fault:
             return Refusal(columns.fault)
         return _read_table(text, first_line, delimiter, columns)
-    except _BrokenRecord as broken:
+    except _RecordError as broken:
         return Refusal(f"Line {first_line + broken.line - 1}: {broken.what}")
 
 
@@ -150,52 +153,62 @@ def decode(data: bytes, encoding: str | None = None) -> str | Refusal:
     for magic, what in FOREIGN_FORMATS:
         if data.startswith(magic):
             return Refusal(f"CSV file is {what}")
-    marked = next((name for mark, name in BYTE_ORDER_MARKS if data.startswith(mark)), None)
-    codec = marked or encoding or "utf-8"
+    codec = encoding or "utf-8"
+    for mark, marked in BYTE_ORDER_MARKS:
+        if data.startswith(mark):
+            codec, data = marked, data[len(mark) :]
+            break
     try:
         text = data.decode(codec)
-    except LookupError:
-        return Refusal(f"There is no text encoding named {encoding!r}: try cp1252 or utf-16")
-    except UnicodeError:
-        return Refusal(_not_text(data, codec))
+        text.encode()  # some codecs give half characters, which nothing after this could store
+    except UnicodeError as error:
+        return Refusal(_not_text(data, codec, getattr(error, "start", 0)))
+    except (LookupError, ValueError):
+        return Refusal(f"There is no text encoding named {codec!r}: try cp1252 or utf-16")
     if "\0" in text:
         return Refusal(
             "CSV file is not text: it contains NUL bytes; save it as “CSV UTF-8”, "
             "or name its encoding (--encoding utf-16-le is the usual one)"
         )
+    return _unix_line_ends(text)
+
+
+def _unix_line_ends(text: str) -> str:
     if "\n" not in text:
         return text.replace("\r", "\n")  # the line ends of old Macs
-    return re.sub(r"\r+\n", "\n", text)
+    # Without the look-behind a long run of returns would be searched anew from each of them.
+    return re.sub(r"(?<!\r)\r++(\n|\Z)", "\n", text)
 
 
-def _not_text(data: bytes, codec: str) -> str:
+def _not_text(data: bytes, codec: str, start: int) -> str:
     """Say where the text stops being `codec`, without quoting it."""
-    valid = data.decode(codec, errors="ignore") if codec.startswith("utf-16") else ""
-    line = valid.count("\n") + 1
-    try:
-        data.decode(codec)
-    except UnicodeDecodeError as error:
-        if not codec.startswith(("utf-16", "utf-32")):
-            line = data[: error.start].count(b"\n") + 1
-    name = codec.removesuffix("-sig").upper()
-    return (
-        f"Line {line}: the file is not valid {name} text; save it as “CSV UTF-8”, or name its encoding "
-        "(--encoding cp1252 is the usual one for Western Windows)"
+    line = _unix_line_ends(data[:start].decode(codec, errors="ignore")).count("\n") + 1
+    advice = (
+        ", or name its encoding (--encoding cp1252 is the usual one for Western Windows)"
+        if codec == "utf-8"
+        else ""
     )
+    return f"Line {line}: the file is not valid {codec.upper()} text; save it as “CSV UTF-8”{advice}"
+
+
+_SEPARATOR_LINE = re.compile(r"[^\S\n]*sep=[,;|\t][^\S\n]*(\n|\Z)", re.IGNORECASE)
 
 
 def _skip_to_header(text: str) -> tuple[int, str]:
-    """Drop blank lines and Excel's `sep=;` before the header; returns the header's line number and the rest."""
-    line = 1
-    while text:
-        head, _, rest = text.partition("\n")
-        if head.strip() and not re.fullmatch(r"sep=[,;|\t]", head.strip(), re.IGNORECASE):
-            return line, text
-        text, line = rest, line + 1
-    return line, ""
+    """Drop blank lines and Excel's `sep=;` before the header; returns its line number and the rest."""
+    start = _first_filled_line(text, 0)
+    separator = _SEPARATOR_LINE.match(text, start)
+    if separator:
+        start = _first_filled_line(text, separator.end())
+    return text.count("\n", 0, start) + 1, text[start:]
 
 
-class _BrokenRecord(Exception):
+def _first_filled_line(text: str, at: int) -> int:
+    found = re.compile(r"\S").search(text, at)
+    return text.rfind("\n", 0, found.start()) + 1 if found else len(text)
+
+
+class _RecordError(Exception):
     """A record that is no CSV. Carries a sentence and a line, never content."""
 
     def __init__(self, line: int, what: str) -> None:
@@ -209,42 +222,61 @@ BROKEN_QUOTE = (
     "and double each quotation mark inside it"
 )
 STRAY_RETURN = "a carriage return stands inside a row; save the file again with ordinary line ends"
+ENDLESS_VALUE = "a value has no end; look for a quotation mark that is opened and never closed"
+
+
+def _what(error: csv.Error) -> str:
+    text = str(error)
+    if "new-line character" in text:
+        return STRAY_RETURN
+    return ENDLESS_VALUE if "field limit" in text else BROKEN_QUOTE
 
 
 def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line, cells) for every record that is not blank, strictly read.
+    """Yield (line, cells) for every record, blank ones included, strictly read.
+
+    A single quotation mark in an unquoted value is broken too, though `csv` lets it pass: the next parser may
+    read on from there to the next one, lines further down.
 
     Source: RFC 4180, with the delimiters that spreadsheets use.
     """
-    reader = csv.reader(io.StringIO(text, newline="\n"), delimiter=delimiter, strict=True)
+    marks = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal marks
+        for line in io.StringIO(text, newline="\n"):
+            marks += line.count('"')
+            yield line
+
+    reader = csv.reader(lines(), delimiter=delimiter, strict=True)
     line = 1
     while True:
         try:
-            cells = next(reader)
-        except StopIteration:
-            return
+            cells = next(reader, None)
         except csv.Error as error:
-            what = STRAY_RETURN if "new-line character" in str(error) else BROKEN_QUOTE
-            raise _BrokenRecord(line, what) from None
-        if not _blank(cells):
-            yield line, cells
+            raise _RecordError(line, _what(error)) from None
+        if cells is None:
+            return
+        if marks % 2:
+            raise _RecordError(line, BROKEN_QUOTE)
+        yield line, cells
         line = reader.line_num + 1
 
 
-def _blank(cells: Iterable[str | None]) -> bool:
-    return not any(cell and not cell.isspace() for cell in cells)
+def _filled(cells: Iterable[str]) -> bool:
+    return any(cell and not cell.isspace() for cell in cells)
 
 
 def _find_header(text: str) -> tuple[str, Columns] | None:
     """Find the delimiter that makes the header match, the one that matches most columns first."""
     found: list[tuple[int, str, Columns]] = []
     for delimiter in DELIMITERS:
-        records = _records(text, delimiter)
+        records = (cells for _, cells in _records(text, delimiter) if _filled(cells))
         try:
-            _, cells = next(records)
-            columns = find_columns(cells, lambda at, rest=records: [r[at] for _, r in rest if at < len(r)])
-        except _BrokenRecord:
+            header = next(records, [])
+        except _RecordError:
             continue
+        columns = find_columns(header, partial(_values_of, records))
         if columns is not None:
             found.append((len(columns.position), delimiter, columns))
     if not found:
@@ -253,75 +285,85 @@ def _find_header(text: str) -> tuple[str, Columns] | None:
     return delimiter, columns
 
 
+def _values_of(records: Iterable[list[str]], column: int) -> list[str]:
+    return [cells[column] for cells in records if column < len(cells)]
+
+
+def _without_header(text: str) -> str:
+    """Which of the contract's sentences fits a file whose first row matches with no delimiter."""
+    broken = []
+    for delimiter in DELIMITERS:
+        try:
+            rows = sum(_filled(cells) for _, cells in _records(text, delimiter))
+        except _RecordError as error:
+            broken.append(error)
+        else:
+            return CSV_EMPTY if rows < 2 else COLUMNS_REQUIRED
+    raise broken[0]
+
+
 def _read_table(text: str, first_line: int, delimiter: str, columns: Columns) -> CsvTable | Refusal:
-    records = _records(text, delimiter)
-    next(records)  # the header
+    total = widest = 0
+    kept: list[int] = []  # which of the records are not blank
     lines: list[int] = []
-    widths: list[int] = []
+    extra: list[bool] = []
     expected: dict[str, list[str]] = {field: [] for field in columns.position}
-    for line, record in records:
-        lines.append(line)
-        widths.append(len(record))
+    for number, (line, cells) in enumerate(_records(text, delimiter)):
+        total = number + 1
+        if not _filled(cells):
+            continue
+        widest = max(widest, len(cells))
+        kept.append(number)
+        lines.append(first_line + line - 1)
+        extra.append(len(cells) > columns.width)
         for field, at in columns.position.items():
-            expected[field].append(record[at] if at < len(record) else "")
-    if not lines:
+            expected[field].append(cells[at] if at < len(cells) else "")
+    if len(kept) < 2:  # the first one is the header
         return Refusal(CSV_EMPTY)
 
-    values = _polars_values(text, delimiter, columns, width=max(columns.width, *widths))
+    frame = _read_with_polars(text, delimiter, columns, widest)
+    if frame is None or frame.height != total:
+        raise _RecordError(_line_of_first_mark(text), BROKEN_QUOTE)
+    values = frame[kept]
     for field, cells in expected.items():
-        if values[field] != cells:
-            pairs = zip(lines, values[field], cells, strict=False)
-            raise _BrokenRecord(next((line for line, a, b in pairs if a != b), lines[-1]), BROKEN_QUOTE)
-    frame = pl.DataFrame(
-        {
-            "line": pl.Series([first_line + line - 1 for line in lines], dtype=pl.UInt32),
-            "extra_cells": pl.Series([width > columns.width for width in widths], dtype=pl.Boolean),
-        }
-    ).with_columns(
-        pl.Series(field, values[field], dtype=pl.String) if field in values else pl.lit("").alias(field)
-        for field in FIELDS
+        pairs = zip(values[field].to_list(), cells, strict=True)
+        differing = next((at for at, (one, other) in enumerate(pairs) if one != other), None)
+        if differing is not None:
+            raise _RecordError(lines[differing] - first_line + 1, BROKEN_QUOTE)
+    return CsvTable(
+        pl.DataFrame(
+            {
+                "line": pl.Series(lines, dtype=pl.UInt32),
+                "extra_cells": pl.Series(extra, dtype=pl.Boolean),
+                **{field: values[field] for field in columns.position},
+            }
+        )
+        .with_columns(pl.lit("").alias(field) for field in FIELDS if field not in columns.position)
+        .select("line", "extra_cells", *FIELDS)
+        .slice(1),
+        columns.ignored,
     )
-    return CsvTable(frame, columns.ignored)
 
 
-# Wider rows are errors already (more cells than the header); the bound keeps one hostile row from
-# making a frame of a million columns.
-MOST_COLUMNS = 256
-
-
-def _polars_values(text: str, delimiter: str, columns: Columns, width: int) -> dict[str, list[str]]:
-    """Read the file with Polars; returns the used columns of every row that is not blank."""
-    width = max(columns.width, min(width, MOST_COLUMNS))
-    # A header of our own: as wide as the widest row, so that no cell is cut, and without double names.
+def _read_with_polars(text: str, delimiter: str, columns: Columns, widest: int) -> pl.DataFrame | None:
+    """Read the used columns of every record; None where Polars finds a fault."""
+    # A header of our own: without double names, and as wide as the widest row, so that a quoted line break in
+    # a cell too many stays one. A row wider than any header may be is an error already.
+    width = max(columns.width, min(widest, MOST_COLUMNS))
     header = delimiter.join(f"c{at}" for at in range(width))
     try:
         frame = pl.read_csv(
             f"{header}\n{text}".encode(),
+            columns=[f"c{at}" for at in sorted(columns.position.values())],
             separator=delimiter,
             infer_schema=False,
             truncate_ragged_lines=True,
             glob=False,
         )
     except PolarsError:  # its text quotes cells
-        raise _BrokenRecord(_first_unreadable_line(text, delimiter), BROKEN_QUOTE) from None
-    blank = pl.all_horizontal(pl.all().fill_null("").str.strip_chars() == "")
-    frame = frame.filter(~blank).slice(1)  # the file's own header
-    return {
-        field: frame[f"c{at}"].fill_null("").to_list() if f"c{at}" in frame.columns else []
-        for field, at in columns.position.items()
-    }
+        return None
+    return frame.select(pl.col(f"c{at}").fill_null("").alias(field) for field, at in columns.position.items())
 
 
-def _first_unreadable_line(text: str, delimiter: str) -> int:
-    """Find the first record that Polars cannot read by itself (an unquoted value with one quotation mark)."""
-    lines = text.split("\n")
-    starts = [line for line, _ in _records(text, delimiter)]
-    for start, end in zip(starts, [*starts[1:], len(lines) + 1], strict=True):
-        record = "\n".join(lines[start - 1 : end - 1])
-        try:
-            pl.read_csv(
-                record.encode(), separator=delimiter, infer_schema=False, has_header=False, glob=False
-            )
-        except PolarsError:
-            return start
-    return starts[0]
+def _line_of_first_mark(text: str) -> int:
+    return text.count("\n", 0, max(text.find('"'), 0)) + 1

@@ -17,6 +17,9 @@ KNOWN_HEADERS = {
 }
 FIELD_OF_HEADER = {header: field for field, headers in KNOWN_HEADERS.items() for header in headers}
 
+# Outlook's own exports have about 90; a million of them would be a million columns in memory.
+MOST_COLUMNS = 1000
+
 LONGEST_SHOWN_HEADER = 40
 
 
@@ -28,7 +31,8 @@ class Columns:
         position: Field name → 0-based column; holds email and password at least.
         width: Number of cells in the header.
         ignored: Headers that mean nothing here, shortened for display.
-        fault: One sentence when two columns share a name or a meaning; the file is then refused.
+        fault: One sentence when two columns share a name or a meaning, or when there are far too many
+            columns; the file is then refused.
     """
 
     position: dict[str, int]
@@ -69,17 +73,26 @@ def find_columns(header: Sequence[str], values_of: Callable[[int], list[str]]) -
 
 
 def _user_name_as_email(names: list[str], values_of: Callable[[int], list[str]]) -> dict[str, list[int]]:
+    """Claim a bare `user name` column whose values are all addresses.
+
+    An `@` is enough here: a slip in one address is a fault of its row and not of the whole file.
+    """
     places = [at for at, name in enumerate(names) if name == "username"]
     if len(places) != 1:
         return {}
-    values = [value.strip() for value in values_of(places[0])]
-    return {"email": places} if values and all("@" in value for value in values if value) else {}
+    values = [value for value in values_of(places[0]) if value.strip()]
+    return {"email": places} if values and all("@" in value for value in values) else {}
 
 
 def _fault(header: Sequence[str], names: list[str], claims: dict[str, list[int]]) -> str:
+    if len(header) > MOST_COLUMNS:
+        return f"CSV file has more than {MOST_COLUMNS:,} columns: remove those that are not needed"
+    seen: set[str] = set()
     for at, name in enumerate(names):
-        if name and name in names[:at]:
+        if name in seen:
             return f"Two columns are named “{shown(header[at])}”: rename or remove one of them"
+        if name:
+            seen.add(name)
     for field, places in claims.items():
         if len(places) > 1:
             first, second = (shown(header[at]) for at in places[:2])

@@ -6,18 +6,21 @@ exception quotes cells, so only the row number and the name of the check are tak
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
-from urllib.parse import parse_qs, urlsplit, urlunsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pandera.polars as pa
 import polars as pl
-import pyotp
 from email_validator import EmailNotValidError, validate_email
+from pandera.config import ValidationDepth, config_context
 from pandera.errors import SchemaErrors
 from pandera.polars import PolarsData
+from pyotp.totp import TOTP
 
 from schemas.csv_file import CsvTable, Plaintext, Refusal
 
@@ -25,7 +28,7 @@ MAX_MAILBOXES = 500
 LONGEST = {"email": 254, "password": 256, "name": 200, "totpsecret": 512}
 
 # How Microsoft's pages show an app password: the spaces are for the eye and not part of it.
-APP_PASSWORD_AS_SHOWN = r"^[a-z]{4} [a-z]{4} [a-z]{4} [a-z]{4}$"
+SHOWN_WITH_SPACES = r"^[a-z]{4} [a-z]{4} [a-z]{4} [a-z]{4}$"
 EDGE_SPACE_WARNING = "Password begins or ends with a space: it was kept as it is"
 DUPLICATE = "The same mailbox stands earlier in the file"
 
@@ -180,37 +183,46 @@ def _fits(column: str) -> pl.Expr:
     return pl.col(column).str.len_chars() <= LONGEST[column]
 
 
+ROWS_AT_ONCE = 50_000  # bounds what Pandera holds for a file in which every row fails
+
+
 def judge(table: CsvTable) -> Judged:
     """Judge every row of a table; a row has one verdict, the first of `RowReason` that applies."""
-    candidates = _candidates(table.frame)
+    parts = [_judge_part(part) for part in table.frame.iter_slices(ROWS_AT_ONCE)]
+    return Judged(
+        pl.concat([valid for valid, _ in parts]),
+        tuple(error for _, errors in parts for error in errors),
+        table.frame.height,
+    )
+
+
+def _judge_part(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[RowError]]:
+    candidates = _candidates(frame)
     verdicts = _first_failed_check(candidates)
-    errors = tuple(
+    failed = sorted(verdicts)
+    errors = [
         RowError(row["line"], _shown_email(row), verdicts[at])
-        for at, row in enumerate(candidates.iter_rows(named=True))
-        if at in verdicts
+        for at, row in zip(failed, candidates[failed].iter_rows(named=True), strict=True)
+    ]
+    passed = pl.Series([at not in verdicts for at in range(candidates.height)], dtype=pl.Boolean)
+    edge_space = pl.col("password") != pl.col("password").str.strip_chars()
+    valid = candidates.filter(passed).select(
+        "line",
+        "email",
+        "email_key",
+        "password",
+        pl.col("name").str.strip_chars().replace("", None),
+        "totp",
+        pl.when(edge_space).then(pl.lit(EDGE_SPACE_WARNING)).otherwise(pl.lit("")).alias("warning"),
     )
-    edge_space = pl.col("password") != pl.col("password").str.strip_chars(" ")
-    valid = (
-        candidates.with_row_index("at")
-        .filter(~pl.col("at").is_in(list(verdicts)))
-        .select(
-            "line",
-            "email",
-            "email_key",
-            "password",
-            pl.col("name").str.strip_chars().replace("", None),
-            "totp",
-            pl.when(edge_space).then(pl.lit(EDGE_SPACE_WARNING)).otherwise(pl.lit("")).alias("warning"),
-        )
-    )
-    return Judged(valid, errors, candidates.height)
+    return valid, errors
 
 
 def _candidates(frame: pl.DataFrame) -> pl.DataFrame:
     """Normalise the cells as far as the rules allow and add what the checks look at."""
     frame = frame.with_columns(
         pl.col("email").str.strip_chars(),
-        pl.when(pl.col("password").str.contains(APP_PASSWORD_AS_SHOWN))
+        pl.when(pl.col("password").str.contains(SHOWN_WITH_SPACES))
         .then(pl.col("password").str.replace_all(" ", ""))
         .otherwise(pl.col("password"))
         .alias("password"),
@@ -219,24 +231,31 @@ def _candidates(frame: pl.DataFrame) -> pl.DataFrame:
         "line",
         "extra_cells",
         "email",
-        pl.Series("email_key", [email_key(email) for email in frame["email"]], dtype=pl.String),
+        _each(frame["email"], email_key).alias("email_key"),
         "password",
         "name",
         "totpsecret",
-        pl.Series("totp", [normalise_totp(cell) for cell in frame["totpsecret"]], dtype=pl.String),
+        _each(frame["totpsecret"], normalise_totp).alias("totp"),
     )
+
+
+def _each(cells: pl.Series, function: Callable[[str], str | None]) -> pl.Series:
+    results = {cell: function(cell) for cell in cells.unique()}
+    return pl.Series([results[cell] for cell in cells], dtype=pl.String)
 
 
 def _first_failed_check(candidates: pl.DataFrame) -> dict[int, RowReason]:
     try:
-        MailboxRow.validate(candidates, lazy=True)
+        # Said here, or PANDERA_VALIDATION_ENABLED=False in the environment would let every row pass.
+        with config_context(validation_enabled=True, validation_depth=ValidationDepth.SCHEMA_AND_DATA):
+            MailboxRow.validate(candidates, lazy=True)
     except SchemaErrors as errors:
         cases = errors.failure_cases.select("index", "check")
     else:
         return {}
     if cases["index"].null_count():
         # A fault of the frame's shape is a fault of this program; the original would quote cells.
-        raise TypeError("the table of rows has not the shape of MailboxRow") from None
+        raise TypeError("the table of rows has not the shape of MailboxRow")
     order = {reason: rank for rank, reason in enumerate(RowReason)}
     verdicts: dict[int, RowReason] = {}
     for at, check in cases.iter_rows():
@@ -271,54 +290,50 @@ def normalise_totp(cell: str) -> str | None:
     if not text or len(text) > LONGEST["totpsecret"]:
         return None
     try:
-        if text.lower().startswith("otpauth:"):
-            totp = _totp_from_uri(text)
-        else:
-            totp = pyotp.TOTP(_bare_secret(text))
+        totp = totp_of(text)
         totp.now()
-    except (ValueError, TypeError, OverflowError):  # binascii.Error is a ValueError
+    except ValueError:  # binascii.Error is one
         return None
-    if (totp.digits, totp.interval, totp.digest().name) == (6, 30, "sha1"):
-        return totp.secret
-    return totp.provisioning_uri(name="mailbox")
+    if (totp.digits, totp.interval, totp.digest) == (6, 30, hashlib.sha1):
+        return str(totp.secret)
+    return str(totp.provisioning_uri(name="mailbox"))
 
 
-def totp_of(stored: str) -> pyotp.TOTP:
-    """Open what `normalise_totp` made."""
-    if stored.startswith("otpauth:"):
-        return _totp_from_uri(stored)
-    return pyotp.TOTP(stored)
+def totp_of(secret: str) -> TOTP:
+    """Open a TOTP secret: what `normalise_totp` made, or what it is made of.
+
+    Raises:
+        ValueError: When it cannot be one; the text never quotes it.
+    """
+    if secret.lower().startswith("otpauth:"):
+        return _totp_from_uri(secret)
+    return TOTP(_bare_secret(secret))
 
 
 def _bare_secret(text: str) -> str:
-    return re.sub(r"[\s-]+", "", text).upper().rstrip("=")
+    bare = re.sub(r"[\s-]+", "", text).rstrip("=")
+    # Base32, read before it is upper-cased: some letters outside of ASCII become an S or an I there.
+    if not re.fullmatch(r"[A-Za-z2-7]+", bare):
+        raise ValueError("not base32")
+    return bare.upper()
 
 
-def _totp_from_uri(text: str) -> pyotp.TOTP:
+_DIGESTS = {"SHA1": hashlib.sha1, "SHA256": hashlib.sha256, "SHA512": hashlib.sha512}
+
+
+def _totp_from_uri(text: str) -> TOTP:
     """Source: the Key URI format of authenticator apps."""
     parts = urlsplit(text)
-    if parts.scheme.lower() != "otpauth" or parts.netloc.lower() != "totp":
-        raise ValueError("not an otpauth://totp/ address")
     query = {key.lower(): values[-1] for key, values in parse_qs(parts.query).items()}
-    digits, interval = int(query.get("digits", "6")), int(query.get("period", "30"))
-    algorithm = query.get("algorithm", "SHA1").upper().replace("-", "")
-    plain = (
-        urlunsplit(
-            (
-                "otpauth",
-                "totp",
-                "/mailbox",
-                f"secret={_bare_secret(query['secret'])}&digits={digits}&period={interval}&algorithm={algorithm}",
-                "",
-            )
-        )
-        if "secret" in query
-        else ""
+    digits, period = query.get("digits", "6"), query.get("period", "30")
+    digest = _DIGESTS.get(query.get("algorithm", "SHA1").upper().replace("-", ""))
+    if parts.netloc.lower() != "totp" or digest is None:
+        raise ValueError("not an otpauth://totp/ address")
+    if not re.fullmatch(r"[678]", digits) or not re.fullmatch(r"[1-9][0-9]{0,4}", period):
+        raise ValueError("no digits and period of a TOTP secret")
+    return TOTP(
+        _bare_secret(query.get("secret", "")), digits=int(digits), interval=int(period), digest=digest
     )
-    totp = pyotp.parse_uri(plain)
-    if not isinstance(totp, pyotp.TOTP):
-        raise TypeError("not a time-based secret")
-    return totp
 
 
 # What an app password looks like in the wrong column: sixteen letters, with or without Microsoft's spaces.
@@ -328,19 +343,27 @@ _LIKE_A_PASSWORD = re.compile(r"[a-z]{16}|[a-z]{4}( [a-z]{4}){3}", re.IGNORECASE
 def _shown_email(row: dict[str, str]) -> str:
     """The address to name a failed row by.
 
-    In a row whose cells have slipped, the email cell may hold the password, and an error is shown in many
-    places: then the row is `unknown`, and its line number has to do.
+    In a row whose cells have slipped or stick together, the email cell may hold the password, and an error is
+    shown in many places: then the row is `unknown`, and its line number has to do.
     """
     email = row["email"]
-    if not email:
-        return "unknown"
     if row["email_key"] is not None:
         return email
     slipped = row["extra_cells"] or any("@" in row[field] for field in ("password", "name", "totpsecret"))
-    if slipped or email == row["password"] or _LIKE_A_PASSWORD.fullmatch(email):
+    # A blank password may be the one that stands in the email cell (“ann@example.com;password”).
+    if slipped or row["password"].strip() in ("", email) or not _like_an_address(email):
         return "unknown"
-    printable = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in email)
-    return printable[: LONGEST["email"]]
+    return email[: LONGEST["email"]]
+
+
+def _like_an_address(cell: str) -> bool:
+    """Tell a mistyped address from what may be a password, or an address with one behind it."""
+    local, at, domain = cell.partition("@")
+    if "--" in cell or re.search(r"[^\w.+'-]", local) or re.search(r"[^\w.@-]", domain):
+        return False
+    if at:
+        return "." in domain or not re.search(r"\d", domain)
+    return bool(cell) and not re.search(r"\d", cell) and not _LIKE_A_PASSWORD.fullmatch(cell)
 
 
 def dedupe(valid: pl.DataFrame) -> tuple[pl.DataFrame, tuple[Duplicate, ...]] | Refusal:

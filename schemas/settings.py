@@ -100,8 +100,8 @@ class Settings(BaseSettings):
 
     @property
     def claim_lease(self) -> timedelta:
-        """How long a group may hold its mailboxes: two protocols for each, a queue of two groups, and slack."""
-        return timedelta(seconds=4 * self.probe_timeout + 60)
+        """How long a run may hold a mailbox: two preflights, two logins before it in line, its own two, slack."""
+        return timedelta(seconds=6 * self.probe_timeout + 10)
 
 
 def load_settings() -> Settings:

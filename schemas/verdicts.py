@@ -107,6 +107,14 @@ def pause_after(attempt: int) -> timedelta:
     return min(FIRST_PAUSE * factor, LONGEST_PAUSE)
 
 
+class Target(NamedTuple):
+    """A mailbox to be tested, and where."""
+
+    mailbox_id: int
+    smtp: Endpoint
+    imap: Endpoint
+
+
 class Group(NamedTuple):
     """A task run's share: mailboxes of one pair of hosts, and which ones of the run's they are."""
 
@@ -134,10 +142,15 @@ class ProbeReport:
     untested: int
     stopped: str = ""
 
+    def __add__(self, later: ProbeReport) -> ProbeReport:
+        return ProbeReport(self.verdicts + later.verdicts, self.untested + later.untested, later.stopped)
+
     def count(self, status: MailboxStatus) -> int:
         return sum(verdict.status == status for verdict in self.verdicts)
 
     def __str__(self) -> str:
+        if not self.verdicts and not self.untested:
+            return "no mailbox to test"
         parts = [f"{self.count(MailboxStatus.ACTIVE)} active", f"{self.count(MailboxStatus.FAILED)} failed"]
         if pending := self.count(MailboxStatus.PENDING):
             parts.append(f"{pending} to be tried again")
@@ -193,8 +206,8 @@ def _said(answer: Answer | None) -> str:
     return f"{answer.reason.explanation.title}{words}"
 
 
-def group_targets(targets: Sequence[tuple[int, Endpoint, Endpoint]], size: int) -> list[Group]:
-    """Cut (mailbox id, SMTP, IMAP) into groups of one host pair and at most `size` mailboxes."""
+def group_targets(targets: Sequence[Target], size: int) -> list[Group]:
+    """Cut targets into groups of one host pair and at most `size` mailboxes."""
     pairs: dict[tuple[Endpoint, Endpoint], list[int]] = {}
     for mailbox_id, smtp, imap in targets:
         pairs.setdefault((smtp, imap), []).append(mailbox_id)

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
+from math import ceil
 from typing import Any, NamedTuple, TypeAlias
 
 from prefect import get_run_logger, task
@@ -106,6 +107,8 @@ class Probing:
         self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(settings.probe_concurrency)
         )
+        # One group more than fills the slots: whoever claims a mailbox gets to it before the claim expires.
+        self._groups = asyncio.Semaphore(ceil(settings.probe_concurrency / settings.probe_group_size) + 1)
         self._preflights: dict[tuple[Protocol, Endpoint], asyncio.Task[Answer]] = {}
         self._guard = LockoutGuard(settings.guard_after, settings.guard_share)
         self._tests: set[asyncio.Task[Verdict | None]] = set()
@@ -127,14 +130,15 @@ class Probing:
 
     async def test_group(self, group: Group, logger: Logger) -> None:
         """Claim the group's mailboxes and test them at once; the hosts' semaphores hold them to the limit."""
-        if self.stopped:
-            return
-        until = now() + self._settings.claim_lease
-        claimed = await asyncio.to_thread(claim, self._database, group.mailbox_ids, until)
-        tests = [self.loop.create_task(self._test(mailbox, logger)) for mailbox in claimed]
-        self._tests.update(tests)
-        results = await asyncio.gather(*tests, return_exceptions=True)
-        self._tests.difference_update(tests)
+        async with self._groups:
+            if self.stopped:
+                return
+            until = now() + self._settings.claim_lease
+            claimed = await asyncio.to_thread(claim, self._database, group.mailbox_ids, until)
+            tests = [self.loop.create_task(self._test(mailbox, logger)) for mailbox in claimed]
+            self._tests.update(tests)
+            results = await asyncio.gather(*tests, return_exceptions=True)
+            self._tests.difference_update(tests)
         pairs = zip(claimed, results, strict=True)
         untested = [mailbox for mailbox, result in pairs if not isinstance(result, Verdict)]
         await asyncio.to_thread(release, self._database, untested, self._tried)

@@ -16,7 +16,7 @@ from schemas.rows import Duplicate
 from schemas.settings import Settings
 from schemas.summary import Summary, outcomes_of
 from schemas.tables import BatchRowError, ImportBatch, Mailbox, Workspace, columns_of, now
-from schemas.verdicts import MailboxStatus
+from schemas.verdicts import MailboxStatus, Target
 from tasks.database import Database
 from tasks.validate import Validated
 
@@ -34,10 +34,10 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True)
 class Stored:
-    """A stored batch: what became of each row, and (mailbox id, SMTP, IMAP) of the new mailboxes."""
+    """A stored batch: what became of each row, and the new mailboxes, which are to be tested."""
 
     summary: Summary
-    targets: tuple[tuple[int, Endpoint, Endpoint], ...]
+    targets: tuple[Target, ...]
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
@@ -86,13 +86,13 @@ def store(
             errors = [{"batch_id": batch_id, **error._asdict()} for error in validated.errors]
             connection.execute(insert(columns_of(BatchRowError)), errors)
     targets = tuple(
-        (
-            ids[c["email_key"]],
-            Endpoint(c["smtp_host"], c["smtp_port"]),
-            Endpoint(c["imap_host"], c["imap_port"]),
+        Target(
+            ids[candidate["email_key"]],
+            Endpoint(candidate["smtp_host"], candidate["smtp_port"]),
+            Endpoint(candidate["imap_host"], candidate["imap_port"]),
         )
-        for c in candidates
-        if c["email_key"] in ids
+        for candidate in candidates
+        if candidate["email_key"] in ids
     )
     return Stored(summary, targets)
 
@@ -124,8 +124,8 @@ def _candidate(row: dict[str, Any], settings: Settings, *, test: bool) -> dict[s
         "diagnosis": "" if test else NOT_TESTED,
         "attempts": 0,
         "created_at": now(),
-        # Due at once: if this run is killed behind the commit, the next retest finds the mailbox.
-        "next_attempt_at": now() if test else None,
+        # This run tests it now; if the run is killed behind the commit, the mailbox comes due for a retest.
+        "next_attempt_at": now() + settings.claim_lease if test else None,
     }
 
 

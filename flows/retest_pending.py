@@ -1,0 +1,46 @@
+"""Test again what is pending and due: put off by its server, or left behind by a run that was killed.
+
+Safe beside running imports and other retests: a mailbox is claimed before its test, and a claim that was not
+given back expires, so a killed run blocks nobody.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":
+    from flows.command_line import retest_main
+
+    raise SystemExit(retest_main())
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled, Completed
+
+from flows.import_outlook import probe_all
+from schemas.settings import load_settings
+from schemas.verdicts import ProbeReport
+from tasks.database import database
+from tasks.due import find_due
+from tasks.probe import INTERRUPTED
+
+BATCH = 500
+
+
+@flow(name="retest-pending", flow_run_name="retest of what is due", persist_result=False)
+async def retest_pending(workspace: str | None = None, held: bool = False) -> State:
+    """Test the logins of pending mailboxes that are due, in batches, until none is left.
+
+    Args:
+        workspace: Only this workspace's; all by default.
+        held: Also those that wait until somebody asks: held back by the lockout guard, or imported untested.
+    """
+    settings = load_settings()
+    report = ProbeReport((), 0)
+    with database(settings) as mailboxes:
+        while targets := find_due(mailboxes, BATCH, workspace, held=held):
+            batch = await probe_all(targets, mailboxes, settings)
+            report = report + batch
+            if batch.stopped or not batch.verdicts:
+                break
+    if report.stopped == INTERRUPTED:
+        return Cancelled(message=str(report), data=report)
+    return Completed(message=str(report), data=report)

@@ -1,0 +1,43 @@
+"""Find the stored mailboxes that are to be tested again."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from sqlalchemy import or_, select
+
+from schemas.providers import Endpoint
+from schemas.tables import Mailbox, Workspace, columns_of, now
+from schemas.verdicts import MailboxStatus, Target
+from tasks.database import Database
+
+
+@task(persist_result=False, cache_policy=NO_CACHE)
+def find_due(database: Database, most: int, workspace: str | None, *, held: bool) -> tuple[Target, ...]:
+    """Find pending mailboxes that nobody is testing, those first that have waited longest.
+
+    Args:
+        most: No more than so many.
+        workspace: Of this workspace only; None for all.
+        held: Those too that wait until somebody asks: held back by the lockout guard, or imported untested.
+    """
+    mailbox, owner = columns_of(Mailbox), columns_of(Workspace)
+    moment = now()
+    waits = mailbox.c.next_attempt_at.is_(None)
+    query = (
+        select(mailbox)
+        .where(
+            mailbox.c.status == MailboxStatus.PENDING,
+            or_(mailbox.c.claimed_until.is_(None), mailbox.c.claimed_until < moment),
+            or_(mailbox.c.next_attempt_at <= moment, waits) if held else mailbox.c.next_attempt_at <= moment,
+        )
+        .order_by(mailbox.c.next_attempt_at, mailbox.c.id)
+        .limit(most)
+    )
+    if workspace is not None:
+        query = query.join(owner, owner.c.id == mailbox.c.workspace_id).where(owner.c.name == workspace)
+    with database.engine.connect() as connection:
+        return tuple(
+            Target(row.id, Endpoint(row.smtp_host, row.smtp_port), Endpoint(row.imap_host, row.imap_port))
+            for row in connection.execute(query)
+        )
