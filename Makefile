@@ -5,13 +5,17 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench lock clean
+.PHONY: help demo demo-troubled test lint bench lock clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 demo: $(READY)  ## Import the sample file against an Outlook stand-in on this machine
 	$(RUN) -m sandbox $(RUN) -m flows.import_outlook data/samples/mailboxes.csv --tag demo
+
+demo-troubled: $(READY)  ## The same with a mailbox for every reason that there is
+	OUTLOOK_IMPORT_PROBE_TIMEOUT=3 $(RUN) -m sandbox --accounts data/samples/troubled-sandbox.csv \
+	  --servers data/samples/troubled-servers.csv $(RUN) -m flows.import_outlook data/samples/troubled.csv
 
 test: $(READY)  ## Run the tests
 	$(RUN) -m pytest

@@ -28,7 +28,6 @@ from flows.temporary_server import TemporaryServer
 from schemas.verdicts import Verdict
 from tasks.probe import Observer, Probing, observer
 
-
 Start: TypeAlias = Callable[[], Awaitable[State[Any]]]
 
 

@@ -93,8 +93,8 @@ async def _outlooks(
             for domain, faults in {EVERYONE_ELSE: ServerFaults(), **servers}.items()
         }
         ports = {
-            domain: {"smtp": f"localhost:{it.smtp_port}", "imap": f"localhost:{it.imap_port}"}
-            for domain, it in outlooks.items()
+            domain: {"smtp": outlook.address("smtp"), "imap": outlook.address("imap")}
+            for domain, outlook in outlooks.items()
         }
         everyone = ports[EVERYONE_ELSE]
         _tell(f"{len(mailboxes)} mailboxes, SMTP at {everyone['smtp']}, IMAP at {everyone['imap']}.")

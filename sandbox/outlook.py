@@ -23,6 +23,8 @@ from sandbox.wire import Connection, Mailbox, Service
 __all__ = ["Account", "Outlook", "Seen", "ServerFaults", "running"]
 
 ADDRESS = "127.0.0.1"
+# No name under .invalid is ever registered (RFC 2606).
+UNKNOWN_HOST = "outlook.invalid"
 # A whole import may knock at the same moment.
 BACKLOG = 1024
 
@@ -92,6 +94,11 @@ class Outlook:
         await asyncio.gather(*tasks, return_exceptions=True)
         await _settle()
 
+    def address(self, protocol: Protocol) -> str:
+        """HOST:PORT of one of the servers, as the settings of a client want it."""
+        host = UNKNOWN_HOST if self._plays[protocol].name == "unknown-name" else "localhost"
+        return f"{host}:{self.smtp_port if protocol == 'smtp' else self.imap_port}"
+
     async def _serve(self, connection: type[Connection], ca: trustme.CA, offers: str) -> int:
         """Listen on a free port. Refusing servers hold theirs without listening: nobody else gets it."""
         protocol = connection.protocol
@@ -100,7 +107,7 @@ class Outlook:
         listener.bind((ADDRESS, 0))
         port: int = listener.getsockname()[1]
         play = self._plays[protocol]
-        if play.name == "refused":
+        if play.name in ("refused", "unknown-name"):
             return port
         context = server_context(ca, play.name)
         service = Service(play, context, offers, self._mailboxes[protocol], self._delay, self.seen)

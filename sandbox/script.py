@@ -112,9 +112,10 @@ SERVER_STAGES: dict[Protocol, tuple[str, ...]] = {
     "smtp": ("connect", "greeting", "ehlo", "starttls", "tls", "auth", "after"),
     "imap": ("connect", "tls", "greeting", "capability", "auth", "after"),
 }
-# refused: nothing listens. wrong-name, expired, self-signed: the certificate.
-# old-tls: no TLS version in common. greeting-busy: turned away by the greeting.
-_EITHER = ("ok", "refused", "wrong-name", "expired", "self-signed", "old-tls", "greeting-busy")
+# refused: nothing listens. unknown-name: the host's name cannot be looked up.
+# wrong-name, expired, self-signed: the certificate. old-tls: no TLS version in common. greeting-busy: turned away by the greeting.
+_UNREACHABLE = ("refused", "unknown-name")
+_EITHER = ("ok", *_UNREACHABLE, "wrong-name", "expired", "self-signed", "old-tls", "greeting-busy")
 # injected: plain text in one segment with the 220 to STARTTLS. no-auth: no AUTH line at all.
 SERVER_FAULTS: dict[Protocol, tuple[str, ...]] = {
     "smtp": (*_EITHER, "no-starttls", "starttls-refused", "injected", "no-auth", "xoauth2-only"),

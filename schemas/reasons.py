@@ -6,7 +6,9 @@ Microsoft's `535 5.7.139` alone stands for seven causes with seven remedies.
 
 from __future__ import annotations
 
+import base64
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -138,7 +140,7 @@ EXPLANATIONS = {
     ),
     Reason.FEDERATION_UNREACHABLE: Explanation(
         "Organisation's sign-in server did not answer",
-        "The organisation signs users in on a server of its own (federation), which Microsoft could not reach.",
+        "The organisation signs users in on a server of its own (federation); Microsoft could not reach it.",
         "Wait; if it lasts, have the admin check the federation server (AD FS).",
         transient=True,
     ),
@@ -149,7 +151,7 @@ EXPLANATIONS = {
     ),
     Reason.IMAP_OFF: Explanation(
         "Signed in, but no mailbox behind it",
-        "The password is right, but IMAP is off for the mailbox, it has no licence, or it is a shared mailbox.",
+        "The password is right, but IMAP is off for the mailbox, it has no licence, or it is a shared one.",
         "Check that the mailbox has a licence and that IMAP is on under its Mail apps.",
         transient=True,
         attempts=2,
@@ -216,7 +218,7 @@ EXPLANATIONS = {
     ),
     Reason.STARTTLS_MISSING: Explanation(
         "Server offers no encryption",
-        "The server offers no STARTTLS, or wants newer TLS than was spoken; no password was sent unencrypted.",
+        "The server offers no STARTTLS, or wants newer TLS than was spoken; no password went unencrypted.",
         "Turn on STARTTLS with TLS 1.2 or later at the server, or use the right port (587).",
     ),
     Reason.PROTOCOL_ERROR: Explanation(
@@ -244,70 +246,90 @@ EXPLANATIONS = {
 }
 
 # The first sentence that matches speaks, so the particular stands before the general: “locked by … security
-# defaults” is no locked account, and “temporary authentication failure” no wrong password.
+# defaults” is no locked account, and “temporary authentication failure” no wrong password. Every repetition
+# is bounded: the texts come from strangers.
 _SENTENCES = [
     (re.compile(pattern, re.IGNORECASE), reason)
     for pattern, reason in (
-        (r"SmtpClientAuth\w* is disabled for the mailbox", Reason.SMTP_AUTH_OFF_MAILBOX),
-        (r"SmtpClientAuth\w* is disabled|smtp_auth_disabled", Reason.SMTP_AUTH_OFF_TENANT),
+        (
+            r"(SmtpClientAuth\w{0,20}|SMTP (client )?auth\w{0,20}|authenticated SMTP) (is |has been |was )?"
+            r"(disabled|(turned |switched )?off|not enabled) for (the |this |your )?(mailbox|user)",
+            Reason.SMTP_AUTH_OFF_MAILBOX,
+        ),
+        (
+            r"(SmtpClientAuth\w{0,20}|SMTP (client )?auth\w{0,20}|authenticated SMTP) (is |has been |was )?"
+            r"(disabled|(turned |switched )?off|not enabled)|smtp_auth_disabled",
+            Reason.SMTP_AUTH_OFF_TENANT,
+        ),
         (r"security defaults?", Reason.SECURITY_DEFAULTS),
         (
-            r"(basic|legacy|password|plain)[ -]?(text )?(auth\w*|sign-?in|log[io]n)s? (is|are|was|has been)?"
-            r" ?(currently |permanently )?(disabled|not (supported|allowed|enabled|available)|blocked"
-            r"|turned off|no longer|deprecated)|LOGINDISABLED",
+            r"(basic|legacy|password|plain)[ -]?(text )?(auth\w{0,20}|sign-?in|log[io]n)s? (for \w{1,20} )?"
+            r"((is|are|was|has been|have been) )?((currently|permanently|now) )?"
+            r"(disabled|not (supported|allowed|enabled|available|permitted)|blocked|(turned|switched) off"
+            r"|no longer|deprecated|retired|removed)"
+            r"|no longer (support|accept|allow)\w{0,3} (basic|legacy|password)"
+            r"|passwords? (is |are )?no longer (supported|accepted|allowed)|LOGINDISABLED",
             Reason.PASSWORD_SIGN_IN_DISABLED,
         ),
         (r"(not|n't) meet the criteria|conditional access", Reason.CONDITIONAL_ACCESS),
-        (r"federat\w+|\bAD ?FS\b|\bSTS\b|token service", Reason.FEDERATION_UNREACHABLE),
+        (r"federat(ed|ion)|\bAD ?FS\b|\bSTS\b|token service", Reason.FEDERATION_UNREACHABLE),
         (
-            r"STARTTLS (is )?required|issue a STARTTLS|(TLS|encryption|secure connection) (is )?required"
-            r"|TLS 1\.[01]\b|privacy ?required",
+            r"STARTTLS (is )?required|issue (a )?STARTTLS|(TLS|encryption|secure connection) (is )?required"
+            r"|TLS 1\.[01]\b|\[PRIVACYREQUIRED\]",
             Reason.STARTTLS_MISSING,
         ),
-        (r"\[PRIVACYREQUIRED\]", Reason.STARTTLS_MISSING),
         (
-            r"throttl|back-?off|rate limit|too many (requests|logins?|login attempts|attempts)"
-            r"|try again later from",
+            r"throttl|back-?off|(rate|bandwidth) limit|try again later from|\[OVERQUOTA\]"
+            r"|too many ((bad|failed|invalid|auth|authentication|login) ){0,2}"
+            r"(requests|logins?|attempts|failures)",
             Reason.THROTTLED,
         ),
         (
-            r"concurrent(_sending| connections?)|(too many|maximum( number of)?) (\w+ )?connections?"
+            r"concurrent(_sending| connections?)|(too many|maximum( number of)?) (\w{1,20} )?connections?"
             r"|connections? limit|\[LIMIT\]",
             Reason.TOO_MANY_CONNECTIONS,
         ),
         (
-            r"temporar(y|ily)|try (again )?later|service not (available|active)|server (is )?(busy|unavailable)"
-            r"|service (is )?unavailable|\[(UNAVAILABLE|INUSE|SERVERBUG)\]",
-            Reason.SERVER_BUSY,
+            # “will be locked” is a warning and no state, “mailbox has IMAP disabled” about IMAP.
+            r"(account|user|mailbox|identity)\b((?!will |may |IMAP)[^.;]){0,40}\b"
+            r"(locked|blocked|disabled|suspended|on hold|held|quarantined|deactivated)"
+            r"|account[^.;]{0,20}expired|\[CONTACTADMIN\]"
+            r"|(log|sign) ?in (via|with|through|using) (your |a |the )?(web )?browser",
+            Reason.ACCOUNT_BLOCKED,
         ),
         (
-            r"authenticated but not connected|IMAP4? (access )?(is )?(disabled|off\b|not (enabled|allowed))"
+            r"temporar(y|ily)|try (again )?later|service (is )?(unavailable|not (available|active))"
+            r"|server (is )?(busy|unavailable)|\[(UNAVAILABLE|INUSE|SERVERBUG)\]",
+            Reason.SERVER_BUSY,
+        ),
+        (r"\[(AUTHENTICATIONFAILED|EXPIRED)\]", Reason.WRONG_CREDENTIALS),
+        (
+            r"authenticated but not connected|not enabled for IMAP"
+            r"|IMAP4? (access )?(is )?(disabled|(turned )?off\b|not (enabled|allowed))"
             r"|(not|isn't) licensed|no licen[cs]e|licen[cs]e (is )?(missing|expired)",
             Reason.IMAP_OFF,
         ),
         (
-            r"(account|user|mailbox|identity)\b[^.;]{0,40}\b(locked|blocked|disabled|suspended|on hold|held"
-            r"|quarantined|deactivated)|account[^.;]{0,20}expired|\[CONTACTADMIN\]",
-            Reason.ACCOUNT_BLOCKED,
-        ),
-        (
-            r"(credentials?|password|user ?name|login) (\w+ )?(were |are |was |is )?"
-            r"(incorrect|invalid|wrong|bad|not (correct|valid)|expired|mismatch)"
-            r"|(incorrect|invalid|wrong|bad) (authentication data|credentials?|password|user ?name|login)"
-            r"|\[(AUTHENTICATIONFAILED|EXPIRED)\]",
+            r"(credentials?|password|user ?name|login) (\w{1,20} ){0,3}"
+            r"(incorrect|invalid|wrong|bad|not (correct|valid|accepted)|expired|mismatch)"
+            r"|(incorrect|invalid|wrong|bad) (\w{1,20} )?(authentication data|credentials?|password|user\b"
+            r"|user ?name|login)|app(lication-specific)? password (is )?(required|needed)",
             Reason.WRONG_CREDENTIALS,
         ),
         (
-            r"mechanism|unrecogni[sz]ed authentication type|auth(entication)? type",
+            r"mechanism|unrecogni[sz]ed authentication type|auth(entication)? type"
+            r"|auth(entication)? (is )?not (enabled|available|supported)|not advertised",
             Reason.MECHANISM_NOT_OFFERED,
         ),
         (r"not authenticated|authentication (is )?required", Reason.CLIENT_FAULT),
-        (
-            r"(LOGIN|AUTHENTICATE) failed|authentication (unsuccessful|failed|failure)|\[AUTHORIZATIONFAILED\]",
-            Reason.LOGIN_REFUSED,
-        ),
     )
 ]
+
+# A no that names no cause: a code beside it may still name one (`535 5.7.8 authentication failed`).
+_BARE_NO = re.compile(
+    r"(LOGIN|AUTHENTICATE) failed|authentication (unsuccessful|failed|failure)|\[AUTHORIZATIONFAILED\]",
+    re.IGNORECASE,
+)
 
 # Sources: RFC 4954 section 6, RFC 5248, RFC 3463, Microsoft's list of SMTP replies.
 _ENHANCED_CODES = {
@@ -319,6 +341,7 @@ _ENHANCED_CODES = {
     "5.7.8": Reason.WRONG_CREDENTIALS,
     "5.7.9": Reason.MECHANISM_NOT_OFFERED,
     "5.7.11": Reason.STARTTLS_MISSING,
+    "5.7.13": Reason.ACCOUNT_BLOCKED,
     "5.7.30": Reason.PASSWORD_SIGN_IN_DISABLED,
     "5.7.57": Reason.CLIENT_FAULT,
     "5.7.139": Reason.LOGIN_REFUSED,
@@ -347,41 +370,49 @@ def classify(protocol: Protocol, stage: Stage, reply: Reply) -> Reason:
 
     Args:
         protocol: Which protocol the reply was spoken in.
-        stage: What it answered. Before the login nothing was said about a password, so nothing is blamed on it.
+        stage: What it answered. Before the login nothing was said about a password: none is blamed.
         reply: The refusal; an OK or a 2xx reply is not one and is not asked about.
 
     Returns:
         A reason other than `Reason.OK`.
     """
     put_off = reply.code.startswith("4")
-    judged = stage is Stage.LOGIN and not put_off
-    for candidate in _candidates(reply):
-        if candidate in _REFUSALS_OF_IDENTITY and not judged:
-            continue
-        if candidate is Reason.IMAP_OFF and protocol is Protocol.SMTP:
-            continue
-        return candidate
+    impossible = set()
+    if put_off or stage is not Stage.LOGIN:
+        impossible |= _REFUSALS_OF_IDENTITY
+    if put_off:  # a lock that passes
+        impossible |= {Reason.ACCOUNT_BLOCKED}
+    if protocol is Protocol.SMTP:
+        impossible |= {Reason.IMAP_OFF}
+    fallback = _FALLBACKS.get((protocol, stage), Reason.UNKNOWN_REFUSAL)
     if put_off:
-        return Reason.UNKNOWN_DELAY
-    return _FALLBACKS.get(stage, Reason.UNKNOWN_REFUSAL)
+        fallback = Reason.UNKNOWN_DELAY
+    return next((reason for reason in _candidates(reply) if reason not in impossible), fallback)
 
 
 # What a refusal means by the stage alone, when neither its words nor its codes are known.
-_FALLBACKS = {Stage.STARTTLS: Reason.STARTTLS_MISSING, Stage.CHECK: Reason.IMAP_OFF}
+_FALLBACKS = {
+    (Protocol.SMTP, Stage.STARTTLS): Reason.STARTTLS_MISSING,
+    (Protocol.IMAP, Stage.STARTTLS): Reason.STARTTLS_MISSING,
+    (Protocol.IMAP, Stage.CHECK): Reason.IMAP_OFF,
+}
 
 
-def _candidates(reply: Reply) -> list[Reason]:
-    said = [reason for pattern, reason in _SENTENCES if pattern.search(reply.text)][:1]
-    enhanced = _ENHANCED_CODE.search(reply.text)
+def _candidates(reply: Reply) -> Iterator[Reason]:
+    text = " ".join(reply.text.split())  # a reply of several lines breaks its sentences anywhere
+    yield from (reason for pattern, reason in _SENTENCES if pattern.search(text))
+    enhanced = _ENHANCED_CODE.search(text)
     if enhanced and enhanced[1] in _ENHANCED_CODES:
-        said.append(_ENHANCED_CODES[enhanced[1]])
+        yield _ENHANCED_CODES[enhanced[1]]
+    if _BARE_NO.search(text):
+        yield Reason.LOGIN_REFUSED
     if reply.code in _CODES:
-        said.append(_CODES[reply.code])
-    return said
+        yield _CODES[reply.code]
 
 
 _BACKOFF = re.compile(
-    r"(?:back-?off time|retry[ -]after|try again (?:in|after)|wait)\D{0,12}?(\d[\d,]*)\s*"
+    r"(?:back-?off time|retry[ -]after|try again (?:in|after)|\bwait)\D{0,20}?"
+    r"(\d[\d,]{0,20}(?:\.\d{1,9})?)(?![.:,]?\d)\s{0,3}"
     r"(milliseconds?|msec|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|h)?\b",
     re.IGNORECASE,
 )
@@ -395,28 +426,45 @@ def backoff_named(text: str) -> timedelta | None:
     if not found:
         return None
     unit = (found[2] or "s").lower()
-    seconds = _UNIT_SECONDS["ms" if unit.startswith(("ms", "milli")) else unit[:2]]
-    return min(timedelta(seconds=float(found[1].replace(",", "")[:9]) * seconds), LONGEST_BACKOFF)
+    factor = _UNIT_SECONDS["ms" if unit.startswith(("ms", "milli")) else unit[:2]]
+    seconds = float(found[1].replace(",", "")) * factor
+    return timedelta(seconds=min(seconds, LONGEST_BACKOFF.total_seconds()))
 
 
 # The name of the machine that answered, the time and an id: different in every reply.
 _TRAILER = re.compile(
-    r"\s*\[[\w.-]+ \d{4}-\d\d-\d\dT[^\]]*\]|\s*\[[\w-]+(\.[\w-]+)*\.(outlook|exchangelabs)\.com\]"
+    r" ?\[[\w.-]{1,255}( \d{4}-\d\d-\d\dT[^\]]{0,80}|\.(outlook|exchangelabs)\.com)\]", re.IGNORECASE
 )
 LONGEST_TEXT = 300
+SHORTEST_SECRET = 4  # to blot out a shorter one would only garble the text, and tell that it is short
 
 
 def one_line(text: str, *secrets: str) -> str:
     """A server's text as it may be stored and shown: printable, one line, bounded, without credentials."""
-    for secret in secrets:
-        if secret:
-            text = text.replace(secret, "…")
+    traces = {trace for secret in secrets if len(secret) >= SHORTEST_SECRET for trace in _traces(secret)}
+    for trace in sorted(traces, key=len, reverse=True):
+        text = text.replace(trace, "…")
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     line = _TRAILER.sub("", line)
     return line if len(line) <= LONGEST_TEXT else line[: LONGEST_TEXT - 1] + "…"
 
 
-# Causes that lie with the account or the organisation: they explain the other protocol's bare “LOGIN failed.” too.
+def _traces(secret: str) -> Iterator[str]:
+    """The forms in which a server may echo a secret: as it is, as an IMAP quoted string, in base64."""
+    yield secret
+    yield secret.replace("\\", "\\\\").replace('"', '\\"')
+    data = secret.encode(errors="replace")
+    yield base64.b64encode(data).decode()
+    # Inside of something longer, base64 of the secret depends on how many bytes stand before it (AUTH PLAIN);
+    # the characters that also hold bits of its neighbours are left out.
+    for before in range(3):
+        encoded = base64.b64encode(bytes(before) + data).decode().rstrip("=")
+        whole = encoded[(before * 8 + 5) // 6 : (before + len(data)) * 8 // 6]
+        if len(whole) >= SHORTEST_SECRET:
+            yield whole
+
+
+# Causes that lie with the account or the organisation: they explain the other protocol's bare no too.
 _EXPLAIN_BOTH = {
     Reason.WRONG_CREDENTIALS,
     Reason.PASSWORD_SIGN_IN_DISABLED,
@@ -430,23 +478,26 @@ def diagnose(smtp: Reason | None, imap: Reason | None) -> str:
     """One line on a mailbox from what both protocols said; None stands for a protocol not tried.
 
     Where one side names a cause that covers both and the other gives a bare no, the named cause speaks.
-    Where one side took the password, the other's bare no cannot be about the password.
+    Where one side took the password, the password is right, whatever the other says.
     """
     said = {"SMTP": smtp, "IMAP": imap}
     faults = {name: reason for name, reason in said.items() if reason not in (None, Reason.OK)}
     if not faults:
         return "Works: SMTP and IMAP took the password." if smtp and imap else "Not tested to the end yet."
-    covering = [reason for reason in faults.values() if reason in _EXPLAIN_BOTH]
-    if Reason.OK in said.values() and set(faults.values()) & _REFUSALS_OF_IDENTITY:
+    reasons = [reason for reason in faults.values() if reason]
+    if Reason.OK in said.values():
         (other,) = faults
-        return (
-            f"The password is right, but {other} refuses it: check that {other} is on for the mailbox "
-            "and what the sign-in policy says."
-        )
-    if covering and set(faults.values()) <= {covering[0], Reason.LOGIN_REFUSED}:
+        if reasons[0] in _REFUSALS_OF_IDENTITY:
+            return (
+                f"The password is right, but {other} refuses it: check that {other} is on for the mailbox "
+                "and what the sign-in policy says."
+            )
+        return f"The password is right. {other}: {_sentence(reasons[0])}"
+    covering = [reason for reason in reasons if reason in _EXPLAIN_BOTH]
+    if covering and set(reasons) <= {covering[0], Reason.LOGIN_REFUSED}:
         return _sentence(covering[0])
-    if len(faults) == 2 and smtp is imap is not None:
-        return _sentence(smtp)
+    if len(reasons) == 2 and reasons[0] is reasons[1]:
+        return _sentence(reasons[0])
     return " ".join(f"{name}: {_sentence(reason)}" for name, reason in faults.items() if reason)
 
 

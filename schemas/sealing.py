@@ -7,7 +7,6 @@ Associated data is workspace, email key and field, so a value copied to another 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import os
 import struct
@@ -21,6 +20,9 @@ VERSION = b"\x01"
 KEY_BYTES = 32
 NONCE_BYTES = 12
 _ID_BYTES = 4
+
+# So that every string opens as what it was, half characters too; and no UnicodeError could quote one.
+_ANY_STRING = "surrogatepass"
 
 
 class Owner(NamedTuple):
@@ -54,7 +56,8 @@ class Sealer:
 
     def seal(self, plaintext: str, owner: Owner) -> bytes:
         nonce = os.urandom(NONCE_BYTES)
-        sealed = self._ciphers[self._first].encrypt(nonce, plaintext.encode(), owner.associated_data())
+        data = plaintext.encode(errors=_ANY_STRING)
+        sealed = self._ciphers[self._first].encrypt(nonce, data, owner.associated_data())
         return VERSION + self._first + nonce + sealed
 
     def open(self, sealed: bytes, owner: Owner) -> str:
@@ -64,9 +67,10 @@ class Sealer:
         if header[:1] != VERSION or cipher is None:
             raise UnsealError(f"no key {header[1:].hex()} among those in the settings")
         try:
-            return cipher.decrypt(nonce, body, owner.associated_data()).decode()
-        except (InvalidTag, ValueError):
+            plaintext = cipher.decrypt(nonce, body, owner.associated_data())
+        except (InvalidTag, ValueError):  # ValueError: a nonce cut short
             raise UnsealError("the value is damaged or belongs to another mailbox") from None
+        return plaintext.decode(errors=_ANY_STRING)
 
 
 def key_id(key: bytes) -> bytes:
@@ -88,7 +92,7 @@ def parse_keys(text: str) -> list[bytes]:
     for number, word in enumerate(text.replace(",", " ").split(), start=1):
         try:
             key = base64.b64decode(word, validate=True)
-        except binascii.Error:
+        except ValueError:  # binascii.Error is one
             key = b""
         if len(key) != KEY_BYTES:
             raise ValueError(f"encryption key number {number} is not {KEY_BYTES} bytes in base64")

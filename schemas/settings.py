@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -23,10 +24,10 @@ class SettingsError(Exception):
 
 
 def _endpoint(value: Any) -> Endpoint:
-    host, _, port = str(value).rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+    parts = re.fullmatch(r"([\w.-]+|\[[\da-fA-F:.]+\]):(\d{1,5})", str(value).strip())
+    if parts is None or not 0 < int(parts[2]) < 65536:
         raise ValueError("is not of the form host:port")
-    return Endpoint(host.strip("[]"), int(port))
+    return Endpoint(parts[1].strip("[]"), int(parts[2]))
 
 
 def _json(value: Any) -> Any:
@@ -50,7 +51,7 @@ class ServersEntry(BaseModel, extra="forbid"):
 
 
 class Settings(BaseSettings):
-    """Every setting, with its default; the environment variable is the name in capitals after `OUTLOOK_IMPORT_`."""
+    """Every setting, with its default; the variable is `OUTLOOK_IMPORT_` and the name in capitals."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_ignore_empty=True, hide_input_in_errors=True, frozen=True
@@ -74,10 +75,13 @@ class Settings(BaseSettings):
     ca_file: Annotated[Path, AfterValidator(_existing_file)] | None = Field(
         None, description="Certificate authorities (PEM) to trust besides the system's."
     )
-    max_file_bytes: int = Field(10 * MIB, gt=0, description="Largest file that is read, in bytes.")
+    max_file_bytes: int = Field(
+        10 * MIB, gt=0, le=1024 * MIB, description="Largest file that is read, in bytes."
+    )
     probe_timeout: float = Field(
         30.0,
         gt=0,
+        le=3600,
         description="Seconds that one protocol of one mailbox may take from connecting to logging out.",
     )
     probe_concurrency: int = Field(
@@ -100,7 +104,7 @@ class Settings(BaseSettings):
 
     @property
     def claim_lease(self) -> timedelta:
-        """How long a run may hold a mailbox: two preflights, two logins before it in line, its own two, slack."""
+        """How long a run may hold a mailbox: two preflights, two logins ahead in line, its own two, slack."""
         return timedelta(seconds=6 * self.probe_timeout + 10)
 
 
@@ -113,8 +117,16 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        faults = "; ".join(
-            f"{PREFIX}{'.'.join(map(str, fault['loc'])).upper()}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors(include_input=False, include_url=False, include_context=False)
-        )
-    raise SettingsError(faults)
+        faults = error.errors(include_input=False, include_url=False, include_context=False)
+    raise SettingsError("; ".join(f"{_place(fault['loc'])}: {_what(fault['msg'])}" for fault in faults))
+
+
+def _place(loc: tuple[int | str, ...]) -> str:
+    """The variable, and in JSON the key where that is a domain or a protocol; any other may be anything."""
+    variable, *keys = map(str, loc)
+    known = re.compile(r"\*|smtp|imap|[a-z0-9-]+(\.[a-z0-9-]+)+", re.IGNORECASE)
+    return " → ".join((PREFIX + variable.upper(), *(key if known.fullmatch(key) else "…" for key in keys)))
+
+
+def _what(message: str) -> str:
+    return message.removeprefix("Value error, ")

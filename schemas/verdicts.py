@@ -170,6 +170,8 @@ class ProbeReport:
     def markdown(self) -> str:
         """Counts per reason with the remedy first, then what has to be known of the run."""
         parts = [f"## {self}"]
+        if self.verdicts:
+            parts.append(self._picture())
         if self.stopped:
             parts.append(f"**{markdown_cell(self.stopped)}**")
         if reasons := self.reasons():
@@ -177,6 +179,13 @@ class ProbeReport:
             parts.append(markdown_table(("Mailboxes", "Reason", "What to do", "What it means"), rows))
         parts.append("Each mailbox is in the table “mailbox-verdicts”.")
         return "\n\n".join(parts)
+
+    def _picture(self) -> str:
+        """The outcome as a pie, which the Prefect UI draws."""
+        slices = [f'    "{status}" : {count}' for status in MailboxStatus if (count := self.count(status))]
+        if self.untested:
+            slices.append(f'    "not tested" : {self.untested}')
+        return "\n".join(["```mermaid", "pie showData", *slices, "```"])
 
     def sorted(self) -> list[Verdict]:
         """The verdicts, the failed ones first."""

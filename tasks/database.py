@@ -11,9 +11,10 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 import schemas.migrations
 from schemas.sealing import Sealer, new_key, parse_keys
@@ -42,8 +43,11 @@ def database(settings: Settings) -> Iterator[Database]:
         SettingsError: When the address, the keys or the tables are not as they have to be.
     """
     url = url_of(settings)
-    sealer = Sealer(_keys(settings, url))
-    engine = make_engine(url)
+    try:
+        sealer = Sealer(_keys(settings, url))
+        engine = make_engine(url)
+    except OSError as error:
+        raise SettingsError(f"{error.filename} cannot be used: {error.strerror}") from None
     try:
         if revision(engine) != schemas.migrations.HEAD:
             if url.get_backend_name() != "sqlite":
@@ -59,13 +63,20 @@ def database(settings: Settings) -> Iterator[Database]:
 def url_of(settings: Settings) -> URL:
     try:
         url = make_url(settings.database_url.get_secret_value())
-    except ArgumentError:
-        raise SettingsError(f"{PREFIX}DATABASE_URL is not a database address") from None
-    if url.get_backend_name() == "postgresql":
+    except (ArgumentError, ValueError):  # the latter quotes a piece of the address, perhaps of the password
+        raise SettingsError(f"{PREFIX}DATABASE_URL is not a database address: {_ADDRESSES}") from None
+    # What follows the first @ of a password would be taken for the host, and hosts are told to people.
+    if url.get_backend_name() == "postgresql" and "@" not in (url.host or ""):
         return url.set(drivername="postgresql+psycopg")
-    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
-        raise SettingsError(f"{PREFIX}DATABASE_URL has to be sqlite:///FILE or postgresql://…")
-    return url
+    if url.drivername in ("sqlite", "sqlite+pysqlite") and url.database not in (None, "", ":memory:"):
+        return url
+    raise SettingsError(f"{PREFIX}DATABASE_URL cannot be used: {_ADDRESSES}")
+
+
+_ADDRESSES = (
+    "it has to be sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME "
+    "(in a password, write @ as %40, : as %3A and / as %2F)"
+)
 
 
 def make_engine(url: URL) -> Engine:
@@ -95,23 +106,42 @@ def make_engine(url: URL) -> Engine:
 
 
 def revision(engine: Engine) -> str | None:
-    """The revision that the tables are at; None for a database without them."""
-    with engine.connect() as connection:
-        if not inspect(connection).has_table("alembic_version"):
-            return None
-        found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
-        return found
+    """The revision that the tables are at; None for a database without them.
+
+    Raises:
+        SettingsError: When the database cannot be opened.
+    """
+    try:
+        with engine.connect() as connection:
+            if not inspect(connection).has_table("alembic_version"):
+                return None
+            found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+            return found
+    except DBAPIError as error:
+        cause = str(error.orig).strip().partition("\n")[0]
+        raise SettingsError(
+            f"the database cannot be opened: {cause}: check that it is up, and {PREFIX}DATABASE_URL"
+        ) from None
 
 
 def upgrade(engine: Engine) -> None:
-    """Bring the tables up to date; several processes may do so at once, and one of them does it."""
+    """Bring the tables up to date; several processes may do so at once, and one of them does it.
+
+    Raises:
+        SettingsError: When the tables are newer than this program.
+    """
     config = Config()
     config.set_main_option("script_location", str(Path(schemas.migrations.__file__).parent))
     with engine.begin() as connection:  # on SQLite this is the lock already
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        try:
+            command.upgrade(config, "head")
+        except CommandError:
+            raise SettingsError(
+                "the database's tables are newer than this program: update the program"
+            ) from None
 
 
 def _keys(settings: Settings, url: URL) -> list[bytes]:
@@ -131,7 +161,7 @@ def _keys(settings: Settings, url: URL) -> list[bytes]:
                 f"without it: put it back, or set {PREFIX}ENCRYPTION_KEYS"
             )
         _make_key_file(path)
-    return _parsed(path.read_text(), str(path))
+    return _parsed(path.read_text(errors="replace"), str(path))
 
 
 def key_file(url: URL) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import re
 import socket
 import ssl
@@ -26,19 +27,29 @@ from schemas.verdicts import Answer
 LONGEST_LINE = 16 * 1024
 MOST_LINES = 200
 GOODBYE_SECONDS = 1.0
+NEXT_ADDRESS_SECONDS = 0.25  # RFC 8305: a host's dead address does not use up the deadline of its others
 
 
 class Credentials(Plaintext):
-    """An address and its unsealed password, for as long as a login takes."""
+    """An address and its unsealed password, for as long as a login takes.
+
+    `used` says whether the dialogue has come as far as the login.
+    """
 
     def __init__(self, user: str, password: str) -> None:
         self.user = user
         self.password = password
+        self.used = False
+
+    @property
+    def plain(self) -> str:
+        """The message of SASL PLAIN (RFC 4616)."""
+        return f"\0{self.user}\0{self.password}"
 
     def traces(self) -> tuple[str, ...]:
-        """Every form in which a server might echo the password."""
-        plain = f"\0{self.user}\0{self.password}"
-        return self.password, _base64(self.password), _base64(plain)
+        """Every form in which a server might echo the password, the longest first: it may hold the others."""
+        quoted = re.sub(r'([\\"])', r"\\\1", self.password)
+        return _base64(self.plain), _base64(self.password), quoted, self.password
 
 
 class _Stopped(Exception):  # noqa: N818  it is an outcome, not an error
@@ -92,7 +103,7 @@ async def log_in(
     begun = time.monotonic()
     reason, text = Reason.OK, ""
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(timeout) as wire.deadline:
             await _DIALOGUES[protocol](wire, credentials)
     except _Stopped as stopped:
         reason, text = stopped.reason, stopped.text
@@ -109,7 +120,7 @@ async def log_in(
         one_line(text, *(credentials.traces() if credentials else ())),
         round((time.monotonic() - begun) * 1000),
         backoff_named(text),
-        tried=credentials is not None,
+        tried=credentials is not None and credentials.used,
     )
 
 
@@ -133,6 +144,8 @@ def _fault_text(error: Exception, timeout: float) -> str:
 class Wire:
     """A line-based connection that knows how far its dialogue has come."""
 
+    deadline: asyncio.Timeout
+
     def __init__(self, endpoint: Endpoint, context: ssl.SSLContext) -> None:
         self.endpoint = endpoint
         self.context = context
@@ -141,7 +154,12 @@ class Wire:
         self._writer: asyncio.StreamWriter | None = None
 
     async def connect(self, *, tls: bool) -> None:
-        self._reader, self._writer = await asyncio.open_connection(*self.endpoint, limit=LONGEST_LINE)
+        try:
+            self._reader, self._writer = await asyncio.open_connection(
+                *self.endpoint, limit=LONGEST_LINE, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS
+            )
+        except OSError as error:
+            raise _of_last_address(error) from None
         if tls:
             await self.start_tls()
 
@@ -184,13 +202,20 @@ class Wire:
     @asynccontextmanager
     async def goodbye(self) -> AsyncIterator[None]:
         """Take leave politely but briefly: the verdict stands, whatever the server does now."""
-        with suppress(TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        self.deadline.reschedule(None)
+        with suppress(_Stopped, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             async with asyncio.timeout(GOODBYE_SECONDS):
                 yield
 
     def close(self) -> None:
         if self._writer is not None:
             self._writer.transport.abort()
+
+
+def _of_last_address(error: OSError) -> OSError:
+    """The fault of a host's last address, where each of several had one; asyncio gives only their texts."""
+    numbers = re.findall(r"\[Errno (\d+)\]", str(error)) if error.errno is None else []
+    return OSError(int(numbers[-1]), os.strerror(int(numbers[-1]))) if numbers else error
 
 
 # --- SMTP ------------------------------------------------------------
@@ -212,6 +237,7 @@ async def _smtp(wire: Wire, credentials: Credentials | None) -> None:
         raise _Stopped(Reason.MECHANISM_NOT_OFFERED, _offered(offers))
     if credentials is not None:
         wire.stage = Stage.LOGIN
+        credentials.used = True
         login = _auth_plain if "PLAIN" in mechanisms else _auth_login
         _expect(wire, await login(wire, credentials), "235")
         wire.stage = Stage.CHECK
@@ -235,9 +261,7 @@ def _offered(offers: dict[str, str]) -> str:
 
 
 async def _auth_plain(wire: Wire, credentials: Credentials) -> Reply:
-    return await _smtp_command(
-        wire, f"AUTH PLAIN {_base64(f'{chr(0)}{credentials.user}{chr(0)}{credentials.password}')}"
-    )
+    return await _smtp_command(wire, f"AUTH PLAIN {_base64(credentials.plain)}")
 
 
 async def _auth_login(wire: Wire, credentials: Credentials) -> Reply:
@@ -288,6 +312,7 @@ async def _imap(wire: Wire, credentials: Credentials | None) -> None:
         raise _Stopped(Reason.PASSWORD_SIGN_IN_DISABLED, f"CAPABILITY {' '.join(sorted(offers))}")
     if credentials is not None:
         wire.stage = Stage.LOGIN
+        credentials.used = True
         user, password = (_imap_string(text, offers) for text in (credentials.user, credentials.password))
         await _imap_command(wire, "a2", b"LOGIN ", *user, b" ", *password)
         wire.stage = Stage.CHECK

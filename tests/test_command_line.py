@@ -1,0 +1,434 @@
+"""The command line, as its users run it: a process of its own, a real server, a real sandbox."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import urllib.parse
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic, sleep
+
+import httpx
+import pytest
+
+from sandbox.outlook import Outlook, running
+from sandbox.script import Account
+from schemas.sealing import Owner, Sealer, parse_keys
+
+PROJECT = Path(__file__).resolve().parent.parent
+SAMPLES = PROJECT / "data" / "samples"
+ODD_PASSWORD = ' 0"quo""ted", back\\slash, größe ñ€ '
+LIMIT_SECONDS = 120
+
+
+@dataclass
+class Shell:
+    """Runs the project's commands with a database of its own and nothing of this environment's settings."""
+
+    folder: Path
+    environment: dict[str, str]
+    last: subprocess.CompletedProcess[str] = field(init=False)
+
+    @property
+    def database(self) -> Path:
+        return self.folder / "mailboxes.db"
+
+    def start(self, *arguments: str | Path, module: str = "flows.import_outlook") -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *map(str, arguments)],
+            cwd=PROJECT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str | Path, module: str = "flows.import_outlook", code: int = 0) -> str:
+        """Run to the end, hold the exit code to `code`, and return standard output."""
+        with self.start(*arguments, module=module) as process:
+            output, errors = process.communicate(timeout=LIMIT_SECONDS)
+        assert process.returncode == code, errors + output
+        self.last = subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+        return output
+
+    def rows(self, query: str) -> list[tuple[object, ...]]:
+        with sqlite3.connect(self.database) as connection:
+            rows = connection.execute(query).fetchall()
+        connection.close()
+        return rows
+
+    def open_password(self, email: str) -> str:
+        """What the database gives back of a mailbox's password."""
+        key = parse_keys(self.database.with_suffix(".key").read_text())
+        connection = sqlite3.connect(self.database)
+        (sealed,) = connection.execute("SELECT password FROM mailbox WHERE email = ?", [email]).fetchone()
+        connection.close()
+        return Sealer(key).open(sealed, Owner("default", email.casefold(), "password"))
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("OUTLOOK_IMPORT_", "PREFECT_"))
+    }
+    return kept | {"OUTLOOK_IMPORT_DATABASE_URL": f"sqlite:///{folder / 'mailboxes.db'}"} | more
+
+
+@pytest.fixture
+def shell(tmp_path: Path, prefect_server: str) -> Shell:
+    return Shell(tmp_path, environment(tmp_path, PREFECT_API_URL=prefect_server))
+
+
+@pytest.fixture
+def offline(tmp_path: Path) -> Shell:
+    """A shell whose Prefect server does not exist: a command that asks for it fails."""
+    return Shell(tmp_path, environment(tmp_path, PREFECT_API_URL="http://127.0.0.1:9/api"))
+
+
+def at(outlook: Outlook) -> dict[str, str]:
+    """The settings that point at a sandbox."""
+    servers = {"*": {"smtp": f"localhost:{outlook.smtp_port}", "imap": f"localhost:{outlook.imap_port}"}}
+    return {"OUTLOOK_IMPORT_SERVERS": json.dumps(servers), "OUTLOOK_IMPORT_CA_FILE": str(outlook.ca_file)}
+
+
+def write_csv(path: Path, rows: list[list[str]], header: tuple[str, ...] = ("email", "password")) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def test_sample_gives_the_contracts_example_and_nothing_new_the_second_time(shell: Shell) -> None:
+    """The sample file gives the contract's envelope to the letter; run again, everything is there already."""
+    errors = [{"email": "unknown", "error": "Missing email or password"}]
+    first = shell.run(SAMPLES / "mailboxes.csv", "--json", "--no-test")
+    assert json.loads(first) == {
+        "success": True,
+        "data": {"imported": 20, "skipped": 2, "failed": 1, "errors": errors},
+    }
+    second = json.loads(shell.run(SAMPLES / "mailboxes.csv", "--json", "--no-test"))
+    assert second["data"] == {"imported": 0, "skipped": 22, "failed": 1, "errors": errors}
+
+
+@pytest.mark.parametrize("name", ["mailboxes-excel-semicolon.csv", "mailboxes-excel-unicode.csv"])
+def test_samples_as_excel_saves_them_judge_alike(offline: Shell, name: str) -> None:
+    """The sample as Excel saves it gives the same counts as the plain one."""
+    data = json.loads(offline.run(SAMPLES / name, "--check", "--json"))["data"]
+    assert (data["imported"], data["skipped"], data["failed"]) == (20, 2, 1)
+
+
+def refused_files(folder: Path) -> Iterator[tuple[str, Path | None]]:
+    yield "CSV file is required", None
+    yield "CSV file is required", folder / "missing.csv"
+    for message, content in (
+        ("CSV file is empty", b""),
+        ("CSV file is empty", b"email,password\n"),
+        ("CSV must have email and password columns", b"name,phone\nAnn,1\n"),
+        (
+            "Maximum 500 mailboxes per import",
+            b"email,password\n" + b"".join(b"u%d@b.co,p\n" % n for n in range(501)),
+        ),
+        (
+            "Two columns are named “Email”: rename or remove one of them",
+            b"email,Email,password\na@b.co,a@b.co,p\n",
+        ),
+    ):
+        path = folder / f"{abs(hash((message, content)))}.csv"
+        path.write_bytes(content)
+        yield message, path
+
+
+def test_each_refusal_says_its_message_and_changes_nothing(offline: Shell) -> None:
+    """A refused file gives its message and exit code 1, waits for no server and makes no database."""
+    for message, path in refused_files(offline.folder):
+        arguments = [path] if path else []
+        envelope = {"success": False, "error": {"code": "VALIDATION_ERROR", "message": message}}
+        assert json.loads(offline.run(*arguments, "--json", code=1)) == envelope
+        offline.run(*arguments, code=1)
+        assert message in offline.last.stderr
+        assert not offline.database.exists()
+
+
+def test_refusal_leaves_a_filled_database_as_it_is(shell: Shell) -> None:
+    """A refused file leaves every byte of the stored mailboxes alone."""
+    shell.run(SAMPLES / "mailboxes.csv", "--no-test")
+    tables = "SELECT (SELECT count(*) FROM mailbox), (SELECT count(*) FROM import_batch), total_changes()"
+    before = shell.rows(tables)
+    for _, path in refused_files(shell.folder):
+        shell.run(*([path] if path else []), code=1)
+    assert shell.rows(tables) == before
+
+
+def test_check_imports_neither_prefect_nor_sqlalchemy(offline: Shell) -> None:
+    """`--check` stops before it costs the import of Prefect or of the database, and makes no file."""
+    program = (
+        "import sys; from flows.command_line import main; "
+        f"code = main([{str(SAMPLES / 'mailboxes.csv')!r}, '--check']); "
+        "print({name.partition('.')[0] for name in sys.modules} & {'prefect', 'sqlalchemy', 'alembic'}, code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=PROJECT,
+        env=offline.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.endswith("set() 0\n"), done.stdout
+    assert list(offline.folder.iterdir()) == []
+
+
+def test_500_mailboxes_with_300_duplicates_are_imported(shell: Shell) -> None:
+    """The cap counts mailboxes and not rows."""
+    rows = [[f"user{n % 500}@contoso.com", f"password {n}"] for n in range(800)]
+    data = json.loads(shell.run(write_csv(shell.folder / "many.csv", rows), "--json", "--no-test"))["data"]
+    assert (data["imported"], data["skipped"], data["failed"]) == (500, 300, 0)
+    assert shell.open_password("user7@contoso.com") == "password 7"
+
+
+def test_odd_password_comes_out_as_it_went_in_and_logs_in(shell: Shell) -> None:
+    """Quotes, commas, backslashes, non-ASCII letters, a leading zero and edge spaces reach both logins."""
+    email = "odd@contoso.com"
+    file = write_csv(shell.folder / "odd.csv", [[email, ODD_PASSWORD]])
+    with running({email: Account(ODD_PASSWORD)}, folder=shell.folder) as outlook:
+        shell.environment |= at(outlook)
+        output = shell.run(file)
+        assert outlook.seen.passwords == {
+            ("smtp", email): ODD_PASSWORD.encode(),
+            ("imap", email): ODD_PASSWORD.encode(),
+        }
+    assert "1 active" in output
+    assert shell.open_password(email) == ODD_PASSWORD
+    assert "1 Password begins or ends with a space" in re.sub(r"[\s│]+", " ", output)
+
+
+def test_report_has_a_line_per_row_with_the_verdict(shell: Shell) -> None:
+    """`--report` writes what became of each row, and what each protocol said."""
+    report = shell.folder / "report.csv"
+    rows = [["good@contoso.com", "right"], ["bad@contoso.com", "wrong"], ["", "x"], ["GOOD@contoso.com", "y"]]
+    with running(
+        {"good@contoso.com": Account("right"), "bad@contoso.com": Account("other")}, folder=shell.folder
+    ) as outlook:
+        shell.environment |= at(outlook)
+        shell.run(write_csv(shell.folder / "in.csv", rows), "--report", report)
+    with report.open(newline="", encoding="utf-8-sig") as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["line"], line["email"], line["result"], line["status"]) for line in lines] == [
+        ("2", "good@contoso.com", "imported", "active"),
+        ("3", "bad@contoso.com", "imported", "failed"),
+        ("4", "unknown", "failed", ""),
+        ("5", "GOOD@contoso.com", "skipped", ""),
+    ]
+    assert "the user credentials were incorrect" in lines[1]["smtp"]
+    assert lines[1]["imap"] == "not tried"
+
+
+def test_ctrl_c_keeps_what_is_stored_and_leaves_the_rest_pending(shell: Shell) -> None:
+    """Ctrl-C ends the run with 130 and says so; verdicts stay, the others are pending and unclaimed."""
+    rows = [[f"user{n}@contoso.com", "p"] for n in range(12)]
+    accounts = {email: Account("p", smtp="ok" if n < 4 else "hang:auth") for n, (email, _) in enumerate(rows)}
+    with running(accounts, folder=shell.folder) as outlook:
+        shell.environment |= at(outlook)
+        with shell.start(write_csv(shell.folder / "in.csv", rows)) as process:
+            assert process.stderr is not None
+            seen = [process.stderr.readline()]
+            while "4/12" not in seen[-1]:
+                seen.append(process.stderr.readline())
+                assert seen[-1], "".join(seen)
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=LIMIT_SECONDS)
+    assert process.returncode == 130, errors
+    assert "Stopped by you" in output
+    assert "4 active" in output
+    assert "8 not tested" in output
+    counts = shell.rows("SELECT status, count(*), count(claimed_until) FROM mailbox GROUP BY status")
+    assert counts == [("active", 4, 0), ("pending", 8, 0)]
+
+
+def test_flow_run_is_found_by_name_tags_and_artifacts(shell: Shell, prefect_server: str) -> None:
+    """The Prefect server has the run with its state message, its tags, its groups and its artifacts."""
+    email = "one@contoso.com"
+    with running({email: Account("p", imap="login-failed")}, folder=shell.folder) as outlook:
+        shell.environment |= at(outlook)
+        shell.run(
+            write_csv(shell.folder / "found me.csv", [[email, "p"]]),
+            "--tag",
+            "spring",
+            "--workspace",
+            "sales",
+        )
+    with httpx.Client(base_url=prefect_server) as client:
+        (run,) = client.post(
+            "/flow_runs/filter", json={"flow_runs": {"name": {"any_": ["found me.csv to sales"]}}}
+        ).json()
+        of_run = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+        artifacts = {a["key"]: a for a in client.post("/artifacts/filter", json=of_run).json()}
+        deadline = monotonic() + 20
+        while True:  # the server records task runs behind the run's end
+            tasks = client.post("/task_runs/filter", json=of_run).json()
+            if any(task["name"] == "localhost 1–1" and task["state_type"] == "COMPLETED" for task in tasks):
+                break
+            assert monotonic() < deadline, [task["name"] for task in tasks]
+            sleep(0.2)
+    assert set(run["tags"]) == {"spring", "workspace:sales", "file:found me.csv"}
+    assert run["state"]["message"] == "imported 1, skipped 0, failed 0; 0 active, 1 failed"
+    assert set(artifacts) == {"import-summary", "probe-verdicts", "mailbox-verdicts"}
+    assert "imported 1, skipped 0, failed 0" in artifacts["import-summary"]["data"]
+    (row,) = json.loads(artifacts["mailbox-verdicts"]["data"])
+    assert row["status"] == "failed"
+    assert row["diagnosis"].startswith("The password is right, but IMAP refuses it")
+    assert artifacts["import-summary"]["created"] < min(
+        task["created"] for task in tasks if "–" in task["name"]
+    )
+
+
+def test_flow_run_of_a_refused_file_fails_with_the_message(shell: Shell, prefect_server: str) -> None:
+    """Where Prefect starts the flow, a refused file ends its run as failed and leaves an artifact."""
+    file = write_csv(shell.folder / "refused.csv", [])
+    program = (
+        "import asyncio; from pathlib import Path; from flows.import_outlook import import_outlook; "
+        f"asyncio.run(import_outlook(Path({str(file)!r}), return_state=True))"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program], cwd=PROJECT, env=shell.environment, capture_output=True, check=True
+    )
+    with httpx.Client(base_url=prefect_server) as client:
+        (run,) = client.post(
+            "/flow_runs/filter", json={"flow_runs": {"name": {"any_": ["refused.csv to default"]}}}
+        ).json()
+        of_run = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+        (artifact,) = client.post("/artifacts/filter", json=of_run).json()
+    assert (run["state"]["type"], run["state"]["message"]) == ("FAILED", "CSV file is empty")
+    assert "refused" in artifact["data"]
+    assert "CSV file is empty" in artifact["data"]
+    assert not shell.database.exists()
+
+
+def test_wrong_settings_are_named_and_change_nothing(offline: Shell) -> None:
+    """A setting that cannot be used ends the command with 2 and its name, and never shows its value."""
+    offline.environment |= {
+        "OUTLOOK_IMPORT_ENCRYPTION_KEYS": "topsecretvalue",
+        "OUTLOOK_IMPORT_GUARD_SHARE": "7",
+    }
+    offline.run(SAMPLES / "mailboxes.csv", code=2)
+    assert "OUTLOOK_IMPORT_GUARD_SHARE" in offline.last.stderr
+    assert "topsecretvalue" not in offline.last.stderr
+
+
+def traces(secret: str) -> list[bytes]:
+    """Every form in which a secret might lie about."""
+    plain = secret.encode()
+    padded = [base64.b64encode(b"\0" * shift + plain)[2 * shift :].rstrip(b"=")[:-2] for shift in range(3)]
+    return [
+        plain,
+        urllib.parse.quote(secret).encode(),
+        secret.encode("utf-16-le"),
+        json.dumps(secret)[1:-1].encode(),
+        *padded,
+    ]
+
+
+def leaks(folder: Path, secrets: list[str], spared: set[Path]) -> list[str]:
+    found = []
+    for path in folder.rglob("*"):
+        if path.is_file() and path not in spared:
+            data = path.read_bytes()
+            found += [
+                f"{path.name}: {secret}" for secret in secrets if any(t in data for t in traces(secret))
+            ]
+    return found
+
+
+def test_no_secret_is_left_anywhere(tmp_path: Path) -> None:
+    """After good, failed and refused rows and files, with debug logs on, no file or output holds a secret."""
+    passwords = {
+        name: f"Canary-{name}-pässwörd"
+        for name in ("good", "bad", "extra", "control", "totp", "slipped", "broken")
+    }
+    totp = "KRUGS4ZANFZSAYJAMNQW4YLS"
+    rows = [
+        ["good@contoso.com", passwords["good"], totp],
+        ["bad@contoso.com", passwords["bad"], ""],
+        ["extra@contoso.com", passwords["extra"], "", "more"],
+        ["control@contoso.com", passwords["control"] + "\t", ""],
+        ["totp@contoso.com", passwords["totp"], "no-totp-secret-1890"],
+        [passwords["slipped"], "slipped@contoso.com", ""],
+    ]
+    file = write_csv(tmp_path / "in.csv", rows, ("email", "password", "totp secret"))
+    broken = tmp_path / "broken.csv"
+    broken.write_text(
+        f'email,password\na@b.co,{passwords["broken"]}\nb@b.co,"{passwords["broken"]}" x\n', encoding="utf-8"
+    )
+    home = tmp_path / "home"
+    shell = Shell(
+        tmp_path,
+        environment(
+            tmp_path,
+            HOME=str(home),
+            PREFECT_HOME=str(home / ".prefect"),
+            PREFECT_LOGGING_LEVEL="DEBUG",
+            PREFECT_RESULTS_PERSIST_BY_DEFAULT="true",
+            TMPDIR=str(tmp_path),
+        ),
+    )
+    accounts = {"good@contoso.com": Account(passwords["good"]), "bad@contoso.com": Account("another")}
+    said = ""
+    with running(accounts, folder=tmp_path) as outlook:
+        shell.environment |= at(outlook)
+        for arguments, code in (
+            ((file, "--verbose", "--report", tmp_path / "report.csv"), 0),
+            ((file, "--verbose", "--json"), 0),
+            ((broken, "--verbose"), 1),
+        ):
+            said += shell.run(*arguments, code=code) + shell.last.stderr
+        assert outlook.seen.passwords_received == 3
+    secrets = [*passwords.values(), totp, "no-totp-secret-1890"]
+    assert (home / ".prefect" / "prefect.db").stat().st_size > 0
+    assert leaks(tmp_path, secrets, spared={file, broken}) == []
+    assert not [secret for secret in secrets if any(trace in said.encode() for trace in traces(secret))]
+    shutil.rmtree(home)
+
+
+def test_without_a_server_one_is_started_and_ends_with_the_command(tmp_path: Path) -> None:
+    """Without a Prefect server a run brings its own, has its task runs recorded, and leaves none behind."""
+    home = tmp_path / "prefect"
+    shell = Shell(tmp_path, environment(tmp_path, PREFECT_HOME=str(home)))
+    output = shell.run(SAMPLES / "mailboxes.csv", "--no-test")
+    assert "Missing email or password" in output
+    connection = sqlite3.connect(home / "prefect.db")
+    states = connection.execute("SELECT name, state_type FROM task_run").fetchall()
+    connection.close()
+    steps = {re.sub(r"-\w+$", "", str(name)): state for name, state in states}
+    assert steps == dict.fromkeys(["read_csv", "validate", "dedupe", "store", "publish_summary"], "COMPLETED")
+    assert not _processes_with(str(home))
+
+
+def _processes_with(text: str) -> list[str]:
+    """Processes whose environment names `text`; Linux only, elsewhere there is nothing to see."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if text.encode() in (entry / "environ").read_bytes() and int(entry.name) != os.getpid():
+                found.append(entry.name)
+        except OSError:
+            continue
+    return found
+
+
+def test_delete_makes_room_for_new_credentials(shell: Shell) -> None:
+    """A deleted mailbox can be imported again with another password; an unknown address is named as such."""
+    shell.run(write_csv(shell.folder / "a.csv", [["ann@contoso.com", "old"]]), "--no-test")
+    shell.run("mailboxes", "delete", "Ann@contoso.com", module="flows.manage")
+    shell.run("mailboxes", "delete", "ann@contoso.com", module="flows.manage", code=1)
+    shell.run(write_csv(shell.folder / "b.csv", [["ann@contoso.com", "new"]]), "--no-test")
+    assert shell.open_password("ann@contoso.com") == "new"
