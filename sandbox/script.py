@@ -113,7 +113,8 @@ SERVER_STAGES: dict[Protocol, tuple[str, ...]] = {
     "imap": ("connect", "tls", "greeting", "capability", "auth", "after"),
 }
 # refused: nothing listens. unknown-name: the host's name cannot be looked up.
-# wrong-name, expired, self-signed: the certificate. old-tls: no TLS version in common. greeting-busy: turned away by the greeting.
+# wrong-name, expired, self-signed: the certificate. old-tls: no TLS version in common.
+# greeting-busy: turned away by the greeting.
 _UNREACHABLE = ("refused", "unknown-name")
 _EITHER = ("ok", *_UNREACHABLE, "wrong-name", "expired", "self-signed", "old-tls", "greeting-busy")
 # injected: plain text in one segment with the 220 to STARTTLS. no-auth: no AUTH line at all.

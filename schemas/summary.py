@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -165,8 +166,7 @@ def outcomes_of(
 def markdown_cell(value: object) -> str:
     """A value as the text of one Markdown table cell: what came from a file or a server stays text."""
     text = " ".join(str(value).split())
-    for char in "\\`*_[]|#":
-        text = text.replace(char, "\\" + char)
+    text = re.sub(r"[\\`*_~\[\]|#]|:(?=//)|(?<=www)\.", r"\\\g<0>", text, flags=re.IGNORECASE)
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

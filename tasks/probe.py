@@ -12,13 +12,12 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import datetime
-from math import ceil
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple, TypeAlias
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from sqlalchemy import bindparam, or_, select
+from sqlalchemy import Connection, bindparam, or_, select
 
 from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason
@@ -100,6 +99,7 @@ class Probing:
         self.loop = asyncio.get_running_loop()
         self.verdicts: list[Verdict] = []
         self.stopped = ""
+        self._begun = now()
         self._mailbox_ids = mailbox_ids
         self._database = database
         self._settings = settings
@@ -108,10 +108,10 @@ class Probing:
             lambda: asyncio.Semaphore(settings.probe_concurrency)
         )
         # One group more than fills the slots: whoever claims a mailbox gets to it before the claim expires.
-        self._groups = asyncio.Semaphore(ceil(settings.probe_concurrency / settings.probe_group_size) + 1)
+        self._groups = asyncio.Semaphore(max(settings.probe_concurrency // settings.probe_group_size, 1) + 1)
         self._preflights: dict[tuple[Protocol, Endpoint], asyncio.Task[Answer]] = {}
         self._guard = LockoutGuard(settings.guard_after, settings.guard_share)
-        self._tests: set[asyncio.Task[Verdict | None]] = set()
+        self._tests: dict[int, asyncio.Task[Verdict | None]] = {}
         self._tried: set[int] = set()
         self._unstored: list[tuple[Claimed, Verdict]] = []
         self._storing = asyncio.Lock()
@@ -125,8 +125,8 @@ class Probing:
     def interrupt(self) -> None:
         """Begin no further login and give up those under way; their mailboxes stay pending and due."""
         self.stopped = self.stopped or INTERRUPTED
-        for test in self._tests:
-            test.cancel()
+        for running in (*self._tests.values(), *self._preflights.values()):
+            running.cancel()
 
     async def test_group(self, group: Group, logger: Logger) -> None:
         """Claim the group's mailboxes and test them at once; the hosts' semaphores hold them to the limit."""
@@ -134,11 +134,16 @@ class Probing:
             if self.stopped:
                 return
             until = now() + self._settings.claim_lease
-            claimed = await asyncio.to_thread(claim, self._database, group.mailbox_ids, until)
-            tests = [self.loop.create_task(self._test(mailbox, logger)) for mailbox in claimed]
-            self._tests.update(tests)
-            results = await asyncio.gather(*tests, return_exceptions=True)
-            self._tests.difference_update(tests)
+            claimed = await asyncio.to_thread(claim, self._database, group.mailbox_ids, self._begun, until)
+            tests = {
+                mailbox.mailbox_id: self.loop.create_task(self._test(mailbox, logger)) for mailbox in claimed
+            }
+            self._tests |= tests
+            if self.stopped == INTERRUPTED:  # while the mailboxes were being claimed
+                self.interrupt()
+            results = await asyncio.gather(*tests.values(), return_exceptions=True)
+            for mailbox_id in tests:
+                self._tests.pop(mailbox_id, None)
         pairs = zip(claimed, results, strict=True)
         untested = [mailbox for mailbox, result in pairs if not isinstance(result, Verdict)]
         await asyncio.to_thread(release, self._database, untested, self._tried)
@@ -156,11 +161,13 @@ class Probing:
             answers.append(answer)
             if answer.reason is Reason.WRONG_CREDENTIALS:
                 break  # the other protocol would only count a second failed login
+        del self._tests[mailbox.mailbox_id]  # an interruption comes too late: what was said is stored
         if self._guard.heed(answers) and not self.stopped:
             self.stopped = GUARD_TRIPPED
-            tested = {verdict.mailbox_id for verdict in self.verdicts}
-            rest = [mailbox_id for mailbox_id in self._mailbox_ids if mailbox_id not in tested]
-            await asyncio.to_thread(hold_back, self._database, rest)
+            async with self._storing:
+                tested = {verdict.mailbox_id for verdict in self.verdicts}
+                rest = [mailbox_id for mailbox_id in self._mailbox_ids if mailbox_id not in tested]
+                await asyncio.to_thread(hold_back, self._database, rest)
         most = self._settings.probe_attempts
         verdict = judge_answers(mailbox.mailbox_id, mailbox.email, mailbox.attempt, most, tuple(answers))
         await self._store(mailbox, verdict)
@@ -173,13 +180,18 @@ class Probing:
         if preflight.reason is not Reason.OK:
             return preflight
         async with self._slots[endpoint.host]:
-            if self.stopped:
+            timeout = self._settings.probe_timeout
+            # A claim that may run out during the login is as good as lost: another run may try meanwhile.
+            if self.stopped or now() > mailbox.until - timedelta(seconds=timeout):
                 return None
             credentials = Credentials(
                 mailbox.email, self._database.sealer.open(mailbox.password, mailbox.owner)
             )
-            self._tried.add(mailbox.mailbox_id)
-            return await log_in(protocol, endpoint, credentials, self._context, self._settings.probe_timeout)
+            try:
+                return await log_in(protocol, endpoint, credentials, self._context, timeout)
+            finally:
+                if credentials.used:
+                    self._tried.add(mailbox.mailbox_id)
 
     async def _preflight(self, protocol: Protocol, endpoint: Endpoint) -> Answer:
         """Ask a host once per run, without credentials, whether a login is possible at all."""
@@ -194,23 +206,38 @@ class Probing:
         """Store a verdict before it is told to anybody; what waits meanwhile goes in one transaction."""
         self._unstored.append((mailbox, verdict))
         async with self._storing:
-            batch, self._unstored = self._unstored, []
-            if batch:
+            if batch := self._unstored.copy():
                 await asyncio.to_thread(save, self._database, batch)
-        self.verdicts.append(verdict)
+                # Only now: what could not be stored is tried again with the next verdict.
+                del self._unstored[: len(batch)]
+                self.verdicts += [verdict for _, verdict in batch]
 
 
-def claim(database: Database, mailbox_ids: Sequence[int], until: datetime) -> list[Claimed]:
+def claim(database: Database, mailbox_ids: Sequence[int], begun: datetime, until: datetime) -> list[Claimed]:
     """Take the mailboxes that are pending and that nobody else is testing; each counts one attempt from here.
 
     The attempt is counted before the password leaves, so that a killed run cannot try one again and again.
+
+    Args:
+        begun: When the run began; whatever another run has tested since then is not tested again.
+        until: When the claim runs out.
     """
     mailbox, workspace = columns_of(Mailbox), columns_of(Workspace)
-    free = or_(mailbox.c.claimed_until.is_(None), mailbox.c.claimed_until < now())
+    free = (
+        select(mailbox.c.id)
+        .where(
+            mailbox.c.id.in_(mailbox_ids),
+            mailbox.c.status == MailboxStatus.PENDING,
+            or_(mailbox.c.claimed_until.is_(None), mailbox.c.claimed_until < now()),
+            or_(mailbox.c.tested_at.is_(None), mailbox.c.tested_at < begun),
+        )
+        .order_by(mailbox.c.id)
+        .with_for_update(skip_locked=True)
+    )
     with database.engine.begin() as connection:
         taken = connection.scalars(
             mailbox.update()
-            .where(mailbox.c.id.in_(mailbox_ids), mailbox.c.status == MailboxStatus.PENDING, free)
+            .where(mailbox.c.id.in_(free))
             .values(claimed_until=until, attempts=mailbox.c.attempts + 1)
             .returning(mailbox.c.id)
         ).all()
@@ -236,21 +263,21 @@ def _claimed(row: Any, until: datetime) -> Claimed:
     )
 
 
-# The claim is part of the condition: whoever lost it to another run writes nothing over that run's work.
-_MINE = (
-    columns_of(Mailbox).c.id == bindparam("mailbox_id"),
-    columns_of(Mailbox).c.claimed_until == bindparam("until"),
-)
-
-
 def save(database: Database, verdicts: Sequence[tuple[Claimed, Verdict]]) -> None:
-    """Store verdicts with every answer behind them, and give up the claims."""
+    """Store verdicts with every answer behind them, and give up the claims.
+
+    Whoever lost a claim to another run, or whose mailbox was deleted, writes nothing.
+    """
     mailbox, result = columns_of(Mailbox), columns_of(ProbeResult)
     moment = now()
     with database.engine.begin() as connection:
+        claims = _claims(connection, [claimed.mailbox_id for claimed, _ in verdicts])
+        verdicts = [pair for pair in verdicts if claims.get(pair[0].mailbox_id) == pair[0].until]
+        if not verdicts:
+            return
         connection.execute(
             mailbox.update()
-            .where(*_MINE)
+            .where(mailbox.c.id == bindparam("mailbox_id"))
             .values(
                 status=bindparam("new_status"),
                 diagnosis=bindparam("new_diagnosis"),
@@ -262,7 +289,6 @@ def save(database: Database, verdicts: Sequence[tuple[Claimed, Verdict]]) -> Non
             [
                 {
                     "mailbox_id": claimed.mailbox_id,
-                    "until": claimed.until,
                     "new_status": verdict.status,
                     "new_diagnosis": verdict.diagnosis,
                     "new_attempts": claimed.attempt if verdict.counted else claimed.attempt - 1,
@@ -283,6 +309,16 @@ def save(database: Database, verdicts: Sequence[tuple[Claimed, Verdict]]) -> Non
         )
 
 
+def _claims(connection: Connection, mailbox_ids: Sequence[int]) -> dict[int, datetime | None]:
+    """Until when each mailbox is claimed; holds them for the transaction, everybody in the same order."""
+    mailbox = columns_of(Mailbox)
+    query = select(mailbox.c.id, mailbox.c.claimed_until).where(mailbox.c.id.in_(mailbox_ids))
+    return {
+        row.id: row.claimed_until
+        for row in connection.execute(query.order_by(mailbox.c.id).with_for_update())
+    }
+
+
 def _result(verdict: Verdict, answer: Answer, moment: datetime) -> dict[str, Any]:
     return {
         "mailbox_id": verdict.mailbox_id,
@@ -301,11 +337,11 @@ def release(database: Database, mailboxes: Sequence[Claimed], tried: Collection[
     """Give back what was not tested to the end; where no password was sent, no attempt is counted."""
     if not mailboxes:
         return
+    mailbox = columns_of(Mailbox)
     with database.engine.begin() as connection:
         connection.execute(
-            columns_of(Mailbox)
-            .update()
-            .where(*_MINE)
+            mailbox.update()
+            .where(mailbox.c.id == bindparam("mailbox_id"), mailbox.c.claimed_until == bindparam("until"))
             .values(claimed_until=None, attempts=bindparam("new_attempts")),
             [
                 {
@@ -325,6 +361,7 @@ def hold_back(database: Database, mailbox_ids: Sequence[int]) -> None:
     """
     mailbox = columns_of(Mailbox)
     with database.engine.begin() as connection:
+        _claims(connection, mailbox_ids)
         connection.execute(
             mailbox.update()
             .where(mailbox.c.id.in_(mailbox_ids), mailbox.c.status == MailboxStatus.PENDING)

@@ -77,7 +77,7 @@ def _defused(cell: str) -> str:
 
     Source: OWASP, CSV injection.
     """
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+    return f"'{cell}" if cell.startswith(tuple("=+-@＝＋－＠\t\r\n")) else cell
 
 
 def _write_privately(path: Path, data: bytes) -> None:

@@ -14,98 +14,17 @@ import subprocess
 import sys
 import urllib.parse
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
 
 import httpx
 import pytest
 
-from sandbox.outlook import Outlook, running
+from sandbox.outlook import running
 from sandbox.script import Account
-from schemas.sealing import Owner, Sealer, parse_keys
+from tests.shell import LIMIT_SECONDS, PROJECT, SAMPLES, Shell, at, environment, write_csv
 
-PROJECT = Path(__file__).resolve().parent.parent
-SAMPLES = PROJECT / "data" / "samples"
 ODD_PASSWORD = ' 0"quo""ted", back\\slash, größe ñ€ '
-LIMIT_SECONDS = 120
-
-
-@dataclass
-class Shell:
-    """Runs the project's commands with a database of its own and nothing of this environment's settings."""
-
-    folder: Path
-    environment: dict[str, str]
-    last: subprocess.CompletedProcess[str] = field(init=False)
-
-    @property
-    def database(self) -> Path:
-        return self.folder / "mailboxes.db"
-
-    def start(self, *arguments: str | Path, module: str = "flows.import_outlook") -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", module, *map(str, arguments)],
-            cwd=PROJECT,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, *arguments: str | Path, module: str = "flows.import_outlook", code: int = 0) -> str:
-        """Run to the end, hold the exit code to `code`, and return standard output."""
-        with self.start(*arguments, module=module) as process:
-            output, errors = process.communicate(timeout=LIMIT_SECONDS)
-        assert process.returncode == code, errors + output
-        self.last = subprocess.CompletedProcess(arguments, process.returncode, output, errors)
-        return output
-
-    def rows(self, query: str) -> list[tuple[object, ...]]:
-        with sqlite3.connect(self.database) as connection:
-            rows = connection.execute(query).fetchall()
-        connection.close()
-        return rows
-
-    def open_password(self, email: str) -> str:
-        """What the database gives back of a mailbox's password."""
-        key = parse_keys(self.database.with_suffix(".key").read_text())
-        connection = sqlite3.connect(self.database)
-        (sealed,) = connection.execute("SELECT password FROM mailbox WHERE email = ?", [email]).fetchone()
-        connection.close()
-        return Sealer(key).open(sealed, Owner("default", email.casefold(), "password"))
-
-
-def environment(folder: Path, **more: str) -> dict[str, str]:
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("OUTLOOK_IMPORT_", "PREFECT_"))
-    }
-    return kept | {"OUTLOOK_IMPORT_DATABASE_URL": f"sqlite:///{folder / 'mailboxes.db'}"} | more
-
-
-@pytest.fixture
-def shell(tmp_path: Path, prefect_server: str) -> Shell:
-    return Shell(tmp_path, environment(tmp_path, PREFECT_API_URL=prefect_server))
-
-
-@pytest.fixture
-def offline(tmp_path: Path) -> Shell:
-    """A shell whose Prefect server does not exist: a command that asks for it fails."""
-    return Shell(tmp_path, environment(tmp_path, PREFECT_API_URL="http://127.0.0.1:9/api"))
-
-
-def at(outlook: Outlook) -> dict[str, str]:
-    """The settings that point at a sandbox."""
-    servers = {"*": {"smtp": f"localhost:{outlook.smtp_port}", "imap": f"localhost:{outlook.imap_port}"}}
-    return {"OUTLOOK_IMPORT_SERVERS": json.dumps(servers), "OUTLOOK_IMPORT_CA_FILE": str(outlook.ca_file)}
-
-
-def write_csv(path: Path, rows: list[list[str]], header: tuple[str, ...] = ("email", "password")) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
-    return path
 
 
 def test_sample_gives_the_contracts_example_and_nothing_new_the_second_time(shell: Shell) -> None:

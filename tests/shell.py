@@ -1,0 +1,85 @@
+"""Runs the project's commands as its users do: processes of their own, with settings of their own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sandbox.outlook import Outlook
+from schemas.sealing import Owner, Sealer, parse_keys
+
+PROJECT = Path(__file__).resolve().parent.parent
+SAMPLES = PROJECT / "data" / "samples"
+LIMIT_SECONDS = 120
+
+
+@dataclass
+class Shell:
+    """Runs the project's commands with a database of its own and nothing of this environment's settings."""
+
+    folder: Path
+    environment: dict[str, str]
+    last: subprocess.CompletedProcess[str] = field(init=False)
+
+    @property
+    def database(self) -> Path:
+        return self.folder / "mailboxes.db"
+
+    def start(self, *arguments: str | Path, module: str = "flows.import_outlook") -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *map(str, arguments)],
+            cwd=PROJECT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str | Path, module: str = "flows.import_outlook", code: int = 0) -> str:
+        """Run to the end, hold the exit code to `code`, and return standard output."""
+        with self.start(*arguments, module=module) as process:
+            output, errors = process.communicate(timeout=LIMIT_SECONDS)
+        assert process.returncode == code, errors + output
+        self.last = subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+        return output
+
+    def rows(self, query: str) -> list[tuple[object, ...]]:
+        with sqlite3.connect(self.database) as connection:
+            rows = connection.execute(query).fetchall()
+        connection.close()
+        return rows
+
+    def open_password(self, email: str) -> str:
+        """What the database gives back of a mailbox's password."""
+        key = parse_keys(self.database.with_suffix(".key").read_text())
+        connection = sqlite3.connect(self.database)
+        (sealed,) = connection.execute("SELECT password FROM mailbox WHERE email = ?", [email]).fetchone()
+        connection.close()
+        return Sealer(key).open(sealed, Owner("default", email.casefold(), "password"))
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("OUTLOOK_IMPORT_", "PREFECT_"))
+    }
+    return kept | {"OUTLOOK_IMPORT_DATABASE_URL": f"sqlite:///{folder / 'mailboxes.db'}"} | more
+
+
+def at(outlook: Outlook) -> dict[str, str]:
+    """The settings that point at a sandbox."""
+    servers = {"*": {"smtp": f"localhost:{outlook.smtp_port}", "imap": f"localhost:{outlook.imap_port}"}}
+    return {"OUTLOOK_IMPORT_SERVERS": json.dumps(servers), "OUTLOOK_IMPORT_CA_FILE": str(outlook.ca_file)}
+
+
+def write_csv(path: Path, rows: list[list[str]], header: tuple[str, ...] = ("email", "password")) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path

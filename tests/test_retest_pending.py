@@ -1,0 +1,98 @@
+"""The retest: what a killed or stopped run left behind is finished, and nothing is tested twice at once."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from sandbox.outlook import running
+from sandbox.script import Account
+from tests.shell import LIMIT_SECONDS, Shell, at, write_csv
+
+MAILBOXES = 200
+
+
+def let_time_pass(shell: Shell) -> None:
+    """Make every claim expire and every pending mailbox that has a next attempt due."""
+    with sqlite3.connect(shell.database) as connection:
+        connection.execute("UPDATE mailbox SET claimed_until = '2020-01-01' WHERE claimed_until IS NOT NULL")
+        connection.execute(
+            "UPDATE mailbox SET next_attempt_at = '2020-01-01' WHERE next_attempt_at IS NOT NULL"
+        )
+    connection.close()
+
+
+def statuses(shell: Shell) -> dict[object, object]:
+    return dict(shell.rows("SELECT status, count(*) FROM mailbox GROUP BY status"))  # type: ignore[arg-type]
+
+
+def test_killed_run_is_finished_by_retests_and_nobody_is_tested_twice_at_once(shell: Shell) -> None:
+    """kill -9 amid 200 mailboxes, then two retests at once: all get a verdict, one login at a time for each."""
+    rows = [[f"user{n}@contoso.com", f"p{n}"] for n in range(MAILBOXES)]
+    accounts = {email: Account(password) for email, password in rows}
+    with running(accounts, folder=shell.folder, delay=0.05) as outlook:
+        shell.environment |= at(outlook)
+        with shell.start(write_csv(shell.folder / "in.csv", rows)) as process:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            while not line.startswith("60/"):
+                assert line
+                line = process.stderr.readline()
+            process.kill()
+            process.communicate()
+        left = statuses(shell)
+        assert 60 <= int(str(left["active"])) < MAILBOXES
+
+        let_time_pass(shell)
+        retests = [shell.start(module="flows.retest_pending") for _ in range(2)]
+        for retest in retests:
+            with retest:
+                _, errors = retest.communicate(timeout=LIMIT_SECONDS)
+                assert retest.returncode == 0, errors
+        assert statuses(shell) == {"active": MAILBOXES}
+        assert set(outlook.seen.mailbox_logins_at_once.values()) == {1}
+        # The killed run's own logins were repeated at most once, those with a verdict not at all.
+        assert max(outlook.seen.logins.values()) <= 2
+    assert shell.rows("SELECT count(*) FROM mailbox WHERE claimed_until IS NOT NULL") == [(0,)]
+
+
+def test_retest_beside_a_running_import_takes_nothing_from_it(shell: Shell) -> None:
+    """A retest that runs during an import finds nothing due, and each mailbox is logged in to once."""
+    rows = [[f"user{n}@contoso.com", f"p{n}"] for n in range(100)]
+    with running({e: Account(p) for e, p in rows}, folder=shell.folder, delay=0.1) as outlook:
+        shell.environment |= at(outlook)
+        with shell.start(write_csv(shell.folder / "in.csv", rows)) as process:
+            assert process.stderr is not None
+            while not process.stderr.readline().startswith("1/"):
+                pass
+            assert "no mailbox to test" in shell.run(module="flows.retest_pending")
+            output, _ = process.communicate(timeout=LIMIT_SECONDS)
+        assert "100 active" in output
+        assert set(outlook.seen.logins.values()) == {1}
+
+
+def test_untested_imports_wait_until_somebody_asks(shell: Shell) -> None:
+    """Mailboxes imported with --no-test are left alone by a retest, and tested by one with --held."""
+    with running({"ann@contoso.com": Account("p")}, folder=shell.folder) as outlook:
+        shell.environment |= at(outlook)
+        shell.run(write_csv(shell.folder / "in.csv", [["ann@contoso.com", "p"]]), "--no-test")
+        assert "no mailbox to test" in shell.run(module="flows.retest_pending")
+        assert "1 active" in shell.run("--held", module="flows.retest_pending")
+
+
+def test_guard_holds_the_rest_back_from_later_retests(shell: Shell) -> None:
+    """Once the lockout guard has tripped, neither the run nor a later retest tries another password."""
+    rows = [[f"user{n}@contoso.com", "wrong"] for n in range(60)]
+    with running({email: Account("right") for email, _ in rows}, folder=shell.folder) as outlook:
+        shell.environment |= at(outlook) | {
+            "OUTLOOK_IMPORT_PROBE_CONCURRENCY": "5",
+            "OUTLOOK_IMPORT_PROBE_GROUP_SIZE": "5",
+        }
+        output = shell.run(write_csv(shell.folder / "in.csv", rows))
+        assert "Stopped by the lockout guard" in output
+        tried = outlook.seen.passwords_received
+        assert 20 <= tried < 30
+        let_time_pass(shell)
+        shell.run(module="flows.retest_pending")
+        assert outlook.seen.passwords_received == tried
+    held = shell.rows("SELECT count(*) FROM mailbox WHERE diagnosis LIKE 'Held back%' AND status = 'pending'")
+    assert held == [(60 - tried,)]
