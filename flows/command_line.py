@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from flows.temporary_server import ServerNotStartedError, TemporaryServer
 from schemas.csv_file import CSV_REQUIRED, Refusal, parse, read_bytes
 from schemas.rows import dedupe, judge
 from schemas.settings import Settings, SettingsError, load_settings
@@ -76,12 +77,15 @@ def judge_and_run(options: argparse.Namespace, say: Console) -> int:
 
 
 def guarded(work: Callable[[], int], say: Console) -> int:
-    """Do the work; wrong settings and Ctrl-C end it with a sentence."""
+    """Do the work; wrong settings, a server that does not start, and Ctrl-C end it with a sentence."""
     try:
         return work()
     except SettingsError as error:
         say.print(f"Settings: {error}", style="red", markup=False)
         return USAGE
+    except ServerNotStartedError as error:
+        say.print(f"Nothing was changed: {error}", style="red", markup=False)
+        return FAILED
     except KeyboardInterrupt:
         say.print("Stopped. What is stored stays stored; running the same import again adds nothing twice.")
         return INTERRUPTED
@@ -142,9 +146,7 @@ def attend(
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     from prefect.settings import PREFECT_API_URL
 
-    from flows.temporary_server import TemporaryServer
-
-    server = None if PREFECT_API_URL.value() else TemporaryServer()
+    server = None if PREFECT_API_URL.value() else TemporaryServer(verbose=options.verbose)
     try:
         from flows.attended import drain, run_attended  # the rest of Prefect, while the server starts
 

@@ -27,10 +27,14 @@ SERVER_SETTINGS = {
 }
 
 
-class TemporaryServer:
-    """A server process that may still be starting."""
+class ServerNotStartedError(Exception):
+    """The temporary server did not come up."""
 
-    def __init__(self) -> None:
+
+class TemporaryServer:
+    """A server process that may still be starting; `verbose` lets it log to standard error."""
+
+    def __init__(self, *, verbose: bool = False) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -39,6 +43,7 @@ class TemporaryServer:
             [sys.executable, "-m", "flows.temporary_server", str(self.port)],
             stdin=subprocess.PIPE,  # its end tells the server that this process is gone
             stdout=subprocess.DEVNULL,
+            stderr=None if verbose else subprocess.DEVNULL,
             env=SERVER_SETTINGS | os.environ,
             start_new_session=True,  # Ctrl-C is for the import, which still needs the server to end well
         )
@@ -47,7 +52,7 @@ class TemporaryServer:
         """Wait until it answers.
 
         Raises:
-            TimeoutError: When it does not within a minute, or has ended.
+            ServerNotStartedError: When it does not within a minute, or has ended.
         """
         import httpx
 
@@ -60,7 +65,7 @@ class TemporaryServer:
                 except httpx.TransportError:
                     pass
                 time.sleep(0.05)
-        raise TimeoutError("Prefect's temporary server did not start")
+        raise ServerNotStartedError("Prefect's temporary server did not start: --verbose shows why")
 
     def stop(self) -> None:
         assert self._process.stdin is not None  # noqa: S101

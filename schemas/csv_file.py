@@ -2,7 +2,7 @@
 
 Two readers look at every file. Polars reads it; the standard library's strict `csv` reader counts lines and
 cells and has to see the same values, because a password that a parser altered in silence is found out as a
-locked account. Where the two disagree the file is refused with the line number: nothing is guessed.
+locked account. Where the two disagree the file is refused: nothing is guessed.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from schemas.headers import FIELDS, MOST_COLUMNS, Columns, find_columns
 CSV_REQUIRED = "CSV file is required"
 CSV_EMPTY = "CSV file is empty"
 COLUMNS_REQUIRED = "CSV must have email and password columns"
+TWO_READINGS = "CSV file can be read in more than one way: save it again as “CSV UTF-8”"
 
 DELIMITERS = (",", ";", "\t", "|")
 
@@ -232,23 +233,31 @@ def _what(error: csv.Error) -> str:
     return ENDLESS_VALUE if "field limit" in text else BROKEN_QUOTE
 
 
+def _well_formed(delimiter: str) -> re.Pattern[str]:
+    value = rf'(?:"(?:[^"]|"")*+"|[^"{re.escape(delimiter)}]*+)'
+    return re.compile(rf"{value}(?:{re.escape(delimiter)}{value})*+\n?")
+
+
+_WELL_FORMED = {delimiter: _well_formed(delimiter) for delimiter in DELIMITERS}
+
+
 def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield (line, cells) for every record, blank ones included, strictly read.
 
-    A single quotation mark in an unquoted value is broken too, though `csv` lets it pass: the next parser may
-    read on from there to the next one, lines further down.
+    A quotation mark in an unquoted value is broken too, though `csv` lets it pass: another program may read on
+    from there to the next one, lines further down, and in `a, "b"` the marks were hardly meant as part of it.
 
     Source: RFC 4180, with the delimiters that spreadsheets use.
     """
-    marks = 0
+    record: list[str] = []
 
     def lines() -> Iterator[str]:
-        nonlocal marks
         for line in io.StringIO(text, newline="\n"):
-            marks += line.count('"')
+            record.append(line)
             yield line
 
     reader = csv.reader(lines(), delimiter=delimiter, strict=True)
+    well_formed = _WELL_FORMED[delimiter]
     line = 1
     while True:
         try:
@@ -257,9 +266,10 @@ def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
             raise _RecordError(line, _what(error)) from None
         if cells is None:
             return
-        if marks % 2:
+        if any('"' in part for part in record) and not well_formed.fullmatch("".join(record)):
             raise _RecordError(line, BROKEN_QUOTE)
         yield line, cells
+        record.clear()
         line = reader.line_num + 1
 
 
@@ -291,15 +301,9 @@ def _values_of(records: Iterable[list[str]], column: int) -> list[str]:
 
 def _without_header(text: str) -> str:
     """Which of the contract's sentences fits a file whose first row matches with no delimiter."""
-    broken = []
-    for delimiter in DELIMITERS:
-        try:
-            rows = sum(_filled(cells) for _, cells in _records(text, delimiter))
-        except _RecordError as error:
-            broken.append(error)
-        else:
-            return CSV_EMPTY if rows < 2 else COLUMNS_REQUIRED
-    raise broken[0]
+    delimiter = max(DELIMITERS, key=text.partition("\n")[0].count)
+    rows = sum(_filled(cells) for _, cells in _records(text, delimiter))
+    return CSV_EMPTY if rows < 2 else COLUMNS_REQUIRED
 
 
 def _read_table(text: str, first_line: int, delimiter: str, columns: Columns) -> CsvTable | Refusal:
@@ -323,13 +327,10 @@ def _read_table(text: str, first_line: int, delimiter: str, columns: Columns) ->
 
     frame = _read_with_polars(text, delimiter, columns, widest)
     if frame is None or frame.height != total:
-        raise _RecordError(_line_of_first_mark(text), BROKEN_QUOTE)
+        return Refusal(TWO_READINGS)
     values = frame[kept]
-    for field, cells in expected.items():
-        pairs = zip(values[field].to_list(), cells, strict=True)
-        differing = next((at for at, (one, other) in enumerate(pairs) if one != other), None)
-        if differing is not None:
-            raise _RecordError(lines[differing] - first_line + 1, BROKEN_QUOTE)
+    if any(values[field].to_list() != cells for field, cells in expected.items()):
+        return Refusal(TWO_READINGS)
     return CsvTable(
         pl.DataFrame(
             {
@@ -363,7 +364,3 @@ def _read_with_polars(text: str, delimiter: str, columns: Columns, widest: int) 
     except PolarsError:  # its text quotes cells
         return None
     return frame.select(pl.col(f"c{at}").fill_null("").alias(field) for field, at in columns.position.items())
-
-
-def _line_of_first_mark(text: str) -> int:
-    return text.count("\n", 0, max(text.find('"'), 0)) + 1

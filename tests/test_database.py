@@ -1,0 +1,331 @@
+"""The database makes, keys and migrates itself, and says what is wrong where it cannot."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from pydantic import SecretStr
+
+import schemas.migrations
+from schemas.sealing import Owner, Sealer, new_key, parse_keys
+from schemas.settings import Settings, SettingsError
+from schemas.tables import Table, Workspace, columns_of, now
+from tasks.database import Database, database, key_file, make_engine, revision, upgrade, url_of
+from tests.conftest import PostgreSql, with_changes
+
+OWNER = Owner("default", "anna@outlook.com", "password")
+
+
+def at(address: str, keys: str | None = None) -> Settings:
+    return Settings(
+        database_url=SecretStr(address), encryption_keys=None if keys is None else SecretStr(keys)
+    )
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# What it makes by itself.
+
+
+def test_sqlite_is_made_by_itself(tmp_path: Path) -> None:
+    """A new SQLite database gets its folder, its tables and a key, all readable by their owner only."""
+    file = tmp_path / "new" / "folder" / "mailboxes.db"
+    with database(at(f"sqlite:///{file}")) as opened:
+        assert revision(opened.engine) == schemas.migrations.HEAD
+        assert {path.name: mode(path) for path in file.parent.iterdir()} == {
+            "mailboxes.db": 0o600,
+            "mailboxes.db-shm": 0o600,
+            "mailboxes.db-wal": 0o600,
+            "mailboxes.key": 0o600,
+        }
+
+
+def test_sqlite_opens_again_with_the_same_key(settings: Settings) -> None:
+    """What was sealed before the database was closed opens after it is opened again."""
+    with database(settings) as opened:
+        sealed = opened.sealer.seal("secret", OWNER)
+    with database(settings) as opened:
+        assert opened.sealer.open(sealed, OWNER) == "secret"
+
+
+def test_a_key_in_the_settings_makes_no_file(settings: Settings) -> None:
+    """Where the settings hold a key, that one is used and none is made."""
+    key = new_key()
+    with database(with_changes(settings, encryption_keys=SecretStr(key))) as opened:
+        sealed = opened.sealer.seal("secret", OWNER)
+    assert not key_file(url_of(settings)).exists()
+    assert Sealer(parse_keys(key)).open(sealed, OWNER) == "secret"
+
+
+OPEN_AND_SEAL = """
+import sys
+from schemas.sealing import Owner
+from schemas.settings import load_settings
+from tasks.database import database
+sys.stdin.read()
+with database(load_settings()) as opened:
+    sys.stdout.write(opened.sealer.seal("secret", Owner("default", "anna@outlook.com", "password")).hex())
+"""
+
+
+def test_processes_that_open_a_new_database_at_once(settings: Settings) -> None:
+    """Several processes that open a database which is not there yet all succeed, and agree on one key."""
+    starters = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", OPEN_AND_SEAL],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(6)
+    ]
+    for process in starters:
+        assert process.stdin is not None
+        process.stdin.close()  # go
+    sealed = []
+    for process in starters:
+        with process:
+            assert process.stdout is not None
+            sealed.append(bytes.fromhex(process.stdout.read()))
+    with database(settings) as opened:
+        assert [opened.sealer.open(value, OWNER) for value in sealed] == ["secret"] * 6
+    assert not list(key_file(url_of(settings)).parent.glob(".*"))
+
+
+def test_threads_that_open_a_new_database_at_once(tmp_path: Path) -> None:
+    """Sixteen at the very same moment, ten times over, neither lock each other out nor make two keys."""
+    for turn in range(10):
+        settings = at(f"sqlite:///{tmp_path}/{turn}/mailboxes.db")
+
+        def seal(_: int, settings: Settings = settings) -> bytes:
+            with database(settings) as opened:
+                return opened.sealer.seal("secret", OWNER)
+
+        with ThreadPoolExecutor(16) as pool:
+            sealed = list(pool.map(seal, range(16)))
+        with database(settings) as opened:
+            assert {opened.sealer.open(value, OWNER) for value in sealed} == {"secret"}
+
+
+def test_upgrades_of_postgresql_at_once(postgresql: PostgreSql) -> None:
+    """Several upgrades of one PostgreSQL at once end in one set of tables."""
+    with postgresql.new_database() as address:
+        engine = make_engine(url_of(at(address)))
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(upgrade, [engine] * 4))
+        assert revision(engine) == schemas.migrations.HEAD
+        engine.dispose()
+
+
+# The migrations.
+
+
+def test_head_is_the_newest_migration() -> None:
+    """The revision that the code waits for is the last one that Alembic knows."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(schemas.migrations.__file__).parent))
+    assert ScriptDirectory.from_config(config).get_heads() == [schemas.migrations.HEAD]
+
+
+def test_migrations_make_the_tables_of_the_code(db: Database) -> None:
+    """On both databases the migrated tables are those that the code declares, to the last column."""
+    with db.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Table.metadata) == []
+
+
+# What it refuses.
+
+
+def test_a_missing_key_file_is_refused(settings: Settings, tmp_path: Path) -> None:
+    """A database whose key file is gone is not opened, and no new key hides the loss."""
+    with database(settings):
+        pass
+    key_file(url_of(settings)).unlink()
+    with pytest.raises(SettingsError, match=r"mailboxes\.key is missing.*put it back"), database(settings):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["mailboxes.db"]
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"", "holds no key"),
+        (b"c2hvcnQ=", "encryption key number 1 is not 32 bytes"),
+        (b"not a key!", "encryption key number 1 is not 32 bytes"),
+        (b"\xff\xfe\x00\x80 binary", "key"),
+    ],
+)
+def test_a_bad_key_file_is_refused(settings: Settings, content: bytes, fault: str) -> None:
+    """A key file with anything but keys in it is refused by its name, and what is in it isn't told."""
+    path = key_file(url_of(settings))
+    path.write_bytes(content)
+    with pytest.raises(SettingsError, match=fault) as refusal, database(settings):
+        pass
+    assert str(path) in str(refusal.value)
+    assert content == b"" or content.decode("utf-8", "replace")[:5] not in str(refusal.value)
+
+
+@pytest.mark.parametrize("keys", ["nonsense", "c2hvcnQ=", ",", f"{new_key()},short", "schlüssel"])
+def test_bad_keys_in_the_settings_are_refused(settings: Settings, keys: str) -> None:
+    """Keys that are none are refused by the name of their setting, which nothing is quoted from."""
+    with (
+        pytest.raises(SettingsError, match="OUTLOOK_IMPORT_ENCRYPTION_KEYS") as refusal,
+        database(with_changes(settings, encryption_keys=SecretStr(keys))),
+    ):
+        pass
+    assert keys == "," or keys[-6:] not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "nonsense",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite+aiosqlite:///mailboxes.db",
+        "mysql://user:hunter2@localhost/mailboxes",
+        "postgresql://user:hunter2@localhost:port/mailboxes",
+        "postgresql://user:p@hunter2:w/rd@localhost/mailboxes",
+        "postgresql://user:p@hunter2@localhost/mailboxes",
+    ],
+)
+def test_a_wrong_address_is_refused(address: str) -> None:
+    """An address that is none, or of a database that is not supported, is refused without being quoted."""
+    with (
+        pytest.raises(SettingsError, match=r"DATABASE_URL.*it has to be sqlite:///FILE or") as refusal,
+        database(at(address, new_key())),
+    ):
+        pass
+    assert "hunter2" not in str(refusal.value)
+    assert refusal.value.__cause__ is None
+
+
+def test_a_database_that_does_not_answer_is_refused() -> None:
+    """A PostgreSQL that is not there is a fault of the settings; its text has the cause and no password."""
+    address = "postgresql://user:hunter2@127.0.0.1:1/mailboxes"
+    with (
+        pytest.raises(SettingsError, match=r"cannot be opened: .*refused.*DATABASE_URL") as refusal,
+        database(at(address, new_key())),
+    ):
+        pass
+    assert "hunter2" not in str(refusal.value)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    """A file of another kind in the database's place is refused and left as it is."""
+    file = tmp_path / "mailboxes.db"
+    file.write_bytes(b"email,password\n" * 100)
+    with (
+        pytest.raises(SettingsError, match="not a database"),
+        database(at(f"sqlite:///{file}", new_key())),
+    ):
+        pass
+    assert file.read_bytes() == b"email,password\n" * 100
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    """A database in a folder that cannot be made is refused by the folder's name."""
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(SettingsError, match=r"/file.* cannot be used: "),
+        database(at(f"sqlite:///{tmp_path}/file/mailboxes.db")),
+    ):
+        pass
+
+
+def test_postgresql_needs_a_key(postgresql: PostgreSql) -> None:
+    """PostgreSQL without a key in the settings is refused: where should a file of keys lie?"""
+    with (
+        postgresql.new_database() as address,
+        pytest.raises(SettingsError, match="ENCRYPTION_KEYS is not set"),
+        database(at(address)),
+    ):
+        pass
+
+
+def test_postgresql_is_migrated_by_hand_only(postgresql: PostgreSql) -> None:
+    """An unmigrated PostgreSQL is refused with the command that migrates it, and nothing is made in it."""
+    with postgresql.new_database() as address:
+        with (
+            pytest.raises(SettingsError, match=r"python -m flows\.manage database upgrade"),
+            database(at(address, new_key())),
+        ):
+            pass
+        engine = make_engine(url_of(at(address)))
+        assert sa.inspect(engine).get_table_names() == []
+        upgrade(engine)
+        engine.dispose()
+        with database(at(address, new_key())):
+            pass
+
+
+def test_tables_of_a_newer_program_are_refused(settings: Settings) -> None:
+    """Tables that a newer version of this program has migrated are left alone."""
+    with database(settings) as opened, opened.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(SettingsError, match="newer than this program"), database(settings):
+        pass
+
+
+# How it behaves.
+
+
+def test_no_update_is_lost(db: Database) -> None:
+    """Two threads that read, add one and write back never lose an update."""
+    table = columns_of(Workspace)
+    with db.engine.begin() as connection:
+        connection.execute(table.insert().values(name="0", created_at=now()))
+
+    def count(_: int) -> None:
+        for _ in range(30):
+            with db.engine.begin() as connection:
+                number = int(connection.scalars(sa.select(table.c.name).with_for_update()).one())
+                connection.execute(table.update().values(name=str(number + 1)))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(count, range(2)))
+    with db.engine.connect() as connection:
+        assert connection.scalars(sa.select(table.c.name)).one() == "60"
+
+
+def test_errors_show_no_parameters(db: Database) -> None:
+    """The text of an integrity error holds the statement and none of its values."""
+    statement = columns_of(Workspace).insert().values(name="hunter2", created_at=now())
+    with db.engine.begin() as connection:
+        connection.execute(statement)
+    with pytest.raises(sa.exc.IntegrityError) as error, db.engine.begin() as connection:
+        connection.execute(statement)
+    assert "SQL parameters hidden" in str(error.value)
+
+
+def test_sqlite_enforces_foreign_keys(settings: Settings) -> None:
+    """A row that refers to nothing is refused on SQLite as well, which by itself would take it."""
+    with database(settings) as opened, opened.engine.begin() as connection:
+        with pytest.raises(sa.exc.IntegrityError, match="FOREIGN KEY"):
+            connection.execute(
+                sa.text("INSERT INTO batch_row_error (batch_id, line, email, reason) VALUES (7, 1, 'a', 'b')")
+            )
+
+
+def test_sqlite_can_be_read_while_it_is_written(settings: Settings, tmp_path: Path) -> None:
+    """Another program may look into the database while a transaction is open."""
+    with database(settings) as opened, opened.engine.begin() as connection:
+        connection.execute(columns_of(Workspace).insert().values(name="new", created_at=now()))
+        reader = sqlite3.connect(tmp_path / "mailboxes.db", timeout=0)
+        assert reader.execute("SELECT count(*) FROM workspace").fetchone() == (0,)
+        reader.close()
