@@ -223,7 +223,9 @@ BROKEN_QUOTE = (
     "and double each quotation mark inside it"
 )
 STRAY_RETURN = "a carriage return stands inside a row; save the file again with ordinary line ends"
-ENDLESS_VALUE = "a value has no end; look for a quotation mark that is opened and never closed"
+ENDLESS_VALUE = (
+    "a value is longer than 131,072 characters; look for a quotation mark that is opened and never closed"
+)
 
 
 def _what(error: csv.Error) -> str:
@@ -244,8 +246,8 @@ _WELL_FORMED = {delimiter: _well_formed(delimiter) for delimiter in DELIMITERS}
 def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield (line, cells) for every record, blank ones included, strictly read.
 
-    A quotation mark in an unquoted value is broken too, though `csv` lets it pass: another program may read on
-    from there to the next one, lines further down, and in `a, "b"` the marks were hardly meant as part of it.
+    A quotation mark in an unquoted value is broken too, though `csv` lets it pass: another program may read
+    on from there to the next one, lines further down, and in `a, "b"` the marks are hardly part of the value.
 
     Source: RFC 4180, with the delimiters that spreadsheets use.
     """

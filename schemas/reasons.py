@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -98,7 +99,7 @@ EXPLANATIONS = {
         "Wrong password",
         "The server judged the password and refused it, or it is the account's password where an app "
         "password is needed.",
-        "Make a new app password for the mailbox and import it again.",
+        "Make a new app password; then delete the mailbox here and import it again.",
     ),
     Reason.LOGIN_REFUSED: Explanation(
         "Login refused, no cause named",
@@ -159,19 +160,19 @@ EXPLANATIONS = {
     Reason.TOO_MANY_CONNECTIONS: Explanation(
         "Too many connections",
         "The mailbox or this address has too many connections open.",
-        "Close other programs that use the mailbox; it is tried again by itself.",
+        "Close other programs that use the mailbox; the next retest tries it again.",
         transient=True,
     ),
     Reason.THROTTLED: Explanation(
         "Throttled",
         "The server asked this address to slow down.",
-        "Wait; it is tried again by itself. If it lasts, test fewer mailboxes at once.",
+        "Wait; the next retest tries it again. If it lasts, test fewer mailboxes at once.",
         transient=True,
     ),
     Reason.SERVER_BUSY: Explanation(
         "Server busy",
         "The server could not judge the password just now.",
-        "Wait; it is tried again by itself.",
+        "Wait; the next retest tries it again.",
         transient=True,
     ),
     Reason.NAME_NOT_FOUND: Explanation(
@@ -195,13 +196,13 @@ EXPLANATIONS = {
     Reason.TIMED_OUT: Explanation(
         "Timed out",
         "The server did not finish its answers within the deadline.",
-        "Wait; it is tried again by itself. If every mailbox times out, check the firewall.",
+        "Wait; the next retest tries it again. If every mailbox times out, check the firewall.",
         transient=True,
     ),
     Reason.DROPPED: Explanation(
         "Connection dropped",
         "The server closed the connection without a verdict; the password was not judged.",
-        "Wait; it is tried again by itself.",
+        "Wait; the next retest tries it again.",
         transient=True,
     ),
     Reason.TLS_FAILURE: Explanation(
@@ -240,7 +241,7 @@ EXPLANATIONS = {
     Reason.UNKNOWN_DELAY: Explanation(
         "Put off for another cause",
         "The server put the login off for a cause that is not in the catalogue.",
-        "Read the server's own text; it is tried again by itself.",
+        "Read the server's own text; the next retest tries it again.",
         transient=True,
     ),
 }
@@ -310,7 +311,7 @@ _SENTENCES = [
             Reason.IMAP_OFF,
         ),
         (
-            r"(credentials?|password|user ?name|login) (\w{1,20} ){0,3}"
+            r"(credentials?|password|user ?name|login) (\w{1,20} ){0,4}"
             r"(incorrect|invalid|wrong|bad|not (correct|valid|accepted)|expired|mismatch)"
             r"|(incorrect|invalid|wrong|bad) (\w{1,20} )?(authentication data|credentials?|password|user\b"
             r"|user ?name|login)|app(lication-specific)? password (is )?(required|needed)",
@@ -413,10 +414,11 @@ def _candidates(reply: Reply) -> Iterator[Reason]:
 _BACKOFF = re.compile(
     r"(?:back-?off time|retry[ -]after|try again (?:in|after)|\bwait)\D{0,20}?"
     r"(\d[\d,]{0,20}(?:\.\d{1,9})?)(?![.:,]?\d)\s{0,3}"
-    r"(milliseconds?|msec|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|h)?\b",
+    r"(milliseconds?|msec|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?)?\b",
     re.IGNORECASE,
 )
-_UNIT_SECONDS = {"ms": 0.001, "mi": 60.0, "m": 60.0, "s": 1.0, "se": 1.0, "h": 3600.0, "ho": 3600.0}
+# By the first letter, but for milliseconds.
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 LONGEST_BACKOFF = timedelta(days=1)
 
 
@@ -426,7 +428,7 @@ def backoff_named(text: str) -> timedelta | None:
     if not found:
         return None
     unit = (found[2] or "s").lower()
-    factor = _UNIT_SECONDS["ms" if unit.startswith(("ms", "milli")) else unit[:2]]
+    factor = 0.001 if unit.startswith(("ms", "milli")) else _UNIT_SECONDS[unit[0]]
     seconds = float(found[1].replace(",", "")) * factor
     return timedelta(seconds=min(seconds, LONGEST_BACKOFF.total_seconds()))
 
@@ -454,7 +456,8 @@ def _traces(secret: str) -> Iterator[str]:
     yield secret
     yield secret.replace("\\", "\\\\").replace('"', '\\"')
     data = secret.encode(errors="replace")
-    yield base64.b64encode(data).decode()
+    padded = base64.b64encode(data).decode()
+    yield from (padded, padded.rstrip("="))
     # Inside of something longer, base64 of the secret depends on how many bytes stand before it (AUTH PLAIN);
     # the characters that also hold bits of its neighbours are left out.
     for before in range(3):
@@ -493,12 +496,16 @@ def diagnose(smtp: Reason | None, imap: Reason | None) -> str:
                 "and what the sign-in policy says."
             )
         return f"The password is right. {other}: {_sentence(reasons[0])}"
-    covering = [reason for reason in reasons if reason in _EXPLAIN_BOTH]
-    if covering and set(reasons) <= {covering[0], Reason.LOGIN_REFUSED}:
-        return _sentence(covering[0])
-    if len(reasons) == 2 and reasons[0] is reasons[1]:
-        return _sentence(reasons[0])
+    left = standing(reasons)
+    if len(left) == 1 and (len(faults) == 2 or left <= _EXPLAIN_BOTH):
+        return _sentence(left.pop())
     return " ".join(f"{name}: {_sentence(reason)}" for name, reason in faults.items() if reason)
+
+
+def standing(reasons: Iterable[Reason]) -> set[Reason]:
+    """The faults that still say something beside each other: a bare no is explained by a cause for both."""
+    faults = set(reasons) - {Reason.OK}
+    return faults - {Reason.LOGIN_REFUSED} if faults & _EXPLAIN_BOTH else faults
 
 
 def _sentence(reason: Reason) -> str:

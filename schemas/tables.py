@@ -1,4 +1,4 @@
-"""The tables. Timestamps are aware UTC; secrets are sealed bytes (`schemas.sealing`) that `repr` leaves out."""
+"""The tables. Timestamps are aware UTC; secrets are sealed bytes that `repr` leaves out."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +11,16 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from schemas.providers import Endpoint
-from schemas.reasons import Protocol, Reason, Stage, diagnose
-from schemas.summary import markdown_cell, markdown_table
+from schemas.reasons import Protocol, Reason, Stage, diagnose, standing
+from schemas.summary import markdown_cell
 
 # Five minutes, then four times as long each time: 5 min, 20 min, 80 min, 5 h 20 min.
 FIRST_PAUSE = timedelta(minutes=5)
 PAUSE_FACTOR = 4
 LONGEST_PAUSE = timedelta(hours=12)
+
+# Of failed, pending, active and not tested; readable on light and on dark.
+COLOURS = ("#d63939", "#f59f00", "#2fb344", "#868e96")
 
 
 class MailboxStatus(StrEnum):
@@ -125,7 +129,7 @@ class Group(NamedTuple):
 
     def __str__(self) -> str:
         hosts = self.smtp.host if self.smtp.host == self.imap.host else f"{self.smtp.host} + {self.imap.host}"
-        return f"{hosts} {self.first}–{self.first + len(self.mailbox_ids) - 1}"
+        return f"{hosts} {self.first}-{self.first + len(self.mailbox_ids) - 1}"
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,7 @@ class ProbeReport:
         found = Counter(
             reason
             for verdict in self.verdicts
-            for reason in {answer.reason for answer in verdict.answers} - {Reason.OK}
+            for reason in standing(answer.reason for answer in verdict.answers)
         )
         return found.most_common()
 
@@ -174,18 +178,29 @@ class ProbeReport:
             parts.append(self._picture())
         if self.stopped:
             parts.append(f"**{markdown_cell(self.stopped)}**")
-        if reasons := self.reasons():
-            rows = [(n, r.explanation.title, r.explanation.remedy, r.explanation.meaning) for r, n in reasons]
-            parts.append(markdown_table(("Mailboxes", "Reason", "What to do", "What it means"), rows))
+        for reason, count in self.reasons():
+            why = reason.explanation
+            boxes = "1 mailbox" if count == 1 else f"{count} mailboxes"
+            parts.append(
+                f"- **{boxes}: {why.title}.** {markdown_cell(why.remedy)} *{markdown_cell(why.meaning)}*"
+            )
         parts.append("Each mailbox is in the table “mailbox-verdicts”.")
         return "\n\n".join(parts)
 
     def _picture(self) -> str:
-        """The outcome as a pie, which the Prefect UI draws."""
-        slices = [f'    "{status}" : {count}' for status in MailboxStatus if (count := self.count(status))]
-        if self.untested:
-            slices.append(f'    "not tested" : {self.untested}')
-        return "\n".join(["```mermaid", "pie showData", *slices, "```"])
+        """The outcome as a bar with a legend, as the Prefect UI shows it: an image within the text."""
+        counts = {status.value: self.count(status) for status in MailboxStatus} | {
+            "not tested": self.untested
+        }
+        total, bars, legend, at = sum(counts.values()), "", "", 0.0
+        for (name, count), colour in zip(counts.items(), COLOURS, strict=True):
+            width = 700 * count / total
+            bars += f'<rect x="{at:.1f}" width="{width:.1f}" height="22" fill="{colour}"/>'
+            legend += f'<tspan fill="{colour}">● {name} {count}   </tspan>' if count else ""
+            at += width
+        text = f'<text y="46" font-family="sans-serif" font-size="15" xml:space="preserve">{legend}</text>'
+        svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="700" height="56">{bars}{text}</svg>'
+        return f"![{self}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
 
     def sorted(self) -> list[Verdict]:
         """The verdicts, the failed ones first."""

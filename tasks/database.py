@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,9 +85,8 @@ def make_engine(url: URL) -> Engine:
     if url.get_backend_name() != "sqlite":
         return create_engine(url, hide_parameters=True, pool_pre_ping=True)
     path = Path(url.database or "")
-    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        path.touch(mode=0o600)
+        _make(path, _write_ahead_database)
     engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_SECONDS})
 
     @event.listens_for(engine, "connect")
@@ -160,7 +160,7 @@ def _keys(settings: Settings, url: URL) -> list[bytes]:
                 f"the key file {path} is missing, and the secrets in the database beside it cannot be opened "
                 f"without it: put it back, or set {PREFIX}ENCRYPTION_KEYS"
             )
-        _make_key_file(path)
+        _make(path, lambda draft: draft.write_text(new_key() + "\n"))
     return _parsed(path.read_text(errors="replace"), str(path))
 
 
@@ -179,21 +179,32 @@ def _parsed(text: str, where: str) -> list[bytes]:
     return keys
 
 
-def _make_key_file(path: Path) -> None:
-    """Make the key file in one step that only one process wins, and have it on disk before any row."""
+def _make(path: Path, fill: Callable[[Path], object]) -> None:
+    """Make a private file in one step that only one process wins, and have it on disk before any row."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     draft.touch(mode=0o600, exist_ok=False)
-    with draft.open("w") as file:
-        file.write(new_key() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
     try:
+        fill(draft)
+        _sync(draft)
         os.link(draft, path)
     except FileExistsError:
-        pass  # another process was faster: its key counts
+        pass  # another process was faster: its file counts
     finally:
         draft.unlink()
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_ahead_database(path: Path) -> None:
+    # Changing a shared file over is the one thing that SQLite does not wait for its lock to do.
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.close()

@@ -10,6 +10,7 @@ import csv
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -37,7 +38,7 @@ import prefect.context
 import psycopg
 import pytest
 import trustme
-from prefect.logging.handlers import APILogHandler
+from prefect.logging.handlers import APILogWorker
 from psycopg import sql
 from pydantic import SecretStr
 
@@ -53,6 +54,7 @@ from tasks.probe import Probing
 from tasks.read_csv import read_csv
 from tasks.store import Origin, Stored, store
 from tasks.validate import validate
+from tests.shell import Shell, environment
 
 START_SECONDS = 60
 LOG = logging.getLogger("tests")
@@ -108,12 +110,12 @@ def folder_of_nobody(prefix: str) -> Iterator[Path]:
 
 
 @contextmanager
-def ending(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+def ending(process: subprocess.Popen[bytes], by: signal.Signals = signal.SIGTERM) -> Iterator[None]:
     """Ends the process with the context, first by asking."""
     try:
-        yield process
+        yield
     finally:
-        process.terminate()
+        process.send_signal(by)
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:
@@ -202,7 +204,7 @@ def postgresql_of(binaries: Path) -> Iterator[PostgreSql]:
         with (folder / "log").open("wb") as log:
             command = bound([*map(str, serve)], as_nobody=True)
             process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
-        with ending(process):
+        with ending(process, signal.SIGINT):  # TERM would wait for its clients
             server = PostgreSql(folder)
             deadline = time.monotonic() + START_SECONDS
             while not server.answers():
@@ -352,7 +354,7 @@ def prefect_server() -> Iterator[str]:
         patch.setenv("PREFECT_API_URL", url)
         prefect.context.refresh_global_settings_context()
         yield url
-        APILogHandler.flush()  # the last lines still want the server
+        APILogWorker.drain_all(timeout=5)  # the last lines still want the server
     prefect.context.refresh_global_settings_context()
 
 
@@ -362,3 +364,18 @@ def _healthy(url: str) -> bool:
             return bool(answer.status == HTTPStatus.OK)
     except OSError:
         return False
+
+
+# --- Commands --------------------------------------------------------
+
+
+@pytest.fixture
+def shell(tmp_path: Path, prefect_server: str) -> Shell:
+    """Runs the project's commands against a database of the test's own and the session's Prefect server."""
+    return Shell(tmp_path, environment(tmp_path, PREFECT_API_URL=prefect_server))
+
+
+@pytest.fixture
+def offline(tmp_path: Path) -> Shell:
+    """A shell whose Prefect server does not exist: a command that asks for it fails."""
+    return Shell(tmp_path, environment(tmp_path, PREFECT_API_URL="http://127.0.0.1:9/api"))

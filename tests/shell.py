@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import sqlite3
@@ -77,9 +76,3 @@ def at(outlook: Outlook) -> dict[str, str]:
     """The settings that point at a sandbox."""
     servers = {"*": {"smtp": f"localhost:{outlook.smtp_port}", "imap": f"localhost:{outlook.imap_port}"}}
     return {"OUTLOOK_IMPORT_SERVERS": json.dumps(servers), "OUTLOOK_IMPORT_CA_FILE": str(outlook.ca_file)}
-
-
-def write_csv(path: Path, rows: list[list[str]], header: tuple[str, ...] = ("email", "password")) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
-    return path

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -72,37 +73,43 @@ def test_a_key_in_the_settings_makes_no_file(settings: Settings) -> None:
 
 OPEN_AND_SEAL = """
 import sys
+import schemas.tables
 from schemas.sealing import Owner
-from schemas.settings import load_settings
+from schemas.settings import Settings
 from tasks.database import database
-sys.stdin.read()
-with database(load_settings()) as opened:
-    sys.stdout.write(opened.sealer.seal("secret", Owner("default", "anna@outlook.com", "password")).hex())
+owner = Owner("default", "anna@outlook.com", "password")
+print(flush=True)
+for line in sys.stdin:
+    with database(Settings(database_url=line.strip())) as opened:
+        print(opened.sealer.seal("secret", owner).hex(), flush=True)
 """
 
 
-def test_processes_that_open_a_new_database_at_once(settings: Settings) -> None:
-    """Several processes that open a database which is not there yet all succeed, and agree on one key."""
-    starters = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", OPEN_AND_SEAL],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(6)
-    ]
-    for process in starters:
-        assert process.stdin is not None
-        process.stdin.close()  # go
-    sealed = []
-    for process in starters:
-        with process:
-            assert process.stdout is not None
-            sealed.append(bytes.fromhex(process.stdout.read()))
-    with database(settings) as opened:
-        assert [opened.sealer.open(value, OWNER) for value in sealed] == ["secret"] * 6
-    assert not list(key_file(url_of(settings)).parent.glob(".*"))
+def test_processes_that_open_a_new_database_at_once(tmp_path: Path) -> None:
+    """Processes that open a database which is not there yet all succeed, and agree on one key."""
+    with ExitStack() as stack:
+        command = [sys.executable, "-W", "error", "-c", OPEN_AND_SEAL]
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            )
+            for _ in range(4)
+        ]
+
+        def together(line: str) -> list[str]:
+            for process in processes:
+                assert process.stdin is not None
+                process.stdin.write(line)
+                process.stdin.flush()
+            return [process.stdout.readline().strip() for process in processes if process.stdout is not None]
+
+        together("")  # all have started
+        for turn in range(20):
+            address = f"sqlite:///{tmp_path}/{turn}/mailboxes.db"
+            sealed = together(f"{address}\n")
+            with database(at(address)) as opened:
+                assert [opened.sealer.open(bytes.fromhex(value), OWNER) for value in sealed] == ["secret"] * 4
+            assert not list((tmp_path / str(turn)).glob(".*"))
 
 
 def test_threads_that_open_a_new_database_at_once(tmp_path: Path) -> None:
@@ -315,11 +322,13 @@ def test_errors_show_no_parameters(db: Database) -> None:
 
 def test_sqlite_enforces_foreign_keys(settings: Settings) -> None:
     """A row that refers to nothing is refused on SQLite as well, which by itself would take it."""
-    with database(settings) as opened, opened.engine.begin() as connection:
-        with pytest.raises(sa.exc.IntegrityError, match="FOREIGN KEY"):
-            connection.execute(
-                sa.text("INSERT INTO batch_row_error (batch_id, line, email, reason) VALUES (7, 1, 'a', 'b')")
-            )
+    statement = sa.text("INSERT INTO batch_row_error (batch_id, line, email, reason) VALUES (7, 1, 'a', 'b')")
+    with (
+        database(settings) as opened,
+        pytest.raises(sa.exc.IntegrityError, match="FOREIGN KEY"),
+        opened.engine.begin() as connection,
+    ):
+        connection.execute(statement)
 
 
 def test_sqlite_can_be_read_while_it_is_written(settings: Settings, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import sqlite3
 
 from sandbox.outlook import running
 from sandbox.script import Account
-from tests.shell import LIMIT_SECONDS, Shell, at, write_csv
+from tests.conftest import write_csv
+from tests.shell import LIMIT_SECONDS, Shell, at
 
 MAILBOXES = 200
 

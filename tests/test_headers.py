@@ -1,0 +1,150 @@
+"""Which header means what."""
+
+from __future__ import annotations
+
+import pytest
+
+from schemas.headers import FIELDS, KNOWN_HEADERS, LONGEST_SHOWN_HEADER, find_columns, normalise, shown
+
+
+def no_values(column: int) -> list[str]:
+    raise AssertionError(f"nobody has to look into column {column}")
+
+
+@pytest.mark.parametrize(
+    ("header", "field"),
+    [
+        ("email", "email"),
+        ("email address", "email"),
+        ("E-Mail", "email"),
+        ("mail", "email"),
+        ("User Principal Name", "email"),
+        ("userPrincipalName", "email"),
+        ("password", "password"),
+        ("App Password", "password"),
+        ("app_password", "password"),
+        ("pass", "password"),
+        ("PWD", "password"),
+        ("name", "name"),
+        ("Display Name", "name"),
+        ("full-name", "name"),
+        ("totpsecret", "totpsecret"),
+        ("TOTP", "totpsecret"),
+        ("totp_secret", "totpsecret"),
+        ("2FA Secret", "totpsecret"),
+        ("OTP secret", "totpsecret"),
+        (" \tE - M _ A\u00a0I\u2011L \n", "email"),
+        ("\ufeffPassword", "password"),
+    ],
+)
+def test_known_names(header: str, field: str) -> None:
+    """The usual names are known whatever their case, spaces, underscores and hyphens."""
+    others = [name for name in FIELDS if name != field]
+    columns = find_columns([*others, header], no_values)
+    assert columns is not None
+    assert columns.position == {name: at for at, name in enumerate([*others, field])}
+    assert not columns.fault
+
+
+def test_known_names_are_normal() -> None:
+    """The table of names is in the form that headers are compared in, and no name means two things."""
+    names = [name for known in KNOWN_HEADERS.values() for name in known]
+    assert names == [normalise(name) for name in names]
+    assert len(names) == len(set(names))
+    assert tuple(KNOWN_HEADERS) == FIELDS
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        [],
+        [""],
+        ["email"],
+        ["password"],
+        ["e.mail", "password"],
+        ["emails", "password"],
+        ["email", "passwörd"],
+        ["email,password"],
+        ["user name", "user_name", "password"],
+    ],
+    ids=repr,
+)
+def test_no_columns(header: list[str]) -> None:
+    """Without an email and a password column there is no match."""
+    assert find_columns(header, lambda _: ["ann@x.co"]) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "counts"),
+    [
+        (["ann@x.co", "bob@x.co"], True),
+        (["ann@x.co", "", "  "], True),
+        (["ann@x.co", "bob@"], True),
+        (["ann@x.co", "bob"], False),
+        (["", " "], False),
+        ([], False),
+    ],
+    ids=["addresses", "blank cells beside", "a slip", "a bare name", "only blanks", "nothing"],
+)
+def test_user_name(values: list[str], counts: bool) -> None:
+    """A bare `user name` is the address only when every value that there is looks like one."""
+    columns = find_columns(["Password", "User Name"], lambda column: values if column == 1 else [])
+    assert (columns is not None and columns.position == {"email": 1, "password": 0}) == counts
+
+
+def test_user_name_beside_an_email() -> None:
+    """A `user name` beside an email column is ignored, and nobody looks into it."""
+    columns = find_columns(["user name", "email", "password"], no_values)
+    assert columns is not None
+    assert columns.position == {"email": 1, "password": 2}
+    assert columns.ignored == ("user name",)
+
+
+@pytest.mark.parametrize(
+    ("header", "fault"),
+    [
+        (["email", "password", "E-Mail"], "Two columns are named “E-Mail”: rename or remove one of them"),
+        (["email", "password", "x", " X "], "Two columns are named “X”: rename or remove one of them"),
+        (
+            ["email", "password", "mail"],
+            "Columns “email” and “mail” both mean email: rename or remove one of them",
+        ),
+        (
+            ["email", "pass\nword", "totp", "2fa secret", "pwd"],
+            "Columns “pass word” and “pwd” both mean password: rename or remove one of them",
+        ),
+        (
+            ["email", "password", *map(str, range(999))],
+            "CSV file has more than 1,000 columns: remove those that are not needed",
+        ),
+        (["email", "password", "", "", *map(str, range(996))], ""),
+    ],
+    ids=["one name", "one unknown name", "one meaning", "which ones", "too many", "blank ones are no names"],
+)
+def test_faults(header: list[str], fault: str) -> None:
+    """Two columns of one name or meaning, or far too many of them, are a fault of the file."""
+    columns = find_columns(header, no_values)
+    assert columns is not None
+    assert columns.fault == fault
+
+
+def test_ignored() -> None:
+    """Unknown columns are named in the file's order, blank ones are not, and the width counts them all."""
+    columns = find_columns(["b", "email", " ", "password", "a\tc", ""], no_values)
+    assert columns is not None
+    assert columns.ignored == ("b", "a c")
+    assert columns.width == 6
+
+
+@pytest.mark.parametrize(
+    ("header", "line"),
+    [
+        (" a\r\n\tb\x1b[31m\u202e ", "a b [31m"),
+        ("x" * LONGEST_SHOWN_HEADER, "x" * LONGEST_SHOWN_HEADER),
+        ("x" * 10_000, "x" * (LONGEST_SHOWN_HEADER - 1) + "…"),
+    ],
+    ids=["control characters", "just fits", "too long"],
+)
+def test_shown(header: str, line: str) -> None:
+    """A header is shown as one short printable line."""
+    assert shown(header) == line

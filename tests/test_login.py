@@ -1,0 +1,537 @@
+"""One login: every reply and every fault gets its reason, within the deadline, for one password sent."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from sandbox import script
+from sandbox.certificates import server_context
+from sandbox.outlook import Account, Outlook, ServerFaults
+from schemas.providers import Endpoint
+from schemas.reasons import Protocol, Reason, Stage
+from schemas.verdicts import Answer
+from tasks.login import Credentials, log_in, tls_context
+from tests.conftest import StartOutlook
+
+ADDRESS = "anna@outlook.com"
+PASSWORD = "abcdefghijklmnop"
+GOOD = {ADDRESS: Account(PASSWORD)}
+# Far more than an answer on loopback takes, and what a fault costs.
+DEADLINE = 1.0
+
+SMTP, IMAP = Protocol.SMTP, Protocol.IMAP
+each_protocol = pytest.mark.parametrize("protocol", list(Protocol))
+
+
+async def ask(
+    outlook: Outlook,
+    protocol: Protocol,
+    password: str | None = PASSWORD,
+    user: str = ADDRESS,
+    timeout: float = DEADLINE,  # noqa: ASYNC109  the deadline of the login, not of this
+) -> Answer:
+    """Log in to the stand-in, or ask it without a password."""
+    port = outlook.smtp_port if protocol is SMTP else outlook.imap_port
+    credentials = None if password is None else Credentials(user, password)
+    return await log_in(
+        protocol, Endpoint("localhost", port), credentials, tls_context(outlook.ca_file), timeout
+    )
+
+
+def account(protocol: Protocol, behaviour: str, password: str = PASSWORD) -> dict[str, Account]:
+    return {ADDRESS: Account(password, **{protocol.value: behaviour})}
+
+
+def server(protocol: Protocol, fault: str) -> ServerFaults:
+    return ServerFaults(**{protocol.value: fault})
+
+
+def b64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+# The right conversation.
+
+
+@each_protocol
+async def test_a_good_login(start: StartOutlook, protocol: Protocol) -> None:
+    """A right password gives OK, after one connection and one login."""
+    outlook = await start(GOOD)
+    answer = await ask(outlook, protocol)
+    assert (answer.protocol, answer.reason, answer.stage) == (protocol, Reason.OK, Stage.CHECK)
+    assert answer.tried
+    assert (answer.text, answer.retry_after) == ("", None)
+    assert 0 <= answer.milliseconds < DEADLINE * 1000
+    assert outlook.seen.connections == {protocol: 1}
+    assert outlook.seen.logins == {(protocol, ADDRESS): 1}
+
+
+@each_protocol
+async def test_a_preflight(start: StartOutlook, protocol: Protocol) -> None:
+    """Without credentials everything up to the password is asked, and none is sent."""
+    outlook = await start(GOOD)
+    answer = await ask(outlook, protocol, None)
+    assert (answer.reason, answer.stage, answer.tried) == (Reason.OK, Stage.CAPABILITY, False)
+    assert outlook.seen.connections == {protocol: 1}
+    assert outlook.seen.passwords_received == 0
+
+
+@each_protocol
+@pytest.mark.parametrize("smtp_auth", ["LOGIN XOAUTH2", "PLAIN", "PLAIN LOGIN XOAUTH2"])
+async def test_a_wrong_password_is_tried_once(
+    start: StartOutlook, protocol: Protocol, smtp_auth: str
+) -> None:
+    """A refused password is sent once, however many mechanisms are on offer: ten failures lock an account."""
+    outlook = await start(GOOD, ServerFaults(smtp_auth=smtp_auth))
+    answer = await ask(outlook, protocol, "wrong")
+    expected = {SMTP: Reason.WRONG_CREDENTIALS, IMAP: Reason.LOGIN_REFUSED}
+    assert (answer.reason, answer.stage) == (expected[protocol], Stage.LOGIN)
+    assert outlook.seen.connections == {protocol: 1}
+    assert outlook.seen.logins == {(protocol, ADDRESS): 1}
+
+
+ODD_PASSWORDS = [
+    'quote"in the middle',
+    "back\\slash",
+    '\\"',
+    "comma,semicolon;",
+    " edge spaces ",
+    "0012345",
+    "größe-ñ-漢字-🔑",
+    "{7}",
+    "{5+}",
+    "per%cent*star",
+    "(paren)",
+    "x" * 256,
+    "ü" * 256,
+    "'single'",
+    "=?utf-8?q?x?=",
+    "a b\xa0c",
+]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "offers"),
+    [
+        (SMTP, ServerFaults(smtp_auth="LOGIN")),
+        (SMTP, ServerFaults(smtp_auth="PLAIN")),
+        (IMAP, ServerFaults(imap_capabilities="IMAP4rev1 LITERAL+ NAMESPACE")),
+        (IMAP, ServerFaults(imap_capabilities="IMAP4rev1 LITERAL-")),
+        (IMAP, ServerFaults(imap_capabilities="IMAP4rev1")),
+    ],
+    ids=["login", "plain", "literal+", "literal-", "literal"],
+)
+async def test_passwords_arrive_as_they_are(
+    start: StartOutlook, protocol: Protocol, offers: ServerFaults
+) -> None:
+    """Quotes, backslashes, spaces, zeros, other scripts and 256 characters arrive byte for byte."""
+    passwords = {f"user{n}@outlook.com": password for n, password in enumerate(ODD_PASSWORDS)}
+    outlook = await start({user: Account(password) for user, password in passwords.items()}, offers)
+    answers = await asyncio.gather(
+        *(ask(outlook, protocol, password, user, timeout=5) for user, password in passwords.items())
+    )
+    assert [answer.reason for answer in answers] == [Reason.OK] * len(passwords)
+    assert outlook.seen.passwords == {
+        (protocol, user): password.encode() for user, password in passwords.items()
+    }
+
+
+# What the servers say.
+
+REASONS: dict[Protocol, dict[str, Reason]] = {
+    SMTP: {
+        "basic-auth-disabled": Reason.PASSWORD_SIGN_IN_DISABLED,
+        "smtp-auth-disabled-tenant": Reason.SMTP_AUTH_OFF_TENANT,
+        "smtp-auth-disabled-mailbox": Reason.SMTP_AUTH_OFF_MAILBOX,
+        "security-defaults": Reason.SECURITY_DEFAULTS,
+        "conditional-access": Reason.CONDITIONAL_ACCESS,
+        "wrong-credentials": Reason.WRONG_CREDENTIALS,
+        "account-blocked": Reason.ACCOUNT_BLOCKED,
+        "account-disabled": Reason.ACCOUNT_BLOCKED,
+        "identity-refused": Reason.LOGIN_REFUSED,
+        "basic-auth-not-supported": Reason.PASSWORD_SIGN_IN_DISABLED,
+        "not-authenticated": Reason.CLIENT_FAULT,
+        "starttls-required": Reason.STARTTLS_MISSING,
+        "too-many-connections": Reason.TOO_MANY_CONNECTIONS,
+        "service-not-available": Reason.SERVER_BUSY,
+        "service-not-active": Reason.SERVER_BUSY,
+        "temporary-server-error": Reason.SERVER_BUSY,
+        "temporary-auth-failure": Reason.SERVER_BUSY,
+        "federation-unreachable": Reason.FEDERATION_UNREACHABLE,
+        "server-busy": Reason.THROTTLED,
+        "throttled-backoff": Reason.THROTTLED,
+    },
+    IMAP: {
+        "basic-auth-disabled": Reason.PASSWORD_SIGN_IN_DISABLED,
+        "login-failed": Reason.LOGIN_REFUSED,
+        "authenticate-failed": Reason.LOGIN_REFUSED,
+        "not-connected": Reason.IMAP_OFF,
+        "wrong-credentials": Reason.WRONG_CREDENTIALS,
+        "unavailable": Reason.SERVER_BUSY,
+        "limit": Reason.TOO_MANY_CONNECTIONS,
+        "inuse": Reason.SERVER_BUSY,
+        "server-unavailable": Reason.SERVER_BUSY,
+        "throttled-backoff": Reason.THROTTLED,
+        "bye": Reason.DROPPED,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "name"),
+    [(protocol, name) for protocol in Protocol for name in script.REPLIES[protocol.value]],
+)
+async def test_every_reply_has_its_reason(start: StartOutlook, protocol: Protocol, name: str) -> None:
+    """Each reply that the stand-in knows is understood, and the server's own words are kept."""
+    outlook = await start(account(protocol, name))
+    answer = await ask(outlook, protocol)
+    assert answer.reason is REASONS[protocol][name]
+    assert answer.stage is (Stage.CHECK if name == "not-connected" else Stage.LOGIN)
+    assert answer.tried
+    reply = script.AFTER_LOGIN[protocol.value].get(name, script.REPLIES[protocol.value][name])
+    said = reply.split("|")[0].removesuffix(script.STAMP).removeprefix("* ").strip()
+    assert answer.text == said
+    assert outlook.seen.logins == {(protocol, ADDRESS): 1}
+
+
+@each_protocol
+async def test_a_pause_that_the_server_names(start: StartOutlook, protocol: Protocol) -> None:
+    """The pause that a throttled reply asks for is in the answer."""
+    answer = await ask(await start(account(protocol, "throttled-backoff")), protocol)
+    assert answer.retry_after == timedelta(seconds=299.961)
+
+
+SERVER_REASONS = {
+    "refused": Reason.CONNECTION_REFUSED,
+    "wrong-name": Reason.CERTIFICATE_NOT_TRUSTED,
+    "expired": Reason.CERTIFICATE_NOT_TRUSTED,
+    "self-signed": Reason.CERTIFICATE_NOT_TRUSTED,
+    "old-tls": Reason.TLS_FAILURE,
+    "greeting-busy": Reason.SERVER_BUSY,
+    "no-starttls": Reason.STARTTLS_MISSING,
+    "starttls-refused": Reason.SERVER_BUSY,
+    "no-auth": Reason.MECHANISM_NOT_OFFERED,
+    "xoauth2-only": Reason.MECHANISM_NOT_OFFERED,
+    "login-disabled": Reason.PASSWORD_SIGN_IN_DISABLED,
+}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "name"),
+    [
+        (protocol, name)
+        for protocol in Protocol
+        for name in script.SERVER_FAULTS[protocol.value]
+        if name not in ("ok", "injected")
+    ],
+)
+async def test_no_password_leaves_for_such_a_server(
+    start: StartOutlook, protocol: Protocol, name: str
+) -> None:
+    """A server that cannot be trusted, or wants no password, gets none, with and without a preflight."""
+    outlook = await start(GOOD, server(protocol, name))
+    for password in (None, PASSWORD):
+        answer = await ask(outlook, protocol, password)
+        assert (answer.reason, answer.tried) == (SERVER_REASONS[name], False)
+    assert outlook.seen.passwords_received == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("wrong-name", "Hostname mismatch"), ("expired", "has expired"), ("self-signed", "self-signed")],
+)
+async def test_a_bad_certificate_is_named(start: StartOutlook, name: str, words: str) -> None:
+    """What is wrong with a certificate is said: its name, its dates or its signer."""
+    outlook = await start(GOOD, ServerFaults(name, name))
+    assert words in (await ask(outlook, SMTP)).text
+    assert words in (await ask(outlook, IMAP)).text
+
+
+async def test_offers_without_a_password_mechanism_are_told(start: StartOutlook) -> None:
+    """Where a server offers no password login, the answer says what it does offer."""
+    outlook = await start(GOOD, ServerFaults("xoauth2-only", "login-disabled"))
+    assert "AUTH XOAUTH2" in (await ask(outlook, SMTP, None)).text
+    assert "LOGINDISABLED" in (await ask(outlook, IMAP, None)).text
+
+
+async def test_plain_text_behind_starttls_is_thrown_away(start: StartOutlook) -> None:
+    """What a man in the middle slips in behind the answer to STARTTLS is not believed inside TLS."""
+    outlook = await start(GOOD, ServerFaults("injected"))
+    assert (await ask(outlook, SMTP)).reason is Reason.OK  # PLAIN, which was slipped in, would be refused
+    assert outlook.seen.logins == {("smtp", ADDRESS): 1}
+
+
+# Faults.
+
+STAGES = {
+    ("smtp", "connect"): Stage.GREETING,
+    ("smtp", "greeting"): Stage.GREETING,
+    ("smtp", "ehlo"): Stage.CAPABILITY,
+    ("smtp", "starttls"): Stage.STARTTLS,
+    ("smtp", "tls"): Stage.TLS,
+    ("smtp", "user"): Stage.LOGIN,
+    ("smtp", "auth"): Stage.LOGIN,
+    ("imap", "connect"): Stage.TLS,
+    ("imap", "tls"): Stage.TLS,
+    ("imap", "greeting"): Stage.GREETING,
+    ("imap", "capability"): Stage.CAPABILITY,
+    ("imap", "auth"): Stage.LOGIN,
+    ("imap", "after"): Stage.CHECK,
+}
+FAULT_REASONS = {
+    "hang": {Reason.TIMED_OUT},
+    "drip": {Reason.TIMED_OUT, Reason.PROTOCOL_ERROR, Reason.TLS_FAILURE},
+    "drop": {Reason.DROPPED},
+    "reset": {Reason.DROPPED},
+    "garbage": {Reason.PROTOCOL_ERROR, Reason.TLS_FAILURE},
+    "overlong": {Reason.PROTOCOL_ERROR, Reason.TLS_FAILURE},
+}
+
+
+@pytest.mark.parametrize("fault", script.FAULTS)
+@pytest.mark.parametrize("by", ["server", "mailbox"])
+@each_protocol
+async def test_faults_are_never_a_wrong_password(
+    start: StartOutlook, protocol: Protocol, by: str, fault: str
+) -> None:
+    """A fault at any stage ends within the deadline, is worth another try, and is no word about the password."""
+    stages = (script.SERVER_STAGES if by == "server" else script.MAILBOX_STAGES)[protocol.value]
+    stages = tuple(stage for stage in stages if (protocol.value, stage) in STAGES)
+
+    async def suffer(stage: str) -> Answer:
+        behaviour = f"{fault}:{stage}"
+        if by == "server":
+            outlook = await start(GOOD, server(protocol, behaviour))
+        else:
+            outlook = await start(account(protocol, behaviour))
+        answer = await ask(outlook, protocol)
+        assert outlook.seen.connections[protocol] == 1
+        assert outlook.seen.passwords_received <= 1
+        return answer
+
+    answers = dict(zip(stages, await asyncio.gather(*map(suffer, stages)), strict=True))
+    for stage, answer in answers.items():
+        assert answer.reason in FAULT_REASONS[fault], (stage, answer)
+        assert answer.reason.explanation.transient
+        assert answer.stage is STAGES[protocol.value, stage], (stage, answer)
+        assert answer.tried is (answer.stage in (Stage.LOGIN, Stage.CHECK))
+        assert answer.milliseconds <= (DEADLINE + 1) * 1000
+        assert len(answer.text) <= 300
+        assert answer.text.isprintable()
+
+
+@pytest.mark.parametrize("fault", script.FAULTS)
+async def test_a_fault_behind_the_verdict_changes_nothing(start: StartOutlook, fault: str) -> None:
+    """Once SMTP has taken the password, neither QUIT's answer nor the deadline turns the verdict over."""
+    answer = await ask(await start(account(SMTP, f"{fault}:after")), SMTP, timeout=0.5)
+    assert answer.reason is Reason.OK
+    assert answer.milliseconds <= 2000
+
+
+async def test_a_slow_answer_is_waited_for(start: StartOutlook) -> None:
+    """A refusal that comes late, but before the deadline, is a refusal; behind it, a time-out."""
+    outlook = await start(account(SMTP, "slow:0.4+wrong-credentials"))
+    assert (await ask(outlook, SMTP, timeout=2)).reason is Reason.WRONG_CREDENTIALS
+    late = await ask(outlook, SMTP, timeout=0.2)
+    assert (late.reason, late.text) == (Reason.TIMED_OUT, "no complete answer within 0.2 s")
+
+
+@each_protocol
+async def test_a_name_that_does_not_exist(protocol: Protocol, tmp_path: Path) -> None:
+    """A server whose name cannot be looked up is a fault of its own; so is a name that is none."""
+    for host in ("mail.invalid", f"{'x' * 64}.example", "a..b"):
+        endpoint = Endpoint(host, 993)
+        answer = await log_in(protocol, endpoint, Credentials(ADDRESS, PASSWORD), tls_context(None), 10)
+        assert (answer.reason, answer.stage) == (Reason.NAME_NOT_FOUND, Stage.CONNECT)
+        assert not answer.tried
+
+
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
+    """Give every host name several addresses: one for each of these ports, whatever port is asked for."""
+
+    async def addresses(*_: object, **__: object) -> list[tuple[Any, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", addresses)
+
+
+async def test_a_dead_address_of_several(start: StartOutlook, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host with a dead address beside a good one is reached; with dead ones only it is named as refused."""
+    dead = await start(GOOD, ServerFaults("refused", "refused"))
+    outlook = await start(GOOD)
+    resolve_to(monkeypatch, dead.smtp_port, outlook.smtp_port)
+    assert (await ask(outlook, SMTP)).reason is Reason.OK
+    resolve_to(monkeypatch, dead.smtp_port, dead.imap_port)
+    answer = await ask(outlook, SMTP)
+    assert (answer.reason, answer.text) == (Reason.CONNECTION_REFUSED, "Connection refused")
+
+
+# What is kept of a server's words.
+
+
+@each_protocol
+@pytest.mark.parametrize("password", [PASSWORD, 'odd "pass\\word"', "AG", "größe"])
+async def test_an_echoed_password_is_not_kept(start: StartOutlook, protocol: Protocol, password: str) -> None:
+    """A server that repeats the password, plain, quoted or in base64, has it cut out of its words."""
+    quoted = password.replace("\\", "\\\\").replace('"', '\\"')
+    forms = [password, b64(password), b64(f"\0{ADDRESS}\0{password}"), quoted]
+    for form in forms:
+        no = "535 5.7.8" if protocol is SMTP else "NO"
+        outlook = await start(account(protocol, f"{no} You said <{form}> to us {script.STAMP}", password))
+        answer = await ask(outlook, protocol, password)
+        assert answer.text == f"{no} You said <…> to us"
+
+
+@each_protocol
+async def test_credentials_show_nothing(protocol: Protocol) -> None:
+    """Credentials cannot be printed, and an answer about them holds none."""
+    credentials = Credentials(ADDRESS, PASSWORD)
+    answer = await log_in(protocol, Endpoint("127.0.0.1", 1), credentials, tls_context(None), DEADLINE)
+    assert PASSWORD not in f"{credentials!r} {credentials} {answer!r}"
+
+
+# Giving up.
+
+
+@each_protocol
+async def test_cancelling_closes_the_connection(start: StartOutlook, protocol: Protocol) -> None:
+    """A cancelled login raises the cancellation at once, and its connection is gone before the next one."""
+    outlook = await start(account(protocol, "slow:30"))
+    for attempt in (1, 2):
+        login = asyncio.create_task(ask(outlook, protocol, timeout=30))
+        while outlook.seen.logins[protocol.value, ADDRESS] < attempt:
+            await asyncio.sleep(0.01)
+        login.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await login
+        await asyncio.sleep(0.3)  # the stand-in looks every 0.1 s
+    assert outlook.seen.connections == {protocol: 2}
+    assert outlook.seen.connections_at_once == {protocol: 1}
+
+
+# Servers that are not Outlook.
+
+
+@asynccontextmanager
+async def scripted(ca: trustme.CA, folder: Path, replies: Mapping[str, str]) -> AsyncIterator[Outlook]:
+    """A server of either protocol that answers each command word with this text, `%` being the tag.
+
+    An empty key is the greeting; a word without an answer ends the connection. `STARTTLS` starts TLS.
+    """
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if "STARTTLS" not in replies:
+            await writer.start_tls(context)
+        words = [""]
+        while words:
+            word = next((word for word in words if word in replies), None)
+            if word is None:
+                break
+            writer.write(replies[word].replace("%", words[0]).encode())
+            await writer.drain()
+            if word == "STARTTLS":
+                await writer.start_tls(context)
+            words = (await reader.readline()).decode().split()[:2]
+        writer.transport.abort()
+
+    context = server_context(ca, "ok")
+    listening = await asyncio.start_server(answer, "127.0.0.1", 0)
+    outlook = Outlook({}, folder=folder)
+    outlook.smtp_port = outlook.imap_port = listening.sockets[0].getsockname()[1]
+    outlook.ca_file = folder / f"ca-{outlook.smtp_port}.pem"
+    ca.cert_pem.write_to_path(outlook.ca_file)
+    try:
+        yield outlook
+    finally:
+        listening.close()
+
+
+TALK: dict[Protocol, dict[str, str]] = {
+    SMTP: {
+        "": "220-several\r\n220 lines\r\n",
+        "EHLO": "250-mail\r\n250-STARTTLS\r\n250 AUTH LOGIN\r\n",
+        "STARTTLS": "220 go\r\n",
+        "AUTH": "334 VXNlcm5hbWU6\r\n",
+        b64(ADDRESS): "334 UGFzc3dvcmQ6\r\n",
+        b64(PASSWORD): "235 yes\r\n",
+        "QUIT": "221 bye\r\n",
+    },
+    IMAP: {
+        "": "* OK hello\r\n",
+        "CAPABILITY": "* CAPABILITY IMAP4rev1\r\n% OK\r\n",
+        "LOGIN": "* 1 EXISTS\r\n% OK\r\n",
+        "LIST": '* LIST () "/" ""\r\n% OK\r\n',
+        "LOGOUT": "* BYE\r\n% OK\r\n",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "changes", "reason"),
+    [
+        (SMTP, {}, Reason.OK),
+        (SMTP, {"EHLO": "250-mail\r\n250-starttls\r\n250 AUTH=login plain\r\n"}, Reason.OK),
+        (SMTP, {"": "554 no service\r\n"}, Reason.UNKNOWN_REFUSAL),
+        (SMTP, {"": "* OK this is IMAP\r\n"}, Reason.PROTOCOL_ERROR),
+        (SMTP, {"": "220-again\r\n" * 300}, Reason.PROTOCOL_ERROR),
+        (SMTP, {"EHLO": "502 what\r\n"}, Reason.UNKNOWN_REFUSAL),
+        (SMTP, {b64(ADDRESS): "535 5.7.8 Error: authentication failed\r\n"}, Reason.LOGIN_REFUSED),
+        (SMTP, {b64(PASSWORD): "535 Incorrect authentication data\r\n"}, Reason.WRONG_CREDENTIALS),
+        (SMTP, {b64(PASSWORD): "535-5.7.8 Bad username\r\n535 or password\r\n"}, Reason.WRONG_CREDENTIALS),
+        (SMTP, {b64(PASSWORD): "334 once more\r\n"}, Reason.UNKNOWN_REFUSAL),
+        (SMTP, {"QUIT": "500 never\r\n"}, Reason.OK),
+        (IMAP, {}, Reason.OK),
+        (IMAP, {"": "* OK [CAPABILITY IMAP4rev1 LITERAL+] hello\r\n", "CAPABILITY": "% BAD\r\n"}, Reason.OK),
+        (IMAP, {"": "* OK [CAPABILITY LOGINDISABLED] hello\r\n"}, Reason.PASSWORD_SIGN_IN_DISABLED),
+        (IMAP, {"": "* PREAUTH welcome\r\n"}, Reason.PROTOCOL_ERROR),
+        (IMAP, {"": "220 this is SMTP\r\n"}, Reason.PROTOCOL_ERROR),
+        (IMAP, {"": "* BYE Too many connections\r\n"}, Reason.TOO_MANY_CONNECTIONS),
+        (IMAP, {"CAPABILITY": "% BAD what\r\n"}, Reason.UNKNOWN_REFUSAL),
+        (IMAP, {"CAPABILITY": "* 1 EXISTS\r\n" * 300}, Reason.PROTOCOL_ERROR),
+        (IMAP, {"LOGIN": "+ go on\r\n"}, Reason.PROTOCOL_ERROR),
+        (IMAP, {"LOGIN": "* BYE\r\n% NO [AUTHENTICATIONFAILED] no\r\n"}, Reason.WRONG_CREDENTIALS),
+        (IMAP, {"LOGIN": "% BAD [ALERT] Invalid credentials\r\n"}, Reason.WRONG_CREDENTIALS),
+        (IMAP, {"LIST": "% NO no mailbox\r\n"}, Reason.IMAP_OFF),
+        (IMAP, {"LIST": "* BYE System shutdown\r\n"}, Reason.TIMED_OUT),
+        (IMAP, {"LOGOUT": "* BYE and gone\r\n"}, Reason.OK),
+        (IMAP, {"LOGOUT": "% BAD never\r\n"}, Reason.OK),
+    ],
+)
+async def test_servers_that_are_not_outlook(
+    ca: trustme.CA, tmp_path: Path, protocol: Protocol, changes: dict[str, str], reason: Reason
+) -> None:
+    """Other servers' ways of saying yes and no are understood, and nonsense is called nonsense."""
+    async with scripted(ca, tmp_path, TALK[protocol] | changes) as outlook:
+        assert (await ask(outlook, protocol)).reason is reason
+
+
+async def test_a_goodbye_before_the_answer(ca: trustme.CA, tmp_path: Path) -> None:
+    """The words of a BYE that takes an answer's place are kept."""
+    talk = TALK[IMAP] | {"LOGIN": "* BYE Connection is closed. 13\r\n"}
+    del talk["LOGOUT"]
+    async with scripted(ca, tmp_path, talk) as outlook:
+        answer = await ask(outlook, IMAP)
+    assert answer.text in ("BYE Connection is closed. 13", "no complete answer within 1 s")
+
+
+def test_one_context_per_process(ca: trustme.CA, tmp_path: Path) -> None:
+    """The SSL context is made once for each CA file, checks certificates and speaks TLS 1.2 or later."""
+    file = tmp_path / "ca.pem"
+    ca.cert_pem.write_to_path(file)
+    context = tls_context(file)
+    assert tls_context(file) is context
+    assert context.check_hostname
+    assert context.minimum_version.name == "TLSv1_2"
+
+
+Use = Callable[..., object]

@@ -1,0 +1,670 @@
+"""What the servers' words mean: Microsoft's replies, other servers' and words made up like them."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import time
+from datetime import timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.reasons import (
+    EXPLANATIONS,
+    LONGEST_BACKOFF,
+    LONGEST_TEXT,
+    Protocol,
+    Reason,
+    Reply,
+    Stage,
+    backoff_named,
+    classify,
+    diagnose,
+    one_line,
+)
+
+TRAILER = "[AM0PR01CA0123.eurprd01.prod.exchangelabs.com 2025-01-26T18:54:30.055Z 08DD3DD7D75D7743]"
+CANARY = "Canary-5ecret"
+
+IDENTITY = {Reason.WRONG_CREDENTIALS, Reason.LOGIN_REFUSED}
+BEFORE_LOGIN = [stage for stage in Stage if stage not in (Stage.LOGIN, Stage.CHECK)]
+
+# Stage, the whole reply, reason, transient.
+Row = tuple[Stage, str, Reason, bool]
+
+SMTP: list[Row] = [
+    (
+        Stage.LOGIN,
+        "535 5.7.139 Authentication unsuccessful, basic authentication is disabled.",
+        Reason.PASSWORD_SIGN_IN_DISABLED,
+        False,
+    ),
+    (
+        Stage.LOGIN,
+        "535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled for the Tenant. "
+        "Visit https://aka.ms/smtp_auth_disabled for more information.",
+        Reason.SMTP_AUTH_OFF_TENANT,
+        False,
+    ),
+    (
+        Stage.LOGIN,
+        "535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled for the Mailbox. "
+        "Visit https://aka.ms/smtp_auth_disabled for more information.",
+        Reason.SMTP_AUTH_OFF_MAILBOX,
+        False,
+    ),
+    (
+        Stage.LOGIN,
+        "535 5.7.139 Authentication unsuccessful, user is locked by your organization's security defaults "
+        "policy. Contact your administrator.",
+        Reason.SECURITY_DEFAULTS,
+        False,
+    ),
+    (
+        Stage.LOGIN,
+        "535 5.7.139 Authentication unsuccessful, the request did not meet the criteria to be authenticated "
+        "successfully. Contact your administrator.",
+        Reason.CONDITIONAL_ACCESS,
+        False,
+    ),
+    (
+        Stage.LOGIN,
+        "535 5.7.139 Authentication unsuccessful, the user credentials were incorrect.",
+        Reason.WRONG_CREDENTIALS,
+        False,
+    ),
+    (Stage.LOGIN, "535 5.7.3 Authentication unsuccessful", Reason.LOGIN_REFUSED, False),
+    (
+        Stage.LOGIN,
+        "550 5.7.30 Basic authentication is not supported for Client Submission.",
+        Reason.PASSWORD_SIGN_IN_DISABLED,
+        False,
+    ),
+    (Stage.CHECK, "530 5.7.57 Client not authenticated to send mail.", Reason.CLIENT_FAULT, False),
+    (Stage.LOGIN, "451 5.7.3 STARTTLS is required to send mail", Reason.STARTTLS_MISSING, False),
+    (
+        Stage.LOGIN,
+        "432 4.3.2 Concurrent connections limit exceeded. Visit https://aka.ms/concurrent_sending for more "
+        "information.",
+        Reason.TOO_MANY_CONNECTIONS,
+        True,
+    ),
+    (Stage.GREETING, "421 4.3.2 Service not available", Reason.SERVER_BUSY, True),
+    (Stage.LOGIN, "421 4.3.2 Service not active", Reason.SERVER_BUSY, True),
+    (
+        Stage.LOGIN,
+        "451 4.7.0 Temporary server error. Please try again later. PRX4",
+        Reason.SERVER_BUSY,
+        True,
+    ),
+    (Stage.LOGIN, "454 4.7.0 Temporary authentication failure", Reason.SERVER_BUSY, True),
+    (
+        Stage.LOGIN,
+        "451 4.7.500 Server busy. Please try again later from [192.0.2.1].",
+        Reason.THROTTLED,
+        True,
+    ),
+]
+
+IMAP: list[Row] = [
+    (Stage.LOGIN, "NO Basic authentication is disabled.", Reason.PASSWORD_SIGN_IN_DISABLED, False),
+    (Stage.LOGIN, "BYE Microsoft Exchange Server IMAP4 server signing off.", Reason.DROPPED, True),
+    (
+        Stage.CAPABILITY,
+        "NO CAPABILITY IMAP4 IMAP4rev1 AUTH=XOAUTH2 LOGINDISABLED SASL-IR",
+        Reason.PASSWORD_SIGN_IN_DISABLED,
+        False,
+    ),
+    (Stage.LOGIN, "NO LOGIN failed.", Reason.LOGIN_REFUSED, False),
+    (Stage.LOGIN, "NO AUTHENTICATE failed.", Reason.LOGIN_REFUSED, False),
+    (Stage.CHECK, "BAD User is authenticated but not connected.", Reason.IMAP_OFF, True),
+    (Stage.LOGIN, "NO [AUTHENTICATIONFAILED] Authentication failed.", Reason.WRONG_CREDENTIALS, False),
+    (Stage.LOGIN, "NO [UNAVAILABLE] Backend is down", Reason.SERVER_BUSY, True),
+    (Stage.LOGIN, "NO [LIMIT] No more of you", Reason.TOO_MANY_CONNECTIONS, True),
+    (Stage.LOGIN, "NO [INUSE] Come back", Reason.SERVER_BUSY, True),
+    (Stage.LOGIN, "NO Server Unavailable. 15", Reason.SERVER_BUSY, True),
+]
+
+REWORDED_SMTP: list[Row] = [
+    *[
+        (Stage.LOGIN, f"535 5.7.139 {text}", Reason.PASSWORD_SIGN_IN_DISABLED, False)
+        for text in (
+            "Basic Auth has been permanently disabled for this organization",
+            "Legacy authentication is no longer supported",
+            "Password sign-in was turned off",
+            "We no longer support basic authentication",
+            "Basic authentication for SMTP is blocked",
+            "Passwords are no longer accepted here",
+        )
+    ],
+    (
+        Stage.LOGIN,
+        "535 5.7.139 SMTP AUTH is disabled for this mailbox",
+        Reason.SMTP_AUTH_OFF_MAILBOX,
+        False,
+    ),
+    (Stage.LOGIN, "535 5.7.139 Authenticated SMTP is off for your user", Reason.SMTP_AUTH_OFF_MAILBOX, False),
+    (Stage.LOGIN, "535 5.7.139 SMTP client authentication is disabled", Reason.SMTP_AUTH_OFF_TENANT, False),
+    (Stage.LOGIN, "535 5.7.139 See https://aka.ms/smtp_auth_disabled", Reason.SMTP_AUTH_OFF_TENANT, False),
+    (Stage.LOGIN, "535 5.7.139 Blocked by a security default", Reason.SECURITY_DEFAULTS, False),
+    (
+        Stage.LOGIN,
+        "535 5.7.139 The sign-in doesn't meet the criteria of the user account",
+        Reason.CONDITIONAL_ACCESS,
+        False,
+    ),
+    (
+        Stage.LOGIN,
+        "535 5.7.139 User is blocked by a Conditional Access policy",
+        Reason.CONDITIONAL_ACCESS,
+        False,
+    ),
+    (
+        Stage.LOGIN,
+        "535 5.7.139 The federated identity provider did not answer",
+        Reason.FEDERATION_UNREACHABLE,
+        True,
+    ),
+    (Stage.LOGIN, "535 5.7.139 Your account has been locked", Reason.ACCOUNT_BLOCKED, False),
+    (Stage.LOGIN, "535 5.7.139 The account is temporarily locked", Reason.ACCOUNT_BLOCKED, False),
+    (Stage.LOGIN, "550 5.7.0 User mailbox was suspended by its owner", Reason.ACCOUNT_BLOCKED, False),
+    (Stage.LOGIN, "454 4.7.0 Account locked for 15 minutes", Reason.SERVER_BUSY, True),
+    (
+        Stage.LOGIN,
+        "535 5.7.139 Wrong password. The account will be locked after three more",
+        Reason.WRONG_CREDENTIALS,
+        False,
+    ),
+    (
+        Stage.LOGIN,
+        "535 5.7.139 The password that was entered is incorrect",
+        Reason.WRONG_CREDENTIALS,
+        False,
+    ),
+    (Stage.LOGIN, "535 Invalid user or password!", Reason.WRONG_CREDENTIALS, False),
+    (Stage.LOGIN, "535 The user name is not valid", Reason.WRONG_CREDENTIALS, False),
+    (Stage.LOGIN, "550 Too many failed login attempts", Reason.THROTTLED, True),
+    (Stage.LOGIN, "421 Request was throttled. Backoff time 30000 ms", Reason.THROTTLED, True),
+    (Stage.GREETING, "421 Too many connections from you", Reason.TOO_MANY_CONNECTIONS, True),
+    (Stage.CAPABILITY, "554 Service unavailable", Reason.SERVER_BUSY, True),
+    (Stage.LOGIN, "421 4.7.66 TLS 1.0 and 1.1 are not supported", Reason.STARTTLS_MISSING, False),
+    (Stage.STARTTLS, "502 5.5.1 What?", Reason.STARTTLS_MISSING, False),
+    (Stage.STARTTLS, "454 TLS is not there just now", Reason.SERVER_BUSY, True),
+    (
+        Stage.LOGIN,
+        "530 5.7.0 Must issue a STARTTLS command first\nand then again",
+        Reason.STARTTLS_MISSING,
+        False,
+    ),
+    (Stage.LOGIN, "504 5.7.4 Unrecognized\nauthentication type", Reason.MECHANISM_NOT_OFFERED, False),
+]
+
+REWORDED_IMAP: list[Row] = [
+    (
+        Stage.LOGIN,
+        "NO Basic authentication was retired, use OAuth",
+        Reason.PASSWORD_SIGN_IN_DISABLED,
+        False,
+    ),
+    (
+        Stage.LOGIN,
+        "NO [AUTHENTICATIONFAILED] Basic authentication is blocked",
+        Reason.PASSWORD_SIGN_IN_DISABLED,
+        False,
+    ),
+    (Stage.LOGIN, "NO [AUTHENTICATIONFAILED] The account is disabled", Reason.ACCOUNT_BLOCKED, False),
+    (Stage.LOGIN, "NO [EXPIRED] Change it", Reason.WRONG_CREDENTIALS, False),
+    (Stage.LOGIN, "NO [AUTHORIZATIONFAILED] Not for you", Reason.LOGIN_REFUSED, False),
+    (Stage.LOGIN, "NO [PRIVACYREQUIRED] Not like this", Reason.STARTTLS_MISSING, False),
+    (Stage.LOGIN, "NO [CONTACTADMIN] Ask somebody", Reason.ACCOUNT_BLOCKED, False),
+    (Stage.LOGIN, "NO User's mailbox has IMAP disabled", Reason.IMAP_OFF, True),
+    (Stage.CHECK, "NO The mailbox is not licensed", Reason.IMAP_OFF, True),
+    (Stage.CHECK, "NO Whatever that is", Reason.IMAP_OFF, True),
+    (Stage.CHECK, "NO LOGIN failed.", Reason.IMAP_OFF, True),
+    (Stage.GREETING, "BYE Too many connections", Reason.TOO_MANY_CONNECTIONS, True),
+    (Stage.GREETING, "BYE Good night", Reason.DROPPED, True),
+    (Stage.LOGIN, "BAD Command Argument Error. 11", Reason.UNKNOWN_REFUSAL, False),
+]
+
+OTHER_SMTP: list[Row] = [
+    (Stage.LOGIN, "535 Incorrect authentication data", Reason.WRONG_CREDENTIALS, False),  # Exim
+    (Stage.LOGIN, "435 Unable to authenticate at present", Reason.UNKNOWN_DELAY, True),  # Exim
+    (Stage.LOGIN, "503 AUTH command used when not advertised", Reason.MECHANISM_NOT_OFFERED, False),  # Exim
+    # Postfix, alone and in Zimbra
+    (
+        Stage.LOGIN,
+        "535 5.7.8 Error: authentication failed: UGFzc3dvcmQ6",
+        Reason.WRONG_CREDENTIALS,
+        False,
+    ),
+    (
+        Stage.LOGIN,
+        "535 5.7.8 Error: authentication failed: authentication failure",
+        Reason.WRONG_CREDENTIALS,
+        False,
+    ),
+    (
+        Stage.LOGIN,
+        "535 5.7.8 Error: authentication failed: no mechanism available",
+        Reason.MECHANISM_NOT_OFFERED,
+        False,
+    ),
+    (
+        Stage.LOGIN,
+        "454 4.7.0 Temporary authentication failure: Connection lost to authentication server",
+        Reason.SERVER_BUSY,
+        True,
+    ),
+    (Stage.LOGIN, "503 5.5.1 Error: authentication not enabled", Reason.MECHANISM_NOT_OFFERED, False),
+    (
+        Stage.LOGIN,
+        "538 5.7.11 Encryption required for requested authentication mechanism",
+        Reason.STARTTLS_MISSING,
+        False,
+    ),
+    # Gmail
+    (
+        Stage.LOGIN,
+        "535 5.7.8 Username and Password not accepted. For more information, go to\n"
+        "5.7.8  https://support.google.com/mail/?p=BadCredentials",
+        Reason.WRONG_CREDENTIALS,
+        False,
+    ),
+    (
+        Stage.LOGIN,
+        "534 5.7.9 Application-specific password required. Learn more at\n5.7.9  https://support.google.com",
+        Reason.WRONG_CREDENTIALS,
+        False,
+    ),
+    (
+        Stage.LOGIN,
+        "534 5.7.14 Please log in via your web browser and then try again.",
+        Reason.ACCOUNT_BLOCKED,
+        False,
+    ),
+    (
+        Stage.LOGIN,
+        "454 4.7.0 Too many login attempts, please try again later.",
+        Reason.THROTTLED,
+        True,
+    ),
+]
+
+OTHER_IMAP: list[Row] = [
+    # Dovecot
+    (Stage.LOGIN, "NO [AUTHENTICATIONFAILED] Authentication failed.", Reason.WRONG_CREDENTIALS, False),
+    (Stage.LOGIN, "NO [UNAVAILABLE] Temporary authentication failure.", Reason.SERVER_BUSY, True),
+    (
+        Stage.LOGIN,
+        "NO [LIMIT] Maximum number of connections from user+IP exceeded (mail_max_userip_connections=10)",
+        Reason.TOO_MANY_CONNECTIONS,
+        True,
+    ),
+    (
+        Stage.LOGIN,
+        "NO [PRIVACYREQUIRED] Plaintext authentication disallowed on non-secure (SSL/TLS) connections.",
+        Reason.STARTTLS_MISSING,
+        False,
+    ),
+    # Gmail
+    (Stage.LOGIN, "NO [AUTHENTICATIONFAILED] Invalid credentials (Failure)", Reason.WRONG_CREDENTIALS, False),
+    (
+        Stage.LOGIN,
+        "NO [ALERT] Application-specific password required: https://support.google.com (Failure)",
+        Reason.WRONG_CREDENTIALS,
+        False,
+    ),
+    (
+        Stage.LOGIN,
+        "NO [ALERT] Please log in via your web browser: https://support.google.com (Failure)",
+        Reason.ACCOUNT_BLOCKED,
+        False,
+    ),
+    (
+        Stage.LOGIN,
+        "NO [ALERT] Your account is not enabled for IMAP use. Please visit your Gmail settings page",
+        Reason.IMAP_OFF,
+        True,
+    ),
+    (
+        Stage.LOGIN,
+        "NO [OVERQUOTA] Account exceeded command or bandwidth limits. (Failure)",
+        Reason.THROTTLED,
+        True,
+    ),
+    (
+        Stage.LOGIN,
+        "NO [ALERT] Too many simultaneous connections. (Failure)",
+        Reason.TOO_MANY_CONNECTIONS,
+        True,
+    ),
+    # Yahoo, Yandex, Zimbra
+    (Stage.LOGIN, "NO [LIMIT] LOGIN Rate limit hit.", Reason.THROTTLED, True),
+    (
+        Stage.LOGIN,
+        "NO [AUTHENTICATIONFAILED] LOGIN invalid credentials or IMAP is disabled",
+        Reason.WRONG_CREDENTIALS,
+        False,
+    ),
+    (Stage.LOGIN, "NO LOGIN failed", Reason.LOGIN_REFUSED, False),
+]
+
+KNOWN = [
+    *((Protocol.SMTP, *row) for row in (*SMTP, *REWORDED_SMTP, *OTHER_SMTP)),
+    *((Protocol.IMAP, *row) for row in (*IMAP, *REWORDED_IMAP, *OTHER_IMAP)),
+]
+IDS = [f"{protocol} {stage}: {said[:90]}" for protocol, stage, said, _, _ in KNOWN]
+
+
+def reply_of(said: str) -> Reply:
+    code, _, text = said.partition(" ")
+    return Reply(code, text)
+
+
+@pytest.mark.parametrize(("protocol", "stage", "said", "reason", "transient"), KNOWN, ids=IDS)
+def test_known_replies(protocol: Protocol, stage: Stage, said: str, reason: Reason, transient: bool) -> None:
+    """A reply gives its reason, with and without the trailer and in whatever letter case."""
+    code, text = reply_of(said)
+    for variant in (text, f"{text} {TRAILER}", text.upper(), text.lower(), one_line(text)):
+        assert classify(protocol, stage, Reply(code, variant)) is reason
+    assert reason.explanation.transient is transient
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("535 5.7.8 Nope", Reason.WRONG_CREDENTIALS),
+        ("535 5.7.9 Nope", Reason.MECHANISM_NOT_OFFERED),
+        ("535 5.7.13 Nope", Reason.ACCOUNT_BLOCKED),
+        ("550 5.7.30 Nope", Reason.PASSWORD_SIGN_IN_DISABLED),
+        ("535 5.7.139 Nope", Reason.LOGIN_REFUSED),
+        ("550 5.2.1 Nope", Reason.ACCOUNT_BLOCKED),
+        ("421 4.7.500 Nope", Reason.THROTTLED),
+        ("535 5.9.99 Nope", Reason.LOGIN_REFUSED),
+        ("535 Nope", Reason.LOGIN_REFUSED),
+        ("535", Reason.LOGIN_REFUSED),
+        ("535 Version 15.7.8.1 says nope", Reason.LOGIN_REFUSED),
+        ("530 Nope", Reason.STARTTLS_MISSING),
+        ("534 Nope", Reason.MECHANISM_NOT_OFFERED),
+        ("421 Nope", Reason.SERVER_BUSY),
+        ("432 Nope", Reason.TOO_MANY_CONNECTIONS),
+        ("454 Nope", Reason.SERVER_BUSY),
+        ("450 4.9.9 Nope", Reason.UNKNOWN_DELAY),
+        ("599 Nope", Reason.UNKNOWN_REFUSAL),
+    ],
+)
+def test_from_the_sentence_to_the_code(said: str, reason: Reason) -> None:
+    """Where the sentence is unknown the enhanced status code speaks, and where that is unknown the code."""
+    assert classify(Protocol.SMTP, Stage.LOGIN, reply_of(said)) is reason
+
+
+def test_sentence_before_code() -> None:
+    """The sentence speaks before the codes, the enhanced code before the plain one."""
+    said = "535 5.7.9 the user credentials were incorrect"
+    assert classify(Protocol.SMTP, Stage.LOGIN, reply_of(said)) is Reason.WRONG_CREDENTIALS
+
+
+ALL_TEXTS = sorted({reply_of(said).text for _, _, said, _, _ in KNOWN})
+
+
+@pytest.mark.parametrize("code", ["421", "432", "451", "454", "499"])
+@pytest.mark.parametrize("protocol", Protocol)
+def test_put_off_is_no_wrong_password(protocol: Protocol, code: str) -> None:
+    """A 4xx reply never becomes a verdict on the password or the account, whatever it says."""
+    for stage, text in itertools.product(Stage, ALL_TEXTS):
+        reason = classify(protocol, stage, Reply(code, text))
+        assert reason not in {*IDENTITY, Reason.ACCOUNT_BLOCKED}, text
+
+
+@pytest.mark.parametrize("stage", [*BEFORE_LOGIN, Stage.CHECK])
+@pytest.mark.parametrize("protocol", Protocol)
+def test_only_a_login_is_a_wrong_password(protocol: Protocol, stage: Stage) -> None:
+    """Nothing that is said before or after the login becomes a wrong password."""
+    codes = ("220", "421", "500", "530", "535", "550", "554", "NO", "BAD", "BYE")
+    for code, text in itertools.product(codes, ALL_TEXTS):
+        assert classify(protocol, stage, Reply(code, text)) not in IDENTITY, text
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(Protocol),
+    st.sampled_from(Stage),
+    st.one_of(st.sampled_from(["NO", "BAD", "BYE"]), st.integers(400, 599).map(str)),
+    st.one_of(st.text(max_size=80), st.sampled_from(ALL_TEXTS)),
+)
+def test_any_reply_has_a_reason(protocol: Protocol, stage: Stage, code: str, text: str) -> None:
+    """Whatever a server says gets a reason, which is never that all is well, and SMTP's is never IMAP's."""
+    reason = classify(protocol, stage, Reply(code, text))
+    assert reason is not Reason.OK
+    assert not (protocol is Protocol.SMTP and reason is Reason.IMAP_OFF)
+
+
+def test_reply_shows_itself() -> None:
+    """A reply is shown as the server sent it."""
+    assert str(Reply("535", "5.7.3 No")) == "535 5.7.3 No"
+    assert str(Reply("535", "")) == "535"
+
+
+# --- explanations ----------------------------------------------------
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_explanations(reason: Reason) -> None:
+    """Every reason has a title, a meaning and a remedy, and its own title."""
+    explanation = reason.explanation
+    assert explanation is EXPLANATIONS[reason]
+    assert all((explanation.title, explanation.meaning, explanation.remedy))
+    assert not explanation.title.endswith(".")
+    assert explanation.meaning.endswith(".")
+    assert explanation.remedy.endswith(".")
+    assert explanation.attempts is None or explanation.transient
+    assert [other for other in Reason if other.explanation.title == explanation.title] == [reason]
+
+
+def test_nothing_but_reasons_is_explained() -> None:
+    """The table holds the reasons and nothing else."""
+    assert list(EXPLANATIONS) == list(Reason)
+
+
+# --- pauses ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "pause"),
+    [
+        ("Request is throttled. Suggested Backoff Time: 299999 milliseconds", timedelta(seconds=299.999)),
+        ("Back-off time 5,000 ms", timedelta(seconds=5)),
+        ("Retry after 10 seconds", timedelta(seconds=10)),
+        ("retry-after: 120", timedelta(seconds=120)),
+        ("Try again in 15 minutes.", timedelta(minutes=15)),
+        ("try again after 2 hrs", timedelta(hours=2)),
+        ("try again after 2 hours", timedelta(hours=2)),
+        ("Please wait for another 5 min", timedelta(minutes=5)),
+        ("wait 1h", timedelta(hours=1)),
+        ("wait 1.5 minutes", timedelta(seconds=90)),
+        ("wait 90s, then call", timedelta(seconds=90)),
+        ("wait 0", timedelta(0)),
+        ("wait 3 days", LONGEST_BACKOFF),
+        ("wait 99999999999999999999 hours", LONGEST_BACKOFF),
+        ("wait 48 hours", LONGEST_BACKOFF),
+        ("Server busy. Please try again later from [192.0.2.1].", None),
+        ("Please wait. [192.0.2.1]", None),
+        ("Please wait until 10:30", None),
+        ("We await 5 things", None),
+        ("4.7.500 Server busy", None),
+        ("", None),
+    ],
+)  # fmt: skip
+def test_backoff_named(text: str, pause: timedelta | None) -> None:
+    """The pause that a reply names is read in its unit and never more than a day."""
+    assert backoff_named(text) == pause
+
+
+# --- texts -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f"535 5.7.3 Authentication unsuccessful {TRAILER}", "535 5.7.3 Authentication unsuccessful"),
+        (f"5.7.3 No {TRAILER.lower()}", "5.7.3 No"),
+        ("5.7.3 No [AM0PR01CA0123.eurprd01.prod.outlook.com]", "5.7.3 No"),
+        ("Try from [192.0.2.1].", "Try from [192.0.2.1]."),
+        ("[AUTHENTICATIONFAILED] No.", "[AUTHENTICATIONFAILED] No."),
+        ("a\r\nb\tc\0d\x1b[31me\u202ef\u2028g  h", "a b c d [31me f g h"),
+        ("", ""),
+        ("x" * LONGEST_TEXT, "x" * LONGEST_TEXT),
+        ("x" * 10_000, "x" * (LONGEST_TEXT - 1) + "…"),
+    ],
+)
+def test_one_line(text: str, line: str) -> None:
+    """A text becomes one printable, bounded line without the trailer."""
+    assert one_line(text) == line
+
+
+SECRET = 'p"a\\ss wörd  x'
+PLAIN = base64.b64encode(f"\0ann@example.com\0{SECRET}".encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("secret", "echo"),
+    [
+        pytest.param(CANARY, CANARY, id="as it is"),
+        pytest.param(SECRET, SECRET, id="with spaces and marks"),
+        pytest.param(SECRET, 'p\\"a\\\\ss wörd  x', id="as an IMAP string"),
+        pytest.param(CANARY, base64.b64encode(CANARY.encode()).decode(), id="base64"),
+        pytest.param(CANARY, base64.b64encode(CANARY.encode()).decode().rstrip("="), id="unpadded"),
+    ],
+)
+def test_no_credentials(secret: str, echo: str) -> None:
+    """A server that echoes the password, in whatever form, does not get it into a report."""
+    assert one_line(f"Cannot take <{echo}>, {echo}!", secret) == "Cannot take <…>, …!"
+
+
+@pytest.mark.parametrize("user", ["a@x.co", "an@x.co", "ann@x.co"])
+def test_no_credentials_in_plain(user: str) -> None:
+    """The password inside of a longer base64 text, as AUTH PLAIN sends it, goes as well."""
+    blob = base64.b64encode(f"\0{user}\0{CANARY}".encode()).decode()
+    line = one_line(f"AUTH PLAIN {blob}", CANARY)
+    rest = line.removeprefix("AUTH PLAIN ").rstrip("=").partition("…")
+    assert rest[1] == "…"
+    head = base64.b64decode(rest[0] + "A" * (-len(rest[0]) % 4))
+    assert CANARY[1:] not in head.decode(errors="replace")
+    assert len(rest[2]) <= 1
+
+
+def test_longer_secrets_go_first() -> None:
+    """Of two secrets of which one holds the other, nothing is left over."""
+    assert one_line("no sesame-open", "sesame", "sesame-open") == "no …"
+
+
+@pytest.mark.parametrize("secret", ["", "a", "abc"])
+def test_short_secrets(secret: str) -> None:
+    """A secret of fewer than four characters is not looked for: it would only garble the text."""
+    assert one_line("abc is a bad password", secret) == "abc is a bad password"
+
+
+def test_a_secret_at_the_bound() -> None:
+    """A secret that the bound would cut in two is gone before."""
+    assert CANARY[:4] not in one_line("x" * (LONGEST_TEXT - 6) + CANARY, CANARY)
+
+
+HOSTILE = [
+    *("basicauth", "basic ", "SmtpClientAuth", "maximum number of a ", "password a ", "account ", "user a"),
+    *("too many bad ", "login ", "[", "[a.", "[a 2025-01-01T", "wait ", "wait 1", "1,", "try again in ", " "),
+    *("5.7.", "4.7.500", "imap4 access ", "not ", "a" * 50 + " ", ".outlook.com", "\n", "no longer accept"),
+]
+
+
+@pytest.mark.parametrize("piece", HOSTILE, ids=repr)
+def test_hostile_text(piece: str) -> None:
+    """10 kB of a server's malice take no time."""
+    text = (piece * 10_000)[:10_000]
+    started = time.process_time()
+    for variant in (text, f"[{text}", f"wait {text}!", f"basic {text}", f"account{text}"):
+        classify(Protocol.SMTP, Stage.LOGIN, Reply("535", variant))
+        backoff_named(variant)
+        one_line(variant, CANARY)
+    assert time.process_time() - started < 0.5
+
+
+# --- diagnoses -------------------------------------------------------
+
+PAIRS = list(itertools.product([None, *Reason], repeat=2))
+
+
+def test_every_pair_is_one_line() -> None:
+    """Whatever both protocols said, the diagnosis is one line that ends in a full stop."""
+    for smtp, imap in PAIRS:
+        line = diagnose(smtp, imap)
+        assert line.endswith(".")
+        assert line.isprintable()
+        assert 10 < len(line) < 600
+
+
+def test_password_is_right() -> None:
+    """Where one side took the password, the diagnosis says so, and of the other only what is true then."""
+    for reason in set(Reason) - {Reason.OK}:
+        for pair, other in (((Reason.OK, reason), "IMAP"), ((reason, Reason.OK), "SMTP")):
+            line = diagnose(*pair)
+            assert line.startswith("The password is right")
+            assert other in line
+            assert "new app password" not in line
+            assert (reason in IDENTITY) == ("what the sign-in policy says" in line)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        Reason.WRONG_CREDENTIALS,
+        Reason.PASSWORD_SIGN_IN_DISABLED,
+        Reason.SECURITY_DEFAULTS,
+        Reason.CONDITIONAL_ACCESS,
+        Reason.ACCOUNT_BLOCKED,
+    ],
+)
+def test_named_cause_explains_the_bare_no(named: Reason) -> None:
+    """A cause that lies with the account speaks for a bare no on the other side, and for a side not tried."""
+    expected = f"{named.explanation.title}. {named.explanation.remedy}"
+    assert diagnose(named, Reason.LOGIN_REFUSED) == expected
+    assert diagnose(Reason.LOGIN_REFUSED, named) == expected
+    assert diagnose(named, None) == expected
+    assert diagnose(named, named) == expected
+
+
+@pytest.mark.parametrize(
+    ("smtp", "imap", "line"),
+    [
+        (Reason.OK, Reason.OK, "Works: SMTP and IMAP took the password."),
+        (None, None, "Not tested to the end yet."),
+        (Reason.OK, None, "Not tested to the end yet."),
+        (
+            Reason.OK,
+            Reason.TIMED_OUT,
+            "The password is right. IMAP: Timed out. Wait; it is tried again by itself. "
+            "If every mailbox times out, check the firewall.",
+        ),
+        (
+            Reason.SMTP_AUTH_OFF_MAILBOX,
+            Reason.LOGIN_REFUSED,
+            "SMTP: SMTP AUTH is off for the mailbox. Admin: tick “Authenticated SMTP” under the user's Mail "
+            "apps in the Microsoft 365 admin centre. IMAP: Login refused, no cause named. Check the password "
+            "first, then whether the protocol is on for the mailbox, then the sign-in policy.",
+        ),
+        (
+            Reason.SERVER_BUSY,
+            Reason.SERVER_BUSY,
+            "Server busy. Wait; it is tried again by itself.",
+        ),
+        (
+            None,
+            Reason.DROPPED,
+            "IMAP: Connection dropped. Wait; it is tried again by itself.",
+        ),
+    ],
+)
+def test_diagnoses(smtp: Reason | None, imap: Reason | None, line: str) -> None:
+    """Both sides are named where they differ, one sentence is enough where they agree."""
+    assert diagnose(smtp, imap) == line

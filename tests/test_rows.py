@@ -1,0 +1,494 @@
+"""The rules for rows, each both ways, and what may be shown of a row that failed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyotp.totp import TOTP
+
+from schemas import rows
+from schemas.csv_file import CsvTable, Refusal, parse
+from schemas.headers import FIELDS
+from schemas.rows import (
+    EDGE_SPACE_WARNING,
+    LONGEST,
+    MAX_MAILBOXES,
+    Duplicate,
+    Judged,
+    RowError,
+    RowReason,
+    dedupe,
+    email_key,
+    judge,
+    normalise_totp,
+    totp_of,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+CANARY = "Canary-5ecret"
+TOTP_80_BITS = "JBSWY3DPEHPK3PXP"  # as long as Microsoft's own
+
+
+def table_of(*cells: Mapping[str, str | bool]) -> CsvTable:
+    """A table of rows that are good where nothing else is said, from line 2 on."""
+    good = {"extra_cells": False, "email": "ann@example.com", "password": "pw", "name": "", "totpsecret": ""}
+    records = [{"line": at, **good, **row} for at, row in enumerate(cells, start=2)]
+    schema = {"line": pl.UInt32, "extra_cells": pl.Boolean} | dict.fromkeys(FIELDS, pl.String)
+    return CsvTable(pl.DataFrame(records, schema=schema), ())
+
+
+def judge_row(**cells: str | bool) -> Judged:
+    return judge(table_of(cells))
+
+
+def address(length: int) -> str:
+    """An address of that many characters whose parts are as long as they may be."""
+    domain = ".".join(["d" * 63, "d" * 63, "d" * 61])
+    return f"{'x' * (length - len(domain) - 1)}@{domain}"
+
+
+PASS_AND_FAIL: dict[str, tuple[RowReason, str, list[str], list[str]]] = {
+    "missing email": (
+        RowReason.MISSING,
+        "email",
+        ["ann@example.com", "  ann@example.com\t"],
+        ["", " ", "\t\u00a0"],
+    ),
+    "missing password": (RowReason.MISSING, "password", ["x", " x"], ["", " ", "\u00a0", "\n"]),
+    "email too long": (RowReason.EMAIL_TOO_LONG, "email", [address(254)], [address(255), "x" * 9_999]),
+    "password too long": (RowReason.PASSWORD_TOO_LONG, "password", ["é" * 256], ["é" * 257, "x" * 9_999]),
+    "name too long": (RowReason.NAME_TOO_LONG, "name", ["", "é" * 200], ["é" * 201]),
+    "totp too long": (
+        RowReason.TOTP_TOO_LONG,
+        "totpsecret",
+        ["", "A" * 512],
+        ["A" * 513, " " + "A" * 512, "-" * 513],
+    ),
+    "bad address": (
+        RowReason.INVALID_EMAIL,
+        "email",
+        [
+            *("ann@outlook.com", "Ann.B+tag@Sub.Example.CO.UK", "o'neil_1@x.co", "ann@bücher.example.com"),
+            f"{'x' * 64}@example.com",
+        ],
+        [
+            *("ann", "ann@", "@example.com", "ann@example", "ann@@example.com", "ann@exa mple.com"),
+            *("ann@example.com.", ".ann@x.co", "ann..b@x.co", "Ann <ann@x.co>", '"ann b"@x.co', "a b@x.co"),
+            *("ann@x.co,bob@x.co", "änn@x.co", "ann@x.test", "ann@localhost", "ann\n@x.co", "\ufeffann@x.co"),
+            "ann@[1.2.3.4]",
+            f"{'x' * 65}@example.com",
+        ],
+    ),
+    "control characters": (
+        RowReason.CONTROL_CHARACTERS,
+        "password",
+        ["p w", "пароль", "😀", "p\u2028w", '"\\{}%', "\u00a0x"],
+        ["p\rw", "p\nw", "pw\r\n", "\tpw", "p\0w", "p\x1bw", "p\x7fw", "p\x85w", "\x1c"],
+    ),
+    "bad totp": (
+        RowReason.INVALID_TOTP,
+        "totpsecret",
+        ["", "  ", TOTP_80_BITS, "jbsw y3dp-ehpk 3pxp", f"otpauth://totp/x?secret={TOTP_80_BITS}"],
+        [
+            *("-", "=", "- -", "JBSWY3DP", "JBSWY3DPEHPK3PX", "JBSWY3DPEHPK3PX1", "JBSWY3DPEHPK3PXſ"),
+            *("otpauth://totp/x", "otpauth://totp/x?secret=", f"otpauth://hotp/x?secret={TOTP_80_BITS}"),
+            *("https://example.com", "otpauth:", "otpauth://[", f"steam://totp/x?secret={TOTP_80_BITS}"),
+            f"otpauth://totp/x?secret={TOTP_80_BITS}&period=0",
+            f"otpauth://totp/x?secret={TOTP_80_BITS}&period=-30",
+            f"otpauth://totp/x?secret={TOTP_80_BITS}&period=30.5",
+            f"otpauth://totp/x?secret={TOTP_80_BITS}&digits=5",
+            f"otpauth://totp/x?secret={TOTP_80_BITS}&digits=99999999999999999999",
+            f"otpauth://totp/x?secret={TOTP_80_BITS}&algorithm=MD5",
+        ],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("field", "cell"),
+    [
+        pytest.param(field, cell, id=f"{rule}: {ascii(cell)[:60]}")
+        for rule, (_, field, passing, _) in PASS_AND_FAIL.items()
+        for cell in passing
+    ],
+)
+def test_row_passes(field: str, cell: str) -> None:
+    """A row on the right side of a rule can become a mailbox."""
+    judged = judge_row(**{field: cell})
+    assert judged.errors == ()
+    assert judged.valid.height == judged.rows == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "field", "cell"),
+    [
+        pytest.param(reason, field, cell, id=f"{rule}: {ascii(cell)[:60]}")
+        for rule, (reason, field, _, failing) in PASS_AND_FAIL.items()
+        for cell in failing
+    ],
+)
+def test_row_fails(reason: RowReason, field: str, cell: str) -> None:
+    """A row on the wrong side of a rule fails for that reason, and no other row with it."""
+    judged = judge(table_of({}, {field: cell}, {"email": "bob@example.com"}))
+    assert [(error.line, error.reason) for error in judged.errors] == [(3, reason)]
+    assert judged.valid["line"].to_list() == [2, 4]
+    assert judged.rows == 3
+
+
+def test_extra_cells() -> None:
+    """A row with more cells than the header fails, and one without does not."""
+    assert judge_row(extra_cells=False).errors == ()
+    assert judge_row(extra_cells=True).errors == (RowError(2, "ann@example.com", RowReason.EXTRA_CELLS),)
+
+
+MESSAGES = {
+    RowReason.EXTRA_CELLS: "Row has more cells than the header",
+    RowReason.MISSING: "Missing email or password",
+    RowReason.EMAIL_TOO_LONG: "Email is longer than 254 characters",
+    RowReason.PASSWORD_TOO_LONG: "Password is longer than 256 characters",
+    RowReason.NAME_TOO_LONG: "Name is longer than 200 characters",
+    RowReason.TOTP_TOO_LONG: "TOTP secret is longer than 512 characters",
+    RowReason.INVALID_EMAIL: "Invalid email address",
+    RowReason.CONTROL_CHARACTERS: "Password contains control characters",
+    RowReason.INVALID_TOTP: "Invalid TOTP secret",
+}
+
+
+@pytest.mark.parametrize("reason", RowReason)
+def test_messages(reason: RowReason) -> None:
+    """Every reason has the contract's sentence, to the letter, and a remedy."""
+    assert reason.message == MESSAGES[reason]
+    assert reason.remedy
+
+
+def test_lengths_in_messages() -> None:
+    """The sentences name the lengths that are checked."""
+    assert list(LONGEST) == list(FIELDS)
+    for field, reason in zip(FIELDS, list(MESSAGES)[2:6], strict=True):
+        assert f" {LONGEST[field]} " in MESSAGES[reason]
+
+
+FAULTS: dict[RowReason, dict[str, str | bool]] = {
+    RowReason.EXTRA_CELLS: {"extra_cells": True},
+    RowReason.MISSING: {"password": ""},
+    RowReason.EMAIL_TOO_LONG: {"email": "x" * 300},
+    RowReason.PASSWORD_TOO_LONG: {"password": "\n" * 10 + "x" * 300},
+    RowReason.NAME_TOO_LONG: {"name": "x" * 300},
+    RowReason.TOTP_TOO_LONG: {"totpsecret": "1" * 600},
+    RowReason.INVALID_EMAIL: {"email": "ann"},
+    RowReason.CONTROL_CHARACTERS: {"password": "p\nw"},
+    RowReason.INVALID_TOTP: {"totpsecret": "1"},
+}
+
+
+@pytest.mark.parametrize("reason", RowReason)
+def test_first_reason_speaks(reason: RowReason) -> None:
+    """A row with several faults has one verdict, the first in the order of the reasons."""
+    later = list(RowReason)[list(RowReason).index(reason) :]
+    cells: dict[str, str | bool] = {}
+    for fault in reversed(later):
+        cells |= FAULTS[fault]
+    assert [error.reason for error in judge_row(**cells).errors] == [reason]
+
+
+def test_shape() -> None:
+    """The valid frame has the documented columns and types."""
+    judged = judge_row(email=" Ann@EXAMPLE.com ", name=" Ann ", totpsecret="jbsw y3dp ehpk 3pxp")
+    strings = ("email", "email_key", "password", "name", "totp", "warning")
+    assert judged.valid.schema == pl.Schema({"line": pl.UInt32} | dict.fromkeys(strings, pl.String))
+    assert judged.valid.rows() == [(2, "Ann@EXAMPLE.com", "ann@example.com", "pw", "Ann", TOTP_80_BITS, "")]
+    assert judge_row(name="  ").valid.select("name", "totp").rows() == [(None, None)]
+
+
+@pytest.mark.parametrize(
+    ("cell", "stored", "warned"),
+    [
+        ("abcd efgh ijkl mnop", "abcdefghijklmnop", False),
+        ("abcdefghijklmnop", "abcdefghijklmnop", False),
+        (" abcd efgh ijkl mnop", " abcd efgh ijkl mnop", True),
+        ("abcd efgh ijkl mnop ", "abcd efgh ijkl mnop ", True),
+        ("Abcd efgh ijkl mnop", "Abcd efgh ijkl mnop", False),
+        ("abcd  efgh ijkl mnop", "abcd  efgh ijkl mnop", False),
+        ("abcd efgh ijkl", "abcd efgh ijkl", False),
+        ("abcd efgh ijkl mnop qrst", "abcd efgh ijkl mnop qrst", False),
+        ("abcd efgh ijkl mno1", "abcd efgh ijkl mno1", False),
+        ("p w", "p w", False),
+        (" pw", " pw", True),
+        ("pw  ", "pw  ", True),
+        ("pw\u00a0", "pw\u00a0", True),
+        ("00123", "00123", False),
+        ("null", "null", False),
+        ("e\u0301", "e\u0301", False),
+    ],
+)
+def test_password(cell: str, stored: str, warned: bool) -> None:
+    """A password is kept byte for byte but for the spaces of Microsoft's four groups; edge spaces warn."""
+    assert judge_row(password=cell).valid.select("password", "warning").rows() == [
+        (stored, EDGE_SPACE_WARNING if warned else "")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given_address", "key"),
+    [
+        ("Ann@EXAMPLE.com", "ann@example.com"),
+        ("ann@bücher.example.com", "ann@xn--bcher-kva.example.com"),
+        ("ANN@xn--bcher-kva.example.com", "ann@xn--bcher-kva.example.com"),
+        ("", None),
+        ("ann", None),
+    ],
+)
+def test_email_key(given_address: str, key: str | None) -> None:
+    """Two spellings of one address give one key, and what is no address gives none."""
+    assert email_key(given_address) == key
+
+
+# --- TOTP ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cell", "stored"),
+    [
+        (TOTP_80_BITS, TOTP_80_BITS),
+        (" jbsw-y3dp ehpk\t3pxp ", TOTP_80_BITS),
+        ("GEZDGNBVGY3TQOJQGE======", "GEZDGNBVGY3TQOJQGE"),
+        (f"otpauth://totp/Microsoft:ann?secret={TOTP_80_BITS}&issuer=Microsoft", TOTP_80_BITS),
+        ("OTPAUTH://TOTP/x?SECRET=jbsw+y3dp+ehpk+3pxp&Digits=6&Period=30&Algorithm=sha1", TOTP_80_BITS),
+        (
+            f"otpauth://totp/x?secret={TOTP_80_BITS}&digits=8",
+            f"otpauth://totp/mailbox?secret={TOTP_80_BITS}&digits=8",
+        ),
+        (
+            f"otpauth://totp/x?secret={TOTP_80_BITS}&algorithm=SHA-256&period=60",
+            f"otpauth://totp/mailbox?secret={TOTP_80_BITS}&algorithm=SHA256&period=60",
+        ),
+        (f"otpauth://totp/x?secret={TOTP_80_BITS}%26digits%3D8", None),
+        ("", None),
+    ],
+)
+def test_normalise_totp(cell: str, stored: str | None) -> None:
+    """A TOTP secret is stored as base32, or as an address where it departs from the defaults."""
+    assert normalise_totp(cell) == stored
+
+
+@pytest.mark.parametrize("digits", [6, 7, 8])
+@pytest.mark.parametrize("period", [15, 30, 60])
+@pytest.mark.parametrize("algorithm", ["SHA1", "SHA256", "SHA512"])
+def test_totp_parameters(digits: int, period: int, algorithm: str) -> None:
+    """The digits, period and algorithm of an address are honoured, through storing and opening again."""
+    cell = f"otpauth://totp/x?secret={TOTP_80_BITS}&digits={digits}&period={period}&algorithm={algorithm}"
+    stored = normalise_totp(cell)
+    assert stored is not None
+    assert normalise_totp(stored) == stored
+    digest = getattr(hashlib, algorithm.lower())
+    expected = TOTP(TOTP_80_BITS, digits=digits, interval=period, digest=digest)
+    assert totp_of(stored).at(1_234_567_890) == expected.at(1_234_567_890)
+
+
+def test_totp_source() -> None:
+    """The codes are those of RFC 6238, appendix B."""
+    secret = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
+    assert totp_of(f"otpauth://totp/x?secret={secret}&digits=8").at(59) == "94287082"
+
+
+# --- dedupe ----------------------------------------------------------
+
+
+def test_dedupe() -> None:
+    """The first valid row of a mailbox wins, whatever the letter case; a bad row does not count."""
+    judged = judge(
+        table_of(
+            {"email": "ann@example.com", "password": ""},
+            {"email": "Ann@Example.com", "password": "first"},
+            {"email": "bob@example.com"},
+            {"email": "ann@example.COM", "password": "second"},
+            {"email": "BOB@example.com"},
+        )
+    )
+    kept = dedupe(judged.valid)
+    assert not isinstance(kept, Refusal)
+    assert kept[0].select("line", "password").rows() == [(3, "first"), (4, "pw")]
+    assert kept[1] == (Duplicate(5, "ann@example.COM"), Duplicate(6, "BOB@example.com"))
+    assert kept[0].columns == judged.valid.columns
+
+
+@pytest.mark.parametrize(
+    ("different", "repeats", "refusal"),
+    [
+        (500, 0, None),
+        (500, 200, None),
+        (501, 0, Refusal("Maximum 500 mailboxes per import", "the file has 501 different ones")),
+        (1_501, 3, Refusal("Maximum 500 mailboxes per import", "the file has 1,501 different ones")),
+    ],
+)
+def test_cap(different: int, repeats: int, refusal: Refusal | None) -> None:
+    """500 mailboxes are the most, counted after the duplicates are gone."""
+    assert MAX_MAILBOXES == 500
+    lines = [f"user{at}@example.com,pw\n" for at in [*range(different), *range(repeats)]]
+    table = parse(("email,password\n" + "".join(lines)).encode())
+    assert isinstance(table, CsvTable)
+    kept = dedupe(judge(table).valid)
+    if refusal:
+        assert kept == refusal
+    else:
+        assert not isinstance(kept, Refusal)
+        assert (kept[0].height, len(kept[1])) == (different, repeats)
+
+
+def test_invalid_rows_do_not_count_towards_the_cap() -> None:
+    """A file of 600 rows of which 500 are good is imported."""
+    bad = "".join(f"user{at},pw\n" for at in range(100))
+    good = "".join(f"user{at}@example.com,pw\n" for at in range(500))
+    table = parse(f"email,password\n{bad}{good}".encode())
+    assert isinstance(table, CsvTable)
+    judged = judge(table)
+    assert (len(judged.errors), judged.rows) == (100, 600)
+    assert not isinstance(dedupe(judged.valid), Refusal)
+
+
+# --- what is shown of a row that failed ------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cells", "email"),
+    [
+        pytest.param({"email": ""}, "unknown", id="none"),
+        pytest.param({"email": " Ann@Example.com ", "password": ""}, "Ann@Example.com", id="a good one"),
+        pytest.param({"totpsecret": "1"}, "ann@example.com", id="a good one, bad secret"),
+        pytest.param({"email": "ann@outlook"}, "ann@outlook", id="half a domain"),
+        pytest.param({"email": "ann.b@@outlook.com"}, "ann.b@@outlook.com", id="two ats"),
+        pytest.param({"email": "ann.outlook.com"}, "ann.outlook.com", id="no at"),
+        pytest.param({"email": "not-an-email"}, "not-an-email", id="words"),
+        pytest.param({"email": "änn@outlook.com"}, "änn@outlook.com", id="not ASCII"),
+        pytest.param({"email": f"{'x' * 300}@x.co"}, "x" * 254, id="too long"),
+        pytest.param({"email": CANARY, "extra_cells": True}, "unknown", id="cells slipped"),
+        pytest.param({"email": "sesame", "password": "ann@x.co"}, "unknown", id="columns swapped"),
+        pytest.param({"email": "sesame", "name": "ann@x.co"}, "unknown", id="address in the name"),
+        pytest.param({"email": "sesame", "password": "sesame"}, "unknown", id="password twice"),
+        pytest.param({"email": "sesame", "password": ""}, "unknown", id="password blank"),
+        pytest.param({"email": "abcdefghijklmnop"}, "unknown", id="app password"),
+        pytest.param({"email": "abcd efgh ijkl mnop"}, "unknown", id="app password with spaces"),
+        pytest.param({"email": CANARY}, "unknown", id="digits and no at"),
+        pytest.param({"email": "S0mmer@2026"}, "unknown", id="digits behind an at"),
+        pytest.param({"email": "pa$$@word"}, "unknown", id="signs"),
+        pytest.param({"email": f"ann@x.co:{CANARY}"}, "unknown", id="address:password"),
+        pytest.param({"email": f"ann@x.co;{CANARY}"}, "unknown", id="another delimiter"),
+        pytest.param({"email": f"ann@x.co {CANARY}"}, "unknown", id="a space between"),
+        pytest.param({"email": "ann@x.co----sesame"}, "unknown", id="dashes between"),
+        pytest.param({"email": f"ann@x.co,{CANARY}", "password": ""}, "unknown", id="row in one cell"),
+        pytest.param({"email": "ann\x1b[31m@x.co"}, "unknown", id="control characters"),
+    ],
+)  # fmt: skip
+def test_shown_email(cells: dict[str, str | bool], email: str) -> None:
+    """A failed row is named by its address, and as `unknown` where that may be a password."""
+    (error,) = judge_row(**cells).errors
+    assert error.email == email
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        f"ann@x.co,{CANARY},more",
+        f"{CANARY},ann@x.co",
+        f'"ann@x.co,{CANARY}"',
+        f"ann@x.co;{CANARY}",
+        f"ann@x.co:{CANARY},x",
+        f'ann@x.co,"{CANARY}\n"',
+        f"ann,{CANARY}",
+        f"ann@x.co,{CANARY}{'x' * 300}",
+        f",{CANARY}",
+        f"{CANARY},",
+        f"{CANARY},{CANARY}",
+    ],
+)
+def test_no_password_in_an_error(row: str) -> None:
+    """However the cells of a row have slipped, its error does not hold the password."""
+    table = parse(f"email,password\nbob@x.co,pw\n{row}\n".encode())
+    assert isinstance(table, CsvTable)
+    judged = judge(table)
+    assert len(judged.errors) == 1
+    assert CANARY not in repr(judged.errors)
+
+
+# --- Pandera ---------------------------------------------------------
+
+
+def test_pandera_says_nothing() -> None:
+    """A table of another shape is a fault of the program; its error holds no cell, not even as its cause."""
+    good = table_of({"password": CANARY, "email": "bob"})
+    broken = CsvTable(good.frame.with_columns(pl.col("line").cast(pl.Int64)), ())
+    with pytest.raises(TypeError, match="has not the shape of MailboxRow") as caught:
+        judge(broken)
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+    assert CANARY not in "".join(traceback.format_exception(caught.value))
+
+
+def test_environment_cannot_turn_the_rules_off() -> None:
+    """Pandera's switches in the environment leave the rules as they are."""
+    program = (
+        "from schemas.csv_file import parse; from schemas.rows import judge\n"
+        "print(len(judge(parse(b'email,password\\nann,pw\\n')).errors))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "PANDERA_VALIDATION_ENABLED": "False", "PANDERA_VALIDATION_DEPTH": "SCHEMA_ONLY"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "1\n"
+
+
+def test_parts_of_a_long_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that is judged in parts gives the same as in one."""
+    table = table_of(*({"email": f"u{at}@x.co" if at % 3 else "bad"} for at in range(100)))
+    whole = judge(table)
+    monkeypatch.setattr(rows, "ROWS_AT_ONCE", 7)
+    parts = judge(table)
+    assert parts.valid.equals(whole.valid)
+    assert parts.errors == whole.errors
+    assert parts.rows == whole.rows == 100
+    assert len(parts.errors) == 34
+
+
+def test_every_row_fails() -> None:
+    """A table without one good row gives an empty frame of the same shape."""
+    judged = judge_row(password="")
+    assert judged.valid.is_empty()
+    assert judged.valid.schema == judge_row().valid.schema
+    kept = dedupe(judged.valid)
+    assert not isinstance(kept, Refusal)
+    assert kept[1] == ()
+
+
+CELLS = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    st.sampled_from(
+        ["ann@x.co", "ANN@x.co", TOTP_80_BITS, "otpauth://totp/x?secret=", "abcd efgh ijkl mnop"]
+    ),
+    st.from_regex(r"[a-z]{1,3}@[a-z]{1,3}\.(co|de)", fullmatch=True),
+)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(CELLS, CELLS, CELLS, CELLS), min_size=1, max_size=5))
+def test_every_row_is_counted_once(records: list[tuple[str, str, str, str]]) -> None:
+    """Kept, duplicate and failed rows add up to the rows, and a stored password is the one in the file."""
+    judged = judge(table_of(*(dict(zip(FIELDS, record, strict=True)) for record in records)))
+    kept = dedupe(judged.valid)
+    assert not isinstance(kept, Refusal)
+    assert kept[0].height + len(kept[1]) + len(judged.errors) == judged.rows == len(records)
+    for line, password in judged.valid.select("line", "password").iter_rows():
+        assert password in (records[line - 2][1], records[line - 2][1].replace(" ", ""))

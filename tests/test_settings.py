@@ -1,0 +1,191 @@
+"""The settings: from the environment, when they are asked for, and never shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import traceback
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from schemas.providers import Endpoint, Servers
+from schemas.settings import DATA, PREFIX, Settings, SettingsError, load_settings
+
+ROOT = Path(__file__).resolve().parent.parent
+SECRET = "Canary-5ecret"
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.upper().startswith(PREFIX):
+            monkeypatch.delenv(name)
+
+
+def test_nothing_is_read_at_import() -> None:
+    """Importing the module with a malformed environment is harmless; asking for the settings is not."""
+    program = (
+        "import schemas.settings as settings; print('imported')\n"
+        "try: settings.load_settings()\n"
+        "except settings.SettingsError: print('refused')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=ROOT,
+        env={**os.environ, f"{PREFIX}PROBE_TIMEOUT": "soon"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "imported\nrefused\n"
+
+
+def test_defaults() -> None:
+    """Without any variable everything has its documented default."""
+    settings = load_settings()
+    assert settings.database_url.get_secret_value() == f"sqlite:///{DATA / 'mailboxes.db'}"
+    assert settings.encryption_keys is None
+    assert settings.overrides == {}
+    assert settings.ca_file is None
+    assert settings.max_file_bytes == 10 * 1024 * 1024
+    assert settings.probe_timeout == 30
+    assert settings.probe_group_size == 25
+    assert settings.probe_attempts == 5
+    assert settings.guard_after == 20
+    assert settings.guard_share == 0.9
+    assert settings.claim_lease > timedelta(seconds=2 * settings.probe_timeout)
+
+
+def test_overrides_by_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every setting is overridden by its variable, in whatever letter case."""
+    authority = tmp_path / "ca.pem"
+    authority.touch()
+    values = {
+        "DATABASE_URL": "postgresql+psycopg://me:pw@db/mail",
+        "ENCRYPTION_KEYS": "AAAA,BBBB",
+        "SERVERS": '{"Contoso.COM": {"smtp": "mail.contoso.com:2587", "imap": "[::1]:2993"}}',
+        "CA_FILE": str(authority),
+        "MAX_FILE_BYTES": "1000",
+        "PROBE_TIMEOUT": "2.5",
+        "PROBE_CONCURRENCY": "7",
+        "probe_group_size": "3",
+        "PROBE_ATTEMPTS": "2",
+        "GUARD_AFTER": "4",
+        "GUARD_SHARE": "0.5",
+    }
+    assert {name.lower() for name in values} == set(Settings.model_fields)
+    for name, value in values.items():
+        monkeypatch.setenv(PREFIX + name, value)
+    settings = load_settings()
+    assert settings.database_url.get_secret_value() == "postgresql+psycopg://me:pw@db/mail"
+    assert settings.encryption_keys is not None
+    assert settings.encryption_keys.get_secret_value() == "AAAA,BBBB"
+    assert settings.overrides == {
+        "contoso.com": Servers(Endpoint("mail.contoso.com", 2587), Endpoint("::1", 2993))
+    }
+    assert settings.ca_file == authority
+    assert settings.max_file_bytes == 1000
+    assert settings.probe_timeout == 2.5
+    assert settings.probe_concurrency == 7
+    assert settings.probe_group_size == 3
+    assert settings.probe_attempts == 2
+    assert settings.guard_after == 4
+    assert settings.guard_share == 0.5
+
+
+def test_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty variable counts as one that is not set."""
+    for name in Settings.model_fields:
+        monkeypatch.setenv(PREFIX + name.upper(), "")
+    assert load_settings() == Settings()
+
+
+def test_frozen() -> None:
+    """Settings do not change while a run uses them."""
+    with pytest.raises(ValidationError):
+        load_settings().probe_timeout = 1  # type: ignore[misc]
+
+
+def servers(domain: str = "contoso.com", **entry: object) -> str:
+    return json.dumps({domain: {"smtp": "mail.contoso.com:587", "imap": "mail.contoso.com:993", **entry}})
+
+
+HOST_PORT = "is not of the form host:port"
+SMTP_PLACE = "OUTLOOK_IMPORT_SERVERS → contoso.com → smtp"
+
+MALFORMED = [
+    ("MAX_FILE_BYTES", SECRET, "OUTLOOK_IMPORT_MAX_FILE_BYTES: Input should be a valid integer"),
+    ("MAX_FILE_BYTES", "0", "OUTLOOK_IMPORT_MAX_FILE_BYTES: Input should be greater than 0"),
+    ("MAX_FILE_BYTES", "9" * 12, "OUTLOOK_IMPORT_MAX_FILE_BYTES: Input should be less than or equal to"),
+    ("PROBE_TIMEOUT", SECRET, "OUTLOOK_IMPORT_PROBE_TIMEOUT: Input should be a valid number"),
+    ("PROBE_TIMEOUT", "-1", "OUTLOOK_IMPORT_PROBE_TIMEOUT: Input should be greater than 0"),
+    ("PROBE_TIMEOUT", "inf", "OUTLOOK_IMPORT_PROBE_TIMEOUT: Input should be less than or equal to 3600"),
+    ("PROBE_TIMEOUT", "nan", "OUTLOOK_IMPORT_PROBE_TIMEOUT: Input should be"),
+    (
+        "PROBE_CONCURRENCY",
+        "0",
+        "OUTLOOK_IMPORT_PROBE_CONCURRENCY: Input should be greater than or equal to 1",
+    ),
+    ("GUARD_SHARE", "1.1", "OUTLOOK_IMPORT_GUARD_SHARE: Input should be less than or equal to 1"),
+    ("CA_FILE", f"/nowhere/{SECRET}", "OUTLOOK_IMPORT_CA_FILE: names no file"),
+    ("SERVERS", SECRET, "OUTLOOK_IMPORT_SERVERS: is not valid JSON"),
+    ("SERVERS", f'["{SECRET}"]', "OUTLOOK_IMPORT_SERVERS: Input should be a valid dictionary"),
+    ("SERVERS", f'{{"contoso.com": "{SECRET}"}}', "OUTLOOK_IMPORT_SERVERS → contoso.com: Input should be"),
+    ("SERVERS", servers(smtp=SECRET), f"{SMTP_PLACE}: {HOST_PORT}"),
+    ("SERVERS", servers(smtp=f"{SECRET}:0"), f"{SMTP_PLACE}: {HOST_PORT}"),
+    ("SERVERS", servers(smtp=f"{SECRET}:65536"), f"{SMTP_PLACE}: {HOST_PORT}"),
+    ("SERVERS", servers(smtp=f"{SECRET}:{'9' * 5000}"), f"{SMTP_PLACE}: {HOST_PORT}"),
+    ("SERVERS", servers(smtp=f"smtps://{SECRET}:465"), f"{SMTP_PLACE}: {HOST_PORT}"),
+    ("SERVERS", servers(smtp=f"me:{SECRET}@mail:465"), f"{SMTP_PLACE}: {HOST_PORT}"),
+    ("SERVERS", servers(smtp="::1:465"), f"{SMTP_PLACE}: {HOST_PORT}"),
+    ("SERVERS", servers(smtp=None), f"{SMTP_PLACE}: {HOST_PORT}"),
+    (
+        "SERVERS",
+        f'{{"contoso.com": {{"{SECRET}": 1}}}}',
+        "OUTLOOK_IMPORT_SERVERS → contoso.com → …: Extra inputs",
+    ),
+    ("SERVERS", servers(f"https://{SECRET}", smtp=1), f"OUTLOOK_IMPORT_SERVERS → … → smtp: {HOST_PORT}"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fault"), MALFORMED, ids=[f"{name} {value[:40]}" for name, value, _ in MALFORMED]
+)
+def test_malformed(name: str, value: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A malformed setting is named together with its fault, and its value is nowhere in the error."""
+    monkeypatch.setenv(PREFIX + name, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert fault in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_every_fault_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several faults are said at once."""
+    monkeypatch.setenv(f"{PREFIX}PROBE_TIMEOUT", SECRET)
+    monkeypatch.setenv(f"{PREFIX}GUARD_AFTER", SECRET)
+    with pytest.raises(
+        SettingsError, match=r"^OUTLOOK_IMPORT_PROBE_TIMEOUT: .*; OUTLOOK_IMPORT_GUARD_AFTER: "
+    ):
+        load_settings()
+
+
+def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the keys nor the database's password show up in what prints the settings."""
+    monkeypatch.setenv(f"{PREFIX}DATABASE_URL", f"postgresql+psycopg://me:{SECRET}@db/mail")
+    monkeypatch.setenv(f"{PREFIX}ENCRYPTION_KEYS", SECRET)
+    settings = load_settings()
+    for shown in (repr(settings), f"{settings}", settings.model_dump_json(), str(settings.model_dump())):
+        assert SECRET not in shown
+
+
+def test_every_setting_is_described() -> None:
+    """Every setting says what it is for."""
+    assert all(field.description for field in Settings.model_fields.values())

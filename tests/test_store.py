@@ -1,0 +1,275 @@
+"""A file becomes mailboxes once, whoever else imports at the same moment, or nothing is stored at all."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import sqlalchemy as sa
+
+from schemas.csv_file import CsvTable
+from schemas.providers import Endpoint
+from schemas.rows import Duplicate, RowError, RowReason
+from schemas.sealing import Owner
+from schemas.settings import Settings
+from schemas.summary import ALREADY_STORED, Result
+from schemas.tables import BatchRowError, ImportBatch, Mailbox, Workspace, now
+from schemas.verdicts import Target
+from tasks.database import Database
+from tasks.read_csv import read_csv
+from tasks.store import NOT_TESTED, Origin, store
+from tasks.validate import Validated, validate
+from tests.conftest import accounts, import_file, mailboxes_file, rows_of, with_changes, write_csv
+
+
+def write(path: Path, *rows: tuple[str, ...]) -> Path:
+    return write_csv(path / "mailboxes.csv", rows, ("email", "password", "name", "totpsecret"))
+
+
+def mailboxes(db: Database) -> dict[str, dict[str, Any]]:
+    return {row["email"]: row for row in rows_of(db, Mailbox)}
+
+
+def test_a_row_becomes_a_mailbox(db: Database, either_settings: Settings, tmp_path: Path) -> None:
+    """A mailbox has what its row says, its servers, the tag, and secrets that open for it alone."""
+    file = write(tmp_path, ("Anna@Outlook.com", "pass word", " Anna ", "JBSW Y3DP EHPK 3PXP"))
+    before = now()
+    stored = import_file(db, either_settings, file, workspace="sales", tag="spring")
+    (row,) = rows_of(db, Mailbox)
+    owner = Owner("sales", "anna@outlook.com", "password")
+    assert db.sealer.open(row["password"], owner) == "pass word"
+    assert db.sealer.open(row["totp"], owner._replace(field="totp")) == "JBSWY3DPEHPK3PXP"
+    assert (row["email"], row["email_key"], row["name"]) == ("Anna@Outlook.com", "anna@outlook.com", "Anna")
+    assert (row["status"], row["diagnosis"], row["attempts"]) == ("pending", "", 0)
+    assert (row["tag"], row["claimed_until"], row["tested_at"]) == ("spring", None, None)
+    assert before <= row["created_at"] <= now()
+    smtp, imap = Endpoint("smtp.office365.com", 587), Endpoint("outlook.office365.com", 993)
+    assert stored.targets == (Target(row["id"], smtp, imap),)
+
+
+def test_counts_and_outcomes(db: Database, either_settings: Settings, tmp_path: Path) -> None:
+    """Every row is imported, skipped or failed, in the file's order, and the batch holds the same counts."""
+    import_file(db, either_settings, write(tmp_path, ("old@outlook.com", "pw")))
+    file = write(
+        tmp_path,
+        ("new@outlook.com", "pw"),
+        ("nobody", "pw"),
+        ("NEW@outlook.com", "other"),
+        ("old@outlook.com", "pw"),
+        ("edge@outlook.com", " pw"),
+        ("", "pw"),
+    )
+    summary = import_file(db, either_settings, file).summary
+    assert [(outcome.line, outcome.email, outcome.result) for outcome in summary.outcomes] == [
+        (2, "new@outlook.com", Result.IMPORTED),
+        (3, "nobody", Result.FAILED),
+        (4, "NEW@outlook.com", Result.SKIPPED),
+        (5, "old@outlook.com", Result.SKIPPED),
+        (6, "edge@outlook.com", Result.IMPORTED),
+        (7, "unknown", Result.FAILED),
+    ]
+    assert summary.outcomes[3].reason == ALREADY_STORED
+    assert "space" in summary.outcomes[4].reason
+    batch = rows_of(db, ImportBatch)[-1]
+    assert (batch["imported"], batch["skipped"], batch["failed"]) == (2, 2, 2)
+    assert (batch["id"], batch["file_name"]) == (summary.batch_id, "mailboxes.csv")
+
+
+def test_stored_mailboxes_stay_untouched(db: Database, either_settings: Settings, tmp_path: Path) -> None:
+    """A mailbox that is there already keeps its credentials byte for byte, whatever the later file says."""
+    import_file(db, either_settings, write(tmp_path, ("anna@outlook.com", "first", "Anna")), tag="one")
+    before = rows_of(db, Mailbox)
+    later = write(tmp_path, ("ANNA@outlook.com", "second", "Hanna"), ("bert@outlook.com", "pw", ""))
+    stored = import_file(db, either_settings, later, tag="two")
+    assert (stored.summary.imported, stored.summary.skipped) == (1, 1)
+    assert rows_of(db, Mailbox)[0] == before[0]
+    assert [target.mailbox_id for target in stored.targets] == [mailboxes(db)["bert@outlook.com"]["id"]]
+
+
+def test_the_same_file_twice(db: Database, either_settings: Settings, tmp_path: Path) -> None:
+    """The second import of a file adds no mailbox, tests none, and says that they are there."""
+    file = mailboxes_file(tmp_path / "mailboxes.csv", accounts(20))
+    first = import_file(db, either_settings, file)
+    before = rows_of(db, Mailbox)
+    second = import_file(db, either_settings, file)
+    assert (first.summary.imported, second.summary.imported, second.summary.skipped) == (20, 0, 20)
+    assert second.targets == ()
+    assert rows_of(db, Mailbox) == before
+
+
+def test_a_file_without_a_good_row(db: Database, either_settings: Settings, tmp_path: Path) -> None:
+    """A file whose every row fails leaves a batch with its errors and no mailbox."""
+    stored = import_file(db, either_settings, write(tmp_path, ("nobody", "pw"), ("anna@outlook.com", "")))
+    assert (stored.summary.imported, stored.summary.failed, stored.targets) == (0, 2, ())
+    assert rows_of(db, Mailbox) == []
+
+
+def test_workspaces_do_not_see_each_other(db: Database, either_settings: Settings, tmp_path: Path) -> None:
+    """The same mailbox in two workspaces is two, and neither's secret opens as the other's."""
+    file = write(tmp_path, ("anna@outlook.com", "pw"))
+    assert import_file(db, either_settings, file, "one").summary.imported == 1
+    assert import_file(db, either_settings, file, "two").summary.imported == 1
+    assert [row["name"] for row in rows_of(db, Workspace)] == ["one", "two"]
+    first, second = rows_of(db, Mailbox)
+    assert first["workspace_id"] != second["workspace_id"]
+    owner = Owner("one", "anna@outlook.com", "password")
+    assert db.sealer.open(first["password"], owner) == "pw"
+    with pytest.raises(Exception, match="damaged or belongs to another mailbox"):
+        db.sealer.open(second["password"], owner)
+
+
+def test_row_errors_are_kept(db: Database, either_settings: Settings, tmp_path: Path) -> None:
+    """Every failed row is stored with its line and reason, more of them than a summary shows."""
+    file = write(tmp_path, *(("nobody", "pw") for _ in range(60)))
+    summary = import_file(db, either_settings, file).summary
+    rows = rows_of(db, BatchRowError)
+    assert [(row["batch_id"], row["line"], row["email"], row["reason"]) for row in rows] == [
+        (summary.batch_id, line, "nobody", RowReason.INVALID_EMAIL) for line in range(2, 62)
+    ]
+
+
+def test_five_hundred_rows(db: Database, either_settings: Settings, tmp_path: Path) -> None:
+    """The most that one import may hold is stored at once, each mailbox under its own number."""
+    file = mailboxes_file(tmp_path / "mailboxes.csv", accounts(500))
+    stored = import_file(db, either_settings, file)
+    assert stored.summary.imported == 500
+    found = mailboxes(db)
+    addresses = [f"user{n}@outlook.com" for n in range(1, 501)]
+    assert [target.mailbox_id for target in stored.targets] == [found[each]["id"] for each in addresses]
+    for n in (1, 250, 500):
+        owner = Owner("default", f"user{n}@outlook.com", "password")
+        assert db.sealer.open(found[f"user{n}@outlook.com"]["password"], owner) == f"pass word {n}"
+
+
+def test_servers_by_provider_and_by_override(db: Database, either_settings: Settings, tmp_path: Path) -> None:
+    """A mailbox is tested on its provider's servers, or on those that the settings name for its domain."""
+    servers = {"contoso.com": {"smtp": "mail.contoso.com:587", "imap": "mail.contoso.com:993"}}
+    settings = with_changes(either_settings, servers=servers)
+    file = write(
+        tmp_path,
+        ("anna@outlook.com", "pw"),
+        ("anna@hotmail.co.uk", "pw"),
+        ("anna@Contoso.com", "pw"),
+        ("anna@sub.contoso.com", "pw"),
+    )
+    targets = import_file(db, settings, file).targets
+    assert [str(target.smtp) for target in targets] == [
+        "smtp.office365.com:587",
+        "smtp.office365.com:587",
+        "mail.contoso.com:587",
+        "smtp.office365.com:587",
+    ]
+    assert [str(target.imap) for target in targets] == [
+        "outlook.office365.com:993",
+        "imap-mail.outlook.com:993",
+        "mail.contoso.com:993",
+        "outlook.office365.com:993",
+    ]
+
+
+def test_what_is_not_to_be_tested_is_not_due(db: Database, either_settings: Settings, tmp_path: Path) -> None:
+    """Without a test a mailbox waits until somebody asks; else a retest finds it if this run is killed."""
+    import_file(db, either_settings, write(tmp_path, ("quiet@outlook.com", "pw")), test=False)
+    import_file(db, either_settings, write(tmp_path, ("tested@outlook.com", "pw")))
+    found = mailboxes(db)
+    assert found["quiet@outlook.com"]["next_attempt_at"] is None
+    assert found["quiet@outlook.com"]["diagnosis"] == NOT_TESTED
+    wait = found["tested@outlook.com"]["next_attempt_at"] - now()
+    assert timedelta(0) < wait <= either_settings.claim_lease
+
+
+# At once.
+
+
+@pytest.mark.parametrize("workspaces", [("default", "default"), ("one", "two")])
+def test_two_imports_at_once(
+    db: Database, either_settings: Settings, tmp_path: Path, workspaces: tuple[str, str]
+) -> None:
+    """Two overlapping files imported at once, in opposite orders, give each mailbox once: no deadlock."""
+    everybody = list(accounts(120).items())
+    files = [
+        mailboxes_file(tmp_path / "up.csv", dict(everybody[:80])),
+        mailboxes_file(tmp_path / "down.csv", dict(reversed(everybody[40:]))),
+    ]
+    for turn in range(5):
+        barrier = threading.Barrier(2)
+
+        def run(at: int, turn: int = turn, barrier: threading.Barrier = barrier) -> tuple[int, int]:
+            barrier.wait()
+            workspace = f"{workspaces[at]} {turn}"
+            summary = import_file(db, either_settings, files[at], workspace).summary
+            return summary.imported, summary.skipped
+
+        with ThreadPoolExecutor(2) as pool:
+            counts = list(pool.map(run, range(2)))
+        assert [imported + skipped for imported, skipped in counts] == [80, 80]
+        assert sum(imported for imported, _ in counts) == (120 if workspaces[0] == workspaces[1] else 160)
+    assert len(rows_of(db, Mailbox)) == 5 * (120 if workspaces[0] == workspaces[1] else 160)
+
+
+# Together or not at all.
+
+
+def test_nothing_is_stored_when_something_fails(
+    db: Database, either_settings: Settings, tmp_path: Path
+) -> None:
+    """A fault in the last statement takes back the workspace, the batch and every mailbox."""
+    file = write(tmp_path, ("anna@outlook.com", "pw"), ("nobody", "pw"))
+    table = read_csv.fn(file, either_settings.max_file_bytes)
+    assert isinstance(table, CsvTable)
+    validated = validate.fn(table, "default", db.sealer)
+    twice = replace(validated, errors=validated.errors * 2)  # one line cannot have failed twice
+    origin = Origin(file.name, "default", None, test=True)
+    with pytest.raises(sa.exc.IntegrityError) as error:
+        store.fn(validated.valid, (), twice, origin, db, either_settings)
+    assert "SQL parameters hidden" in str(error.value)
+    for model in (Workspace, ImportBatch, BatchRowError, Mailbox):
+        assert rows_of(db, model) == []
+
+
+# Before it is stored.
+
+
+def test_validate_seals_and_shows_nothing(settings: Settings, db: Database, tmp_path: Path) -> None:
+    """What `validate` returns holds no password, and its errors no cell but the address."""
+    file = write(tmp_path, ("anna@outlook.com", "hunter2hunter2"), ("x@outlook.com", "hunter2\x01"))
+    table = read_csv.fn(file, settings.max_file_bytes)
+    assert isinstance(table, CsvTable)
+    validated = validate.fn(table, "default", db.sealer)
+    assert "hunter2" not in repr(table)
+    assert b"hunter2" not in validated.valid["password"][0]
+    assert "hunter2" not in repr((validated, validated.valid.to_dicts()))
+    assert validated.errors == (RowError(3, "x@outlook.com", RowReason.CONTROL_CHARACTERS),)
+    assert validated.valid.schema["totp"] == pl.Binary
+
+
+def test_store_takes_what_is_kept(db: Database, either_settings: Settings) -> None:
+    """Duplicates are counted from what `dedupe` says, and kept rows from the frame alone."""
+    empty = pl.DataFrame(
+        schema={
+            "line": pl.UInt32,
+            "email": pl.String,
+            "email_key": pl.String,
+            "name": pl.String,
+            "password": pl.Binary,
+            "totp": pl.Binary,
+            "warning": pl.String,
+        }
+    )
+    validated = Validated(empty, (), ("Phone",))
+    duplicates = (Duplicate(3, "anna@outlook.com"),)
+    origin = Origin("mailboxes.csv", "default", None, test=True)
+    stored = store.fn(empty, duplicates, validated, origin, db, either_settings)
+    assert (stored.summary.skipped, stored.summary.ignored) == (1, ("Phone",))
+
+
+def test_a_file_that_is_none(tmp_path: Path) -> None:
+    """Reading gives the contract's refusal as a value, and raises nothing."""
+    refusal = read_csv.fn(tmp_path / "missing.csv", 1000)
+    assert str(getattr(refusal, "message", "")) == "CSV file is required"
