@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-troubled test lint bench lock clean
+.PHONY: help demo demo-troubled up test lint bench lock clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -16,6 +16,9 @@ demo: $(READY)  ## Import the sample file against an Outlook stand-in on this ma
 demo-troubled: $(READY)  ## The same with a mailbox for every reason that there is
 	OUTLOOK_IMPORT_PROBE_TIMEOUT=3 $(RUN) -m sandbox --accounts data/samples/troubled-sandbox.csv \
 	  --servers data/samples/troubled-servers.csv $(RUN) -m flows.import_outlook data/samples/troubled.csv
+
+up: $(READY)  ## Run Prefect's server, the deployments and a worker until Ctrl-C
+	$(RUN) -m flows.up
 
 test: $(READY)  ## Run the tests
 	$(RUN) -m pytest

@@ -24,6 +24,7 @@ from rich.table import Column, Table
 
 from flows.temporary_server import ServerNotStartedError, TemporaryServer
 from schemas.csv_file import CSV_REQUIRED, Refusal, parse, read_bytes
+from schemas.labels import LABEL_RULE, is_label
 from schemas.rows import dedupe, judge
 from schemas.settings import Settings, SettingsError, load_settings
 from schemas.summary import MAX_ERRORS_SHOWN, Result, Summary, outcomes_of
@@ -45,9 +46,9 @@ def arguments() -> argparse.ArgumentParser:
         "3 the run broke off, 130 stopped by Ctrl-C.",
     )
     parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="the CSV file")
-    parser.add_argument("--tag", help="label for the mailboxes of this import")
+    parser.add_argument("--tag", type=label, help="label for the mailboxes of this import")
     parser.add_argument(
-        "--workspace", default="default", help="whose mailboxes they are (default: %(default)s)"
+        "--workspace", type=label, default="default", help="whose mailboxes they are (default: %(default)s)"
     )
     parser.add_argument("--encoding", help="text encoding of a file that is not UTF-8, such as cp1252")
     parser.add_argument("--check", action="store_true", help="only read and judge the file; store nothing")
@@ -58,6 +59,12 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print the result as the import API's JSON")
     parser.add_argument("--verbose", action="store_true", help="show Prefect's own log lines too")
     return parser
+
+
+def label(text: str) -> str:
+    if not is_label(text):
+        raise argparse.ArgumentTypeError(LABEL_RULE)
+    return text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -182,7 +189,7 @@ def retest_main(argv: Sequence[str] | None = None) -> int:
         prog="python -m flows.retest_pending",
         description="Test again the mailboxes that are pending and due.",
     )
-    parser.add_argument("--workspace", help="only this workspace's mailboxes (default: all)")
+    parser.add_argument("--workspace", type=label, help="only this workspace's mailboxes (default: all)")
     parser.add_argument(
         "--held",
         action="store_true",

@@ -16,25 +16,29 @@ if __name__ == "__main__":
     raise SystemExit(main())
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 from prefect import flow, unmapped
+from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.futures import wait
+from prefect.runtime import deployment
 from prefect.states import Cancelled, Completed, Failed
-from pydantic import Field
 
 from schemas.csv_file import Refusal
+from schemas.labels import Label
 from schemas.settings import Settings, load_settings
 from schemas.summary import Summary
 from schemas.verdicts import ProbeReport, Target, group_targets
 from tasks.database import Database, database
 from tasks.dedupe import dedupe
-from tasks.probe import INTERRUPTED, Probing, probe
+from tasks.notify import notify
+from tasks.probe import GUARD_TRIPPED, INTERRUPTED, Probing, probe
 from tasks.read_csv import read_csv
 from tasks.report import publish_refusal, publish_summary, publish_verdicts, write_report
 from tasks.store import Origin, store
@@ -49,13 +53,22 @@ class Imported(NamedTuple):
 
 
 DEFAULT_WORKSPACE = "default"
-Label = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w][\w .@+-]*$")]
+PROGRESS_KEY = "probe-progress"
+PROGRESS_SECONDS = 2
+
+
+async def tell_crash(flow: object, flow_run: FlowRun, state: State) -> None:  # noqa: ARG001  Prefect's names
+    """Hook: a run of a deployment or of the command line crashed."""
+    await notify(
+        f"The run {flow_run.name} crashed; the next scan or retest goes on from there.", load_settings()
+    )
 
 
 @flow(
     name="import-outlook",
     flow_run_name="{file.name} to {workspace}",
     persist_result=False,
+    on_crashed=[tell_crash],
 )
 async def import_outlook(
     file: Path,
@@ -77,25 +90,39 @@ async def import_outlook(
     """
     settings = load_settings()
     await tag_run(file, tag, workspace)
+    if refusal := refuse_place([file, report], settings):
+        return await refuse(refusal, file, settings)
     table = read_csv(file, settings.max_file_bytes, encoding)
     if isinstance(table, Refusal):
-        return await refuse(table, file)
+        return await refuse(table, file, settings)
     with database(settings) as mailboxes:
         validated = validate(table, workspace, mailboxes.sealer)
         deduped = dedupe(validated.valid)
         if isinstance(deduped, Refusal):
-            return await refuse(deduped, file)
+            return await refuse(deduped, file, settings)
         stored = store(*deduped, validated, Origin(file.name, workspace, tag, test), mailboxes, settings)
-        await publish_summary(stored.summary)
+        await publish_summary(stored.summary, report)
         verdicts = await probe_all(stored.targets, mailboxes, settings) if test else None
     if report is not None:
         write_report(report, stored.summary, verdicts)
+    if verdicts is not None and verdicts.stopped == GUARD_TRIPPED:
+        await notify(f"{file.name}: {verdicts.stopped} {stored.summary}; {verdicts}.", settings)
     return conclude(Imported(stored.summary, verdicts))
 
 
-async def refuse(refusal: Refusal, file: Path) -> State:
+def refuse_place(paths: Sequence[Path | None], settings: Settings) -> Refusal | None:
+    """Hold a deployment's runs to the configured folders: whoever starts one must not read just any file."""
+    folders = [folder.resolve() for folder in (*settings.import_folders, settings.watch_folder)]
+    places = [path.resolve() for path in paths if path is not None]
+    if not deployment.id or all(any(place.is_relative_to(f) for f in folders) for place in places):
+        return None
+    return Refusal("The path lies outside the folders of OUTLOOK_IMPORT_IMPORT_FOLDERS")
+
+
+async def refuse(refusal: Refusal, file: Path, settings: Settings) -> State:
     """End the run as failed, with the contract's message as its state's; nothing was changed."""
     await publish_refusal(refusal, file.name)
+    await notify(f"{file.name} was refused: {refusal.message}. Nothing was changed.", settings)
     return Failed(message=refusal.message, data=refusal)
 
 
@@ -103,12 +130,33 @@ async def probe_all(targets: Sequence[Target], mailboxes: Database, settings: Se
     """Map the probe over small groups of mailboxes, as many groups at once as keep every slot busy."""
     probing = Probing(mailboxes, settings, [target.mailbox_id for target in targets])
     groups = group_targets(targets, settings.probe_group_size)
-    runs = probe.map(groups, probing=unmapped(probing))
-    await asyncio.to_thread(wait, runs)
+    async with progress_shown(probing, len(targets)):
+        runs = probe.map(groups, probing=unmapped(probing))
+        await asyncio.to_thread(wait, runs)
     await publish_verdicts(probing.report())
     for run in runs:
         run.result()  # a fault of ours is raised here, once every other group has come to its end
     return probing.report()
+
+
+@asynccontextmanager
+async def progress_shown(probing: Probing, total: int) -> AsyncIterator[None]:
+    """Keep a progress artifact up to date; only one updater, because updates may overtake each other."""
+    artifact = await acreate_progress_artifact(0.0, key=PROGRESS_KEY, description="Logins tested")
+
+    async def follow() -> None:
+        while True:
+            await asyncio.sleep(PROGRESS_SECONDS)
+            await aupdate_progress_artifact(artifact, 100 * len(probing.verdicts) / max(total, 1))
+
+    following = asyncio.create_task(follow())
+    try:
+        yield
+    finally:
+        following.cancel()
+        with suppress(asyncio.CancelledError):
+            await following
+        await aupdate_progress_artifact(artifact, 100 * len(probing.verdicts) / max(total, 1))
 
 
 def conclude(imported: Imported) -> State:

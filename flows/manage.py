@@ -26,6 +26,10 @@ def arguments() -> argparse.ArgumentParser:
     delete.add_argument("emails", nargs="+", metavar="EMAIL")
     delete.add_argument("--workspace", default="default")
     delete.set_defaults(run=delete_mailboxes)
+    setup = areas.add_parser(
+        "deploy", help="set up work pool, deployments and automation on Prefect's server"
+    )
+    setup.set_defaults(run=set_up_deployments)
     return parser
 
 
@@ -37,6 +41,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"Settings: {error}\n")
         return USAGE
     return code
+
+
+def set_up_deployments(_options: argparse.Namespace, _settings: Settings) -> int:
+    from flows.deploy import DeployError, deploy  # imports Prefect
+
+    try:
+        deploy()
+    except DeployError as error:
+        sys.stderr.write(f"{error}\n")
+        return USAGE
+    sys.stdout.write(
+        "Deployments: import-outlook/manual, watch-inbox/every-minute, retest-pending/every-10-minutes\n"
+    )
+    return DONE
 
 
 def upgrade_database(_options: argparse.Namespace, settings: Settings) -> int:

@@ -26,20 +26,21 @@ BATCH = 500
 
 
 @flow(name="retest-pending", flow_run_name="retest of what is due", persist_result=False)
-async def retest_pending(workspace: str | None = None, held: bool = False) -> State:
+async def retest_pending(workspace: str | None = None, held: bool = False, batch: int | None = None) -> State:
     """Test the logins of pending mailboxes that are due, in batches, until none is left.
 
     Args:
         workspace: Only this workspace's; all by default.
         held: Also those that wait until somebody asks: held back by the lockout guard, or imported untested.
+        batch: Only this import's, and once, before they are due: what the HTTP API asks for after an import.
     """
     settings = load_settings()
     report = ProbeReport((), 0)
     with database(settings) as mailboxes:
-        while targets := find_due(mailboxes, BATCH, workspace, held=held):
-            batch = await probe_all(targets, mailboxes, settings)
-            report = report + batch
-            if batch.stopped or not batch.verdicts:
+        while targets := find_due(mailboxes, BATCH, workspace, held=held, batch=batch):
+            found = await probe_all(targets, mailboxes, settings)
+            report = report + found
+            if found.stopped or not found.verdicts or batch is not None:
                 break
     if report.stopped == INTERRUPTED:
         return Cancelled(message=str(report), data=report)

@@ -13,7 +13,7 @@ import io
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -147,6 +147,30 @@ def parse(data: bytes, encoding: str | None = None) -> CsvTable | Refusal:
         return _read_table(text, first_line, delimiter, columns)
     except _RecordError as broken:
         return Refusal(f"Line {first_line + broken.line - 1}: {broken.what}")
+
+
+def extract_rows(data: bytes, errors: Mapping[int, str], encoding: str | None = None) -> bytes:
+    """Copy some rows of a file that `parse` took, as they came, behind a first column `error`.
+
+    Args:
+        errors: Line of the row → what to write in front of it.
+
+    Returns:
+        A CSV in UTF-8 with a byte order mark, which `parse` takes again: it ignores the new column.
+    """
+    text = decode(data, encoding)
+    assert isinstance(text, str)  # noqa: S101  parse() has decoded it before
+    first_line, text = _skip_to_header(text)
+    header = _find_header(text)
+    assert header is not None  # noqa: S101  parse() has found it before
+    copy = io.StringIO(newline="")
+    writer = csv.writer(copy, delimiter=header[0], lineterminator="\r\n")
+    for line, cells in _records(text, header[0]):
+        if line == 1:
+            writer.writerow(["error", *cells])
+        elif error := errors.get(first_line + line - 1):
+            writer.writerow([error, *cells])
+    return copy.getvalue().encode("utf-8-sig")
 
 
 def decode(data: bytes, encoding: str | None = None) -> str | Refusal:

@@ -98,6 +98,32 @@ class Settings(BaseSettings):
         0.9, gt=0, le=1, description="Lockout guard: share of wrong passwords among them that stops a run."
     )
 
+    watch_folder: Path = Field(
+        DATA,
+        description="Holds the watched inbox/, and processing/, processed/, failed/ and rejected/ beside it.",
+    )
+    settle_seconds: float = Field(
+        5.0,
+        ge=0,
+        description="Seconds over which a file in the inbox has to stay the same before it is taken.",
+    )
+    import_folders: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_json)] = Field(
+        (DATA,),
+        description="Folders from which a deployment may read files, as a JSON list; the command line may "
+        "read any file.",
+    )
+    notify_webhook: SecretStr | None = Field(
+        None,
+        description="Address that gets a POST with a JSON text when a file is refused, the lockout guard "
+        "trips or a run crashes.",
+    )
+    notify_block: str | None = Field(
+        None, description="A Prefect notification block to tell the same, such as slack-webhook/ops."
+    )
+
+    api_requests_per_minute: int = Field(600, ge=1, description="HTTP API: requests a minute per key.")
+    api_imports_at_once: int = Field(4, ge=1, description="HTTP API: imports at once per key.")
+
     @cached_property
     def overrides(self) -> dict[str, Servers]:
         return {domain.lower(): Servers(entry.smtp, entry.imap) for domain, entry in self.servers.items()}

@@ -56,10 +56,34 @@ class Workspace(Table, table=True):
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
 
 
+class ApiKey(Table, table=True):
+    """A key of the HTTP API: its digest, and the beginning of it for people to know it by.
+
+    `workspace_id` is None for a platform key, which names its workspace with each request.
+    """
+
+    __tablename__ = "api_key"
+
+    id: int | None = Field(default=None, primary_key=True, sa_type=Key)
+    workspace_id: int | None = Field(default=None, foreign_key="workspace.id", sa_type=Key)
+    name: str = Field(max_length=100)
+    prefix: str = Field(max_length=20, unique=True)
+    digest: bytes = Field(repr=False)
+    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+    last_used_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
 class ImportBatch(Table, table=True):
-    """One import of one file: its counts, which add up to its rows."""
+    """One import of one file: its counts, which add up to its rows.
+
+    `idempotency_key` is the caller's, of an import over HTTP, and `fingerprint` what it came with, sealed: a
+    digest in clear would let whoever has the database try out passwords against it.
+    """
 
     __tablename__ = "import_batch"
+    # An index and no constraint: SQLite adds it without making the table anew.
+    __table_args__ = (Index("ix_import_batch_idempotency_key", "workspace_id", "idempotency_key", unique=True),)
 
     id: int | None = Field(default=None, primary_key=True, sa_type=Key)
     workspace_id: int = Field(foreign_key="workspace.id", index=True, sa_type=Key)
@@ -69,6 +93,8 @@ class ImportBatch(Table, table=True):
     skipped: int
     failed: int
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+    idempotency_key: str | None = Field(default=None, max_length=255)
+    fingerprint: bytes | None = Field(default=None, repr=False)
 
 
 class BatchRowError(Table, table=True):

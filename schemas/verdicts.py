@@ -36,7 +36,7 @@ class Answer(NamedTuple):
         stage: Where the dialogue ended.
         text: The server's own words or the fault's, one line, credentials stripped.
         retry_after: The pause that the server asked for, if any.
-        tried: A password was on its way; False where the host's preflight had said no.
+        tried: The dialogue came as far as the login, so that a password was on its way.
     """
 
     protocol: Protocol

@@ -13,27 +13,33 @@ from tasks.database import Database
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
-def find_due(database: Database, most: int, workspace: str | None, *, held: bool) -> tuple[Target, ...]:
+def find_due(
+    database: Database, most: int, workspace: str | None, *, held: bool, batch: int | None = None
+) -> tuple[Target, ...]:
     """Find pending mailboxes that nobody is testing, those first that have waited longest.
 
     Args:
         most: No more than so many.
         workspace: Of this workspace only; None for all.
         held: Those too that wait until somebody asks: held back by the lockout guard, or imported untested.
+        batch: Of this import only, and before they are due.
     """
     mailbox, owner = columns_of(Mailbox), columns_of(Workspace)
     moment = now()
     waits = mailbox.c.next_attempt_at.is_(None)
+    due = mailbox.c.next_attempt_at <= moment if batch is None else ~waits
     query = (
         select(mailbox)
         .where(
             mailbox.c.status == MailboxStatus.PENDING,
             or_(mailbox.c.claimed_until.is_(None), mailbox.c.claimed_until < moment),
-            or_(mailbox.c.next_attempt_at <= moment, waits) if held else mailbox.c.next_attempt_at <= moment,
+            or_(due, waits) if held else due,
         )
         .order_by(mailbox.c.next_attempt_at, mailbox.c.id)
         .limit(most)
     )
+    if batch is not None:
+        query = query.where(mailbox.c.batch_id == batch)
     if workspace is not None:
         query = query.join(owner, owner.c.id == mailbox.c.workspace_id).where(owner.c.name == workspace)
     with database.engine.connect() as connection:

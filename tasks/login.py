@@ -46,11 +46,6 @@ class Credentials(Plaintext):
         """The message of SASL PLAIN (RFC 4616)."""
         return f"\0{self.user}\0{self.password}"
 
-    def traces(self) -> tuple[str, ...]:
-        """Every form in which a server might echo the password, the longest first: it may hold the others."""
-        quoted = re.sub(r'([\\"])', r"\\\1", self.password)
-        return _base64(self.plain), _base64(self.password), quoted, self.password
-
 
 class _Stopped(Exception):  # noqa: N818  it is an outcome, not an error
     """The dialogue ended without a login, for a cause that the server's reply or its offers name."""
@@ -117,7 +112,7 @@ async def log_in(
         endpoint,
         reason,
         wire.stage,
-        one_line(text, *(credentials.traces() if credentials else ())),
+        one_line(text, *((credentials.password, _base64(credentials.plain)) if credentials else ())),
         round((time.monotonic() - begun) * 1000),
         backoff_named(text),
         tried=credentials is not None and credentials.used,

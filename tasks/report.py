@@ -35,10 +35,11 @@ async def publish_refusal(refusal: Refusal, file_name: str) -> None:
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
-async def publish_summary(summary: Summary) -> None:
-    """Make the artifact of a stored batch; the connection tests come after it."""
+async def publish_summary(summary: Summary, report: Path | None = None) -> None:
+    """Make the artifact of a stored batch; the connection tests, and the report, come after it."""
+    place = f"\n\nThe report, with a line for each row, will be at `{report}`." if report else ""
     await acreate_markdown_artifact(
-        summary.markdown(), key=SUMMARY_KEY, description="What became of each row of the file"
+        summary.markdown() + place, key=SUMMARY_KEY, description="What became of each row of the file"
     )
 
 
@@ -69,7 +70,7 @@ def write_report(path: Path, summary: Summary, report: ProbeReport | None) -> No
         if outcome.result is Result.IMPORTED:
             row |= {"status": "pending"} | verdicts.get(outcome.email, {})
         writer.writerow({column: _defused(str(cell)) for column, cell in row.items()})
-    _write_privately(path, text.getvalue().encode("utf-8-sig"))  # the mark is for Excel
+    write_privately(path, text.getvalue().encode("utf-8-sig"))  # the mark is for Excel
 
 
 def _defused(cell: str) -> str:
@@ -80,7 +81,7 @@ def _defused(cell: str) -> str:
     return f"'{cell}" if cell.startswith(tuple("=+-@＝＋－＠\t\r\n")) else cell
 
 
-def _write_privately(path: Path, data: bytes) -> None:
+def write_privately(path: Path, data: bytes) -> None:
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     draft.touch(mode=0o600, exist_ok=False)
     try:

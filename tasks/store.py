@@ -24,12 +24,17 @@ NOT_TESTED = "Not tested: imported without a connection test."
 
 
 class Origin(NamedTuple):
-    """Where a batch comes from, and whether its mailboxes are due for a test at once."""
+    """Where a batch comes from, and whether its mailboxes are due for a test at once.
+
+    A workspace takes an idempotency key once: a second batch with it raises `IntegrityError`.
+    """
 
     file_name: str
     workspace: str
     tag: str | None
     test: bool
+    idempotency_key: str | None = None
+    fingerprint: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ def store(
     mailbox = columns_of(Mailbox)
     batch = columns_of(ImportBatch)
     with database.engine.begin() as connection:
-        workspace_id = _workspace_id(connection, origin.workspace)
+        workspace_id = workspace_id_of(connection, origin.workspace)
         batch_id = connection.scalars(
             insert(batch)
             .values(
@@ -68,6 +73,8 @@ def store(
                 skipped=0,
                 failed=len(validated.errors),
                 created_at=now(),
+                idempotency_key=origin.idempotency_key,
+                fingerprint=origin.fingerprint,
             )
             .returning(batch.c.id)
         ).one()
@@ -104,7 +111,8 @@ def insert_for(connection: Connection, table: Table) -> sqlite.Insert | postgres
     return sqlite.insert(table)
 
 
-def _workspace_id(connection: Connection, name: str) -> int:
+def workspace_id_of(connection: Connection, name: str) -> int:
+    """The workspace of that name, made where it does not exist."""
     table = columns_of(Workspace)
     connection.execute(
         insert_for(connection, table).values(name=name, created_at=now()).on_conflict_do_nothing()

@@ -1,3 +1,3 @@
 """The history of the tables, for Alembic. `HEAD` is its newest revision (a test holds the two together)."""
 
-HEAD = "0001"
+HEAD = "0002"

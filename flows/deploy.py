@@ -1,0 +1,90 @@
+"""Set up all that a Prefect server needs to know: the work pool, the deployments and the automation.
+
+Run by `python -m flows.manage deploy`; running it again changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+from prefect.automations import Automation, EventTrigger, Posture
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState
+
+PROJECT = Path(__file__).resolve().parent.parent
+WORK_POOL = "outlook-import"
+TAG = "outlook-import"
+AUTOMATION = "outlook-import: mark runs as crashed whose process has died"
+HEARTBEAT_SECONDS = 30
+SILENCE = timedelta(seconds=3 * HEARTBEAT_SECONDS)
+
+
+class DeployError(Exception):
+    """A part could not be set up; the text is what Prefect said."""
+
+
+def deploy() -> None:
+    """Set up work pool, deployments and automation on the configured Prefect server.
+
+    Raises:
+        DeployError: When Prefect refuses.
+    """
+    prefect("work-pool", "create", WORK_POOL, "--type", "process", "--overwrite")
+    prefect("deploy", "--all")
+    asyncio.run(automate())
+
+
+def prefect(*arguments: str) -> None:
+    done = subprocess.run(  # noqa: S603  our own words
+        [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise DeployError(f"prefect {' '.join(arguments)}: {done.stderr or done.stdout}")
+
+
+def zombie_automation() -> Automation:
+    """A run that sends no heartbeat for 90 seconds and has not ended is marked as crashed.
+
+    Without it a run whose worker was killed stays Running for ever and blocks the next scan. The processes
+    have to send heartbeats: PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30.
+
+    Source: Prefect's documentation, “Detect zombie flows”.
+    """
+    ends = ("Completed", "Failed", "Cancelled", "Crashed")
+    return Automation(
+        name=AUTOMATION,
+        trigger=EventTrigger(
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related={"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"},
+            after={"prefect.flow-run.heartbeat"},
+            expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{end}" for end in ends)},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=SILENCE,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED, message="The process of this run died: no heartbeat any more."
+            )
+        ],
+    )
+
+
+async def automate() -> None:
+    wanted = zombie_automation()
+    async with get_client() as client:
+        found = await client.read_automations_by_name(AUTOMATION)
+        if found:
+            await client.update_automation(found[0].id, wanted)
+        else:
+            await client.create_automation(wanted)

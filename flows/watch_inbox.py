@@ -1,0 +1,69 @@
+"""Import whatever lies in the watched inbox: one import run per file, each file once, nothing lost.
+
+Runs on a schedule and never beside itself; several workers may serve one inbox all the same: `tasks.inbox`
+says how a file is claimed. A file whose import broke off stays in `processing/` for the next scan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from flows.import_outlook import DEFAULT_WORKSPACE, Imported, import_outlook, tell_crash
+from schemas.csv_file import Refusal
+from schemas.labels import LABEL_RULE, Label, is_label
+from schemas.settings import load_settings
+from tasks.inbox import Claim, Folders, claim, finish, left_behind, look, reject, settled
+
+BROKEN_OFF = "broken off"
+BAD_TAG = Refusal(f"The folder's name cannot be a tag: {LABEL_RULE}")
+
+
+@flow(name="watch-inbox", flow_run_name="scan of the inbox", persist_result=False, on_crashed=[tell_crash])
+async def watch_inbox(workspace: Label = DEFAULT_WORKSPACE) -> State:
+    """Import every file of the inbox that has settled, and what a crashed run left behind.
+
+    Args:
+        workspace: Whose mailboxes they become.
+    """
+    settings = load_settings()
+    folders = Folders(settings.watch_folder)
+    results: Counter[str] = Counter()
+    for claimed in left_behind(folders):
+        results[await import_claimed(claimed, folders, workspace)] += 1
+    seen = look(folders.inbox)
+    if seen:
+        await asyncio.sleep(settings.settle_seconds)
+    for path in settled(seen, look(folders.inbox)):
+        if (claimed_now := claim(path, folders)) is not None:
+            results[await import_claimed(claimed_now, folders, workspace)] += 1
+    message = ", ".join(f"{count} {result}" for result, count in results.items()) or "no file"
+    return Failed(message=message) if results[BROKEN_OFF] else Completed(message=message)
+
+
+async def import_claimed(claimed: Claim, folders: Folders, workspace: str) -> str:
+    """Import one claimed file in a run of its own and leave its outcome; returns it in a word."""
+    with claimed:
+        outcome = await import_file(claimed, folders, workspace)
+        if isinstance(outcome, Refusal):
+            reject(claimed, folders, outcome)
+            return "rejected"
+        if isinstance(outcome, Imported):
+            finish(claimed, folders, outcome.summary)
+            return "imported"
+        get_run_logger().error("%s broke off; the next scan takes it up again", claimed.name)
+        return BROKEN_OFF
+
+
+async def import_file(claimed: Claim, folders: Folders, workspace: str) -> object:
+    if claimed.tag is not None and not is_label(claimed.tag):
+        return BAD_TAG
+    report = claimed.outcome(folders.processed, "report.csv")
+    state = await import_outlook(
+        claimed.path, tag=claimed.tag, workspace=workspace, report=report, return_state=True
+    )
+    return await state.aresult(raise_on_failure=False)

@@ -1,0 +1,18 @@
+"""The names that people give: tags and workspaces."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import Field
+
+LONGEST_LABEL = 100
+LABEL_PATTERN = r"^\w[\w .@+-]*$"
+LABEL_RULE = "use letters, digits, spaces and . @ + - _, 100 at most, a letter or digit first"
+
+Label = Annotated[str, Field(min_length=1, max_length=LONGEST_LABEL, pattern=LABEL_PATTERN)]
+
+
+def is_label(text: str) -> bool:
+    return len(text) <= LONGEST_LABEL and re.fullmatch(LABEL_PATTERN, text) is not None
