@@ -11,7 +11,7 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
-from prefect.automations import Automation, EventTrigger, Posture
+from prefect.automations import AutomationCore, EventTrigger, Posture
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
@@ -51,7 +51,7 @@ def prefect(*arguments: str) -> None:
         raise DeployError(f"prefect {' '.join(arguments)}: {done.stderr or done.stdout}")
 
 
-def zombie_automation() -> Automation:
+def zombie_automation() -> AutomationCore:
     """A run that sends no heartbeat for 90 seconds and has not ended is marked as crashed.
 
     Without it a run whose worker was killed stays Running for ever and blocks the next scan. The processes
@@ -60,7 +60,7 @@ def zombie_automation() -> Automation:
     Source: Prefect's documentation, “Detect zombie flows”.
     """
     ends = ("Completed", "Failed", "Cancelled", "Crashed")
-    return Automation(
+    return AutomationCore(
         name=AUTOMATION,
         trigger=EventTrigger(
             match={"prefect.resource.id": "prefect.flow-run.*"},

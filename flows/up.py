@@ -19,8 +19,10 @@ from types import FrameType
 
 import httpx
 
+from flows.deploy import WORK_POOL
 from flows.temporary_server import RECORDER_SETTINGS
 from schemas.settings import SettingsError, load_settings
+from tasks.inbox import Folders
 
 START_SECONDS = 90
 STOP_SECONDS = 15
@@ -46,9 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with ExitStack() as parts:
             run(port, parts, stop)
             if not stop.is_set():
-                say(
-                    f"Ready. Prefect: http://127.0.0.1:{port}  Inbox: {settings.watch_folder / 'inbox'}  End: Ctrl-C"
-                )
+                inbox = Folders(settings.watch_folder).inbox
+                say(f"Ready. Prefect: http://127.0.0.1:{port}  Inbox: {inbox}  End: Ctrl-C")
             while not stop.wait(1):
                 pass
             say("Ending …")
@@ -82,12 +83,12 @@ def run(port: int, parts: ExitStack, stop: threading.Event) -> None:
     )
     wait_for("Prefect's server", server, stop, lambda: httpx.get(f"{url}/health").is_success)
     say("Setting up the deployments …")
-    from flows.deploy import WORK_POOL, DeployError, deploy  # imports Prefect, which reads its settings then
-
-    try:
-        deploy()
-    except DeployError as error:
-        raise NotUpError(str(error)) from None
+    # A process of its own: Prefect reads its settings when it is imported, and this one has imported it.
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.manage", "deploy"], stdout=subprocess.DEVNULL, check=False
+    )
+    if done.returncode:
+        raise NotUpError("The deployments could not be set up.")
     say("Starting a worker …")
     worker = parts.enter_context(process("prefect", "worker", "start", "--pool", WORK_POOL))
     workers = f"{url}/work_pools/{WORK_POOL}/workers/filter"
@@ -101,7 +102,7 @@ def run(port: int, parts: ExitStack, stop: threading.Event) -> None:
 
 @contextmanager
 def process(module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A part in a session of its own, so that Ctrl-C reaches it only through us; asked to end, then killed."""
+    """A part in a session of its own: Ctrl-C reaches it only through us. It is asked to end, then killed."""
     part = subprocess.Popen(  # noqa: S603  our own words
         [sys.executable, "-m", module, *arguments], stdout=subprocess.DEVNULL, start_new_session=True
     )

@@ -148,9 +148,9 @@ def load_settings() -> Settings:
 
 
 def _place(loc: tuple[int | str, ...]) -> str:
-    """The variable, and in JSON the key where that is a domain or a protocol; any other may be anything."""
+    """The variable, and in JSON the key where it is a domain, a protocol or a number: not just anything."""
     variable, *keys = map(str, loc)
-    known = re.compile(r"\*|smtp|imap|[a-z0-9-]+(\.[a-z0-9-]+)+", re.IGNORECASE)
+    known = re.compile(r"\*|smtp|imap|\d{1,3}|[a-z0-9-]+(\.[a-z0-9-]+)+", re.IGNORECASE)
     return " → ".join((PREFIX + variable.upper(), *(key if known.fullmatch(key) else "…" for key in keys)))
 
 

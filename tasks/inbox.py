@@ -31,7 +31,7 @@ from tasks.report import write_privately
 UNFINISHED_SUFFIXES = (".tmp", ".part", ".crdownload")
 # An empty file is often one whose writer has only just opened it.
 EMPTY_FILE_SECONDS = 60
-LONGEST_STEM = 120  # characters; with its time and ending the name still fits a file system
+LONGEST_STEM = 200  # bytes; with its time and ending the name still fits a file system
 
 
 class Folders:
@@ -99,7 +99,8 @@ class Claim:
         return self.path.name
 
     def outcome(self, folder: Path, ending: str) -> Path:
-        return folder / f"{self.path.stem[:LONGEST_STEM]}.{self.time}.{ending}"
+        stem = self.path.stem.encode()[:LONGEST_STEM].decode(errors="ignore")
+        return folder / f"{stem}.{self.time}.{ending}"
 
     def release(self) -> None:
         """End the claim; removes its folder once the file is gone."""

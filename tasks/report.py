@@ -82,7 +82,7 @@ def _defused(cell: str) -> str:
 
 
 def write_privately(path: Path, data: bytes) -> None:
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    draft = path.with_name(f".{secrets.token_hex(8)}.tmp")
     draft.touch(mode=0o600, exist_ok=False)
     try:
         with draft.open("wb") as file:

@@ -31,8 +31,14 @@ class Shell:
         return self.folder / "mailboxes.db"
 
     def start(self, *arguments: str | Path, module: str = "flows.import_outlook") -> subprocess.Popen[str]:
+        return self._start("-m", module, *map(str, arguments))
+
+    def start_program(self, program: str) -> subprocess.Popen[str]:
+        return self._start("-c", program)
+
+    def _start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", module, *map(str, arguments)],
+            [sys.executable, *arguments],
             cwd=PROJECT,
             env=self.environment,
             stdout=subprocess.PIPE,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,30 +24,26 @@ from tasks.probe import (
     GUARD_TRIPPED,
     HELD_BACK,
     INTERRUPTED,
+    Claimed,
     LockoutGuard,
     Observer,
     Probing,
     claim,
+    hold_back,
     observer,
     release,
     save,
 )
-from tests.conftest import (
-    StartOutlook,
-    accounts,
-    import_mailboxes,
-    probe_targets,
-    rows_of,
-    with_servers,
-)
+from tests.conftest import StartOutlook, accounts, import_mailboxes, probe_targets, rows_of, with_servers
 
 SMTP, IMAP = Protocol.SMTP, Protocol.IMAP
 ADDRESS = "user1@outlook.com"
 LEASE = timedelta(minutes=5)
+WRONG = Account("pw", smtp="wrong-credentials")
 
 
 class Run:
-    """Stand-in, database and settings of one test, and what to do with them."""
+    """One test's stand-in, database, settings and mailboxes, and what to ask of them."""
 
     def __init__(self, db: Database, outlook: Outlook, settings: Settings, targets: Sequence[Target]) -> None:
         self.db = db
@@ -57,29 +52,33 @@ class Run:
         self.targets = targets
         self.ids = [target.mailbox_id for target in targets]
 
-    def probing(self) -> Probing:
-        return Probing(self.db, self.settings, self.ids)
+    def probing(self, db: Database | None = None) -> Probing:
+        return Probing(db or self.db, self.settings, self.ids)
 
-    async def probe(self) -> Probing:
+    async def probe(self, probing: Probing | None = None) -> Probing:
         """A whole run over all mailboxes."""
-        probing = self.probing()
+        probing = probing or self.probing()
         await probe_targets(probing, self.targets, self.settings.probe_group_size)
         return probing
 
-    def mailboxes(self) -> dict[str, dict[str, Any]]:
-        return {row["email"]: row for row in rows_of(self.db, Mailbox)}
+    def mailboxes(self) -> list[dict[str, Any]]:
+        return rows_of(self.db, Mailbox)
 
     def mailbox(self, address: str = ADDRESS) -> dict[str, Any]:
-        return self.mailboxes()[address]
+        return next(row for row in self.mailboxes() if row["email"] == address)
 
-    def results(self) -> list[tuple[int, int, str, str]]:
-        """Mailbox, attempt, protocol and reason of every stored answer."""
+    def statuses(self) -> Counter[str]:
+        return Counter(row["status"] for row in self.mailboxes())
+
+    def answers(self) -> list[tuple[int, str, str]]:
+        """Attempt, protocol and reason of every stored answer."""
         rows = rows_of(self.db, ProbeResult)
-        return [(row["mailbox_id"], row["attempt"], row["protocol"], row["reason"]) for row in rows]
+        return [(row["attempt"], row["protocol"], row["reason"]) for row in rows]
 
     def logins(self, protocol: Protocol) -> Counter[str]:
         """How often a password came in, by address."""
-        return Counter({key[1]: n for key, n in self.outlook.seen.logins.items() if key[0] == protocol})
+        seen = self.outlook.seen.logins
+        return Counter({address: times for (spoken, address), times in seen.items() if spoken == protocol})
 
     async def until(self, condition: Callable[[], object]) -> None:
         async with asyncio.timeout(20):
@@ -87,34 +86,544 @@ class Run:
                 await asyncio.sleep(0.01)
 
 
-Set = Callable[..., Awaitable[Run]]
+Arrange = Callable[..., Awaitable[Run]]
 
 
 @pytest.fixture
-def arrange(db: Database, either_settings: Settings, start: StartOutlook) -> Set:
-    """Starts a stand-in with these mailboxes, which are imported with the right passwords."""
+def arrange(db: Database, either_settings: Settings, start: StartOutlook) -> Arrange:
+    """Starts a stand-in with these mailboxes, and imports them with the right passwords."""
 
     async def run(
         mailboxes: dict[str, Account],
         server: ServerFaults | None = None,
         delay: float = 0.0,
-        *,
-        kind: type[Settings] = Settings,
-        **settings: Any,
+        **changes: Any,
     ) -> Run:
         outlook = await start(mailboxes, server, delay)
-        # What does not trip it by purpose shall not trip it at all.
-        chosen = with_servers(either_settings, outlook, **({"guard_after": 1000} | settings))
-        chosen = kind(**{name: getattr(chosen, name) for name in Settings.model_fields if name != "servers"}, **_servers(outlook))
-        return Run(db, outlook, chosen, import_mailboxes(db, chosen, mailboxes))
+        # The guard is quiet unless it is what a test is about.
+        settings = with_servers(either_settings, outlook, **({"guard_after": 1000} | changes))
+        return Run(db, outlook, settings, import_mailboxes(db, settings, mailboxes))
 
     return run
 
 
-def _servers(outlook: Outlook) -> dict[str, Any]:
-    # Two names of one machine: each protocol then has slots of its own, as with Microsoft.
-    return {
-        "servers": {
-            "*": {"smtp": f"localhost:{outlook.smtp_port}", "imap": f"127.0.0.1:{outlook.imap_port}"}
+def one(smtp: str = "ok", imap: str = "ok") -> dict[str, Account]:
+    return {ADDRESS: Account("pass word", smtp, imap)}
+
+
+# Verdicts.
+
+
+async def test_verdicts_are_stored_with_their_answers(arrange: Arrange) -> None:
+    """Each mailbox gets its verdict, and each protocol's answer is kept with the server's own words."""
+    run = await arrange(
+        {
+            "good@outlook.com": Account("pw"),
+            "off@outlook.com": Account("pw", smtp="smtp-auth-disabled-mailbox"),
+            "busy@outlook.com": Account("pw", imap="unavailable"),
         }
+    )
+    before = now()
+    probing = await run.probe()
+    found = {row["email"]: row for row in run.mailboxes()}
+    assert {email: row["status"] for email, row in found.items()} == {
+        "good@outlook.com": "active",
+        "off@outlook.com": "failed",
+        "busy@outlook.com": "pending",
     }
+    assert found["good@outlook.com"]["diagnosis"] == "Works: SMTP and IMAP took the password."
+    assert "Authenticated SMTP" in found["off@outlook.com"]["diagnosis"]
+    for row in found.values():
+        assert (row["attempts"], row["claimed_until"]) == (1, None)
+        assert before <= row["tested_at"] <= now()
+    assert found["good@outlook.com"]["next_attempt_at"] is None
+    assert found["off@outlook.com"]["next_attempt_at"] is None
+    results = [
+        row for row in rows_of(run.db, ProbeResult) if row["mailbox_id"] == found["off@outlook.com"]["id"]
+    ]
+    assert [(row["protocol"], row["reason"], row["stage"]) for row in results] == [
+        ("imap", "ok", "check"),
+        ("smtp", "smtp_auth_off_mailbox", "login"),
+    ]
+    assert results[1]["server_text"].startswith("535 5.7.139 Authentication unsuccessful, SmtpClient")
+    assert results[1]["host"] == f"localhost:{run.outlook.smtp_port}"
+    assert results[1]["milliseconds"] > 0
+    assert sorted(verdict.email for verdict in probing.report().verdicts) == sorted(found)
+    assert (probing.report().untested, probing.report().stopped) == (0, "")
+
+
+async def test_a_wrong_password_is_not_tried_again(arrange: Arrange) -> None:
+    """What SMTP refuses as wrong is not tried over IMAP, and no later run tries it either."""
+    run = await arrange(one(smtp="wrong-credentials"))
+    await run.probe()
+    await run.probe()
+    assert run.mailbox()["status"] == "failed"
+    assert run.answers() == [(1, "smtp", "wrong_credentials")]
+    assert run.outlook.seen.logins == {("smtp", ADDRESS): 1}
+
+
+async def test_a_bare_no_is_asked_about_on_the_other_side(arrange: Arrange) -> None:
+    """Where SMTP names no cause, IMAP is asked once, and its answer explains the mailbox."""
+    run = await arrange(one(smtp="identity-refused"))
+    await run.probe()
+    assert run.answers() == [(1, "imap", "ok"), (1, "smtp", "login_refused")]
+    assert run.mailbox()["diagnosis"].startswith("The password is right, but SMTP refuses it")
+
+
+async def test_two_hundred_mailboxes_in_groups(arrange: Arrange) -> None:
+    """Groups of one run together test every mailbox once."""
+    run = await arrange(accounts(200))
+    probing = await run.probe()
+    assert run.statuses() == {"active": 200}
+    assert len(run.answers()) == 400
+    assert len(probing.verdicts) == 200
+    assert set(run.outlook.seen.logins.values()) == {1}
+
+
+async def test_the_log_names_every_mailbox(arrange: Arrange, caplog: pytest.LogCaptureFixture) -> None:
+    """One line a mailbox, with its address and its verdict, and never a password."""
+    caplog.set_level(logging.INFO, "tests")
+    run = await arrange(accounts(3) | {"wrong@outlook.com": WRONG})
+    await run.probe()
+    lines = [record.getMessage() for record in caplog.records if record.name == "tests"]
+    assert len(lines) == 4
+    assert "user2@outlook.com: active. Works: SMTP and IMAP took the password." in lines
+    assert any(line.startswith("wrong@outlook.com: failed. Wrong password.") for line in lines)
+    assert "pass word" not in caplog.text
+
+
+async def test_an_observer_is_told(arrange: Arrange) -> None:
+    """Whoever watches hears how many mailboxes there are, and of each verdict once it is stored."""
+    told: list[object] = []
+
+    class Watcher(Observer):
+        def begin(self, probing: Probing, total: int) -> None:  # noqa: ARG002
+            told.append(total)
+
+        def verdict(self, verdict: Verdict) -> None:
+            told.append((verdict.email, run.mailbox(verdict.email)["status"]))
+
+    run = await arrange(accounts(2))
+    token = observer.set(Watcher())
+    try:
+        await run.probe()
+    finally:
+        observer.reset(token)
+    assert told[0] == 2
+    assert set(told[1:]) == {("user1@outlook.com", "active"), ("user2@outlook.com", "active")}
+
+
+# Preflight.
+
+
+async def test_a_host_is_asked_once_per_run(arrange: Arrange) -> None:
+    """Before any password leaves, each host is asked once, however many groups there are."""
+    run = await arrange(accounts(30), probe_group_size=5)
+    await run.probe()
+    assert run.outlook.seen.connections == {"smtp": 31, "imap": 31}
+
+
+async def test_a_hosts_own_no_is_everybodys(arrange: Arrange) -> None:
+    """Where the hosts say no, all mailboxes fail at once, no password leaves, and no attempt is used up."""
+    run = await arrange(accounts(30), ServerFaults("xoauth2-only", "login-disabled"), probe_group_size=5)
+    await run.probe()
+    assert run.outlook.seen.connections == {"smtp": 1, "imap": 1}
+    assert run.outlook.seen.passwords_received == 0
+    assert run.statuses() == {"failed": 30}
+    assert {row["attempts"] for row in run.mailboxes()} == {0}
+    assert set(run.answers()) == {
+        (1, "smtp", "mechanism_not_offered"),
+        (1, "imap", "password_sign_in_disabled"),
+    }
+
+
+async def test_one_hosts_no_keeps_only_its_own_passwords(arrange: Arrange) -> None:
+    """Where SMTP's host says no and IMAP's does not, IMAP is still tested."""
+    run = await arrange(accounts(3), ServerFaults(smtp="expired"))
+    await run.probe()
+    assert run.statuses() == {"failed": 3}
+    assert not run.logins(SMTP)
+    assert run.logins(IMAP).total() == 3
+
+
+@pytest.mark.parametrize("fault", ["refused", "hang:greeting"])
+async def test_a_host_that_cannot_be_reached(arrange: Arrange, fault: str) -> None:
+    """Mailboxes of hosts that do not answer stay pending and due, and no attempt is used up, ever."""
+    run = await arrange(accounts(3), ServerFaults(fault, fault), probe_timeout=0.5)
+    for _ in range(7):
+        await run.probe()
+    assert run.statuses() == {"pending": 3}
+    for row in run.mailboxes():
+        assert (row["attempts"], row["claimed_until"]) == (0, None)
+        assert row["next_attempt_at"] - row["tested_at"] == timedelta(minutes=5)
+    assert {attempt for attempt, *_ in run.answers()} == {1}
+    assert run.outlook.seen.passwords_received == 0
+
+
+# The lockout guard.
+
+
+async def test_the_guard_stops_a_run_of_wrong_passwords(arrange: Arrange) -> None:
+    """When nearly all are wrong no login begins any more, and the rest wait until somebody asks."""
+    wrong = {f"user{n}@outlook.com": WRONG for n in range(1, 61)}
+    run = await arrange(wrong, guard_after=10, probe_concurrency=5, probe_group_size=20)
+    report = (await run.probe()).report()
+    begun = run.logins(SMTP)
+    assert 10 <= begun.total() <= 14  # those under way come to their end
+    assert report.stopped == GUARD_TRIPPED
+    assert (len(report.verdicts), report.untested) == (begun.total(), 60 - begun.total())
+    rows = run.mailboxes()
+    assert {row["email"] for row in rows if row["status"] == "failed"} == set(begun)
+    for row in rows:
+        assert row["claimed_until"] is None
+        assert row["next_attempt_at"] is None
+        if row["status"] == "pending":
+            assert (row["diagnosis"], row["attempts"], row["tested_at"]) == (HELD_BACK, 0, None)
+        else:
+            assert row["diagnosis"].startswith("Wrong password.")
+
+
+async def test_the_guard_leaves_verdicts_alone(arrange: Arrange) -> None:
+    """What was put off before the guard tripped keeps its own verdict and its own next time."""
+    run = await arrange(
+        {"busy@outlook.com": Account("pw", smtp="server-busy")}
+        | {f"user{n}@outlook.com": WRONG for n in range(1, 41)},
+        guard_after=10,
+        probe_concurrency=1,
+        probe_group_size=5,
+    )
+    await run.probe()
+    busy = run.mailbox("busy@outlook.com")
+    assert busy["next_attempt_at"] > now()
+    assert "Throttled" in busy["diagnosis"]
+    assert run.logins(SMTP).total() == 11
+
+
+async def test_the_guard_stops_between_the_protocols(arrange: Arrange) -> None:
+    """A mailbox whose SMTP login was under way when the guard tripped is not tried over IMAP."""
+    slow = {"slow@outlook.com": Account("pw", smtp="slow:1+ok")}
+    wrong = {f"user{n}@outlook.com": WRONG for n in range(1, 11)}
+    run = await arrange(slow | wrong, guard_after=10)
+    report = (await run.probe()).report()
+    row = run.mailbox("slow@outlook.com")
+    assert (report.stopped, report.untested) == (GUARD_TRIPPED, 1)
+    assert not run.logins(IMAP)
+    assert (row["status"], row["attempts"], row["diagnosis"]) == ("pending", 1, HELD_BACK)
+    assert (row["claimed_until"], row["next_attempt_at"]) == (None, None)
+
+
+async def test_the_guard_bears_with_some_wrong_passwords(arrange: Arrange) -> None:
+    """A run of which too few are wrong goes on to its end."""
+    wrong = {f"wrong{n}@outlook.com": WRONG for n in range(30)}
+    run = await arrange(dict(list(accounts(8).items()) + list(wrong.items())), guard_after=20)
+    assert (await run.probe()).report().stopped == ""
+    assert run.statuses() == {"active": 8, "failed": 30}
+
+
+def answered(reason: Reason, protocol: Protocol = SMTP, *, tried: bool = True) -> Answer:
+    return Answer(protocol, Endpoint("mail", 1), reason, Stage.LOGIN, "", 1, tried=tried)
+
+
+def test_the_guard_counts_passwords_only() -> None:
+    """Only verdicts on a password count: neither what a host said of itself nor what broke on the way."""
+    guard = LockoutGuard(after=10, share=0.9)
+    for reason in (Reason.TIMED_OUT, Reason.SERVER_BUSY, Reason.SMTP_AUTH_OFF_TENANT):
+        assert not guard.heed([answered(reason)])
+    assert not guard.heed([answered(Reason.WRONG_CREDENTIALS, tried=False)])
+    assert (guard.judged, guard.wrong) == (0, 0)
+    assert not guard.heed([answered(Reason.OK), answered(Reason.OK, IMAP)])
+    assert [guard.heed([answered(Reason.WRONG_CREDENTIALS)]) for _ in range(9)] == [False] * 8 + [True]
+
+
+# Claims.
+
+
+async def test_a_mailbox_of_another_run_is_left_alone(arrange: Arrange) -> None:
+    """What another run is testing is neither tried nor changed, and counts as untested."""
+    run = await arrange(accounts(3))
+    claim(run.db, run.ids[:1], now(), now() + LEASE)
+    before = run.mailbox()
+    report = (await run.probe()).report()
+    assert run.mailbox() == before
+    assert (len(report.verdicts), report.untested) == (2, 1)
+    assert not run.outlook.seen.logins["smtp", ADDRESS]
+
+
+async def test_an_expired_claim_is_taken_over(arrange: Arrange) -> None:
+    """A mailbox whose run was killed is tested by the next one, as its second attempt."""
+    run = await arrange(one())
+    claim(run.db, run.ids, now(), now() - timedelta(seconds=1))
+    await run.probe()
+    assert (run.mailbox()["status"], run.mailbox()["attempts"]) == ("active", 2)
+    assert {attempt for attempt, *_ in run.answers()} == {2}
+
+
+def verdict_on(claimed: Claimed, reason: Reason) -> Verdict:
+    return judge_answers(claimed.mailbox_id, claimed.email, claimed.attempt, 5, (answered(reason),))
+
+
+async def test_the_loser_of_a_claim_writes_nothing(arrange: Arrange) -> None:
+    """A run that comes too late neither stores its verdict nor gives up the other's claim."""
+    run = await arrange(accounts(2))
+    late, kept = claim(run.db, run.ids, now(), now() - timedelta(seconds=1))
+    (owner,) = claim(run.db, run.ids[:1], now(), now() + LEASE)
+    before = run.mailboxes()
+    late_verdict = verdict_on(late, Reason.WRONG_CREDENTIALS)
+    save(run.db, [(late, late_verdict)])
+    release(run.db, [late], {late.mailbox_id})
+    assert run.mailboxes() == before
+    assert run.answers() == []
+    save(run.db, [(late, late_verdict), (kept, verdict_on(kept, Reason.WRONG_CREDENTIALS))])
+    assert run.mailboxes()[0] == before[0]
+    assert run.mailboxes()[1]["status"] == "failed"
+    save(run.db, [(owner, verdict_on(owner, Reason.TIMED_OUT))])
+    assert run.answers() == [(2, "smtp", "timed_out"), (1, "smtp", "wrong_credentials")]
+
+
+async def test_a_mailbox_that_was_deleted_meanwhile(arrange: Arrange) -> None:
+    """The verdict on a mailbox that is no more is dropped, and the others are stored."""
+    run = await arrange(accounts(2))
+    claims = claim(run.db, run.ids, now(), now() + LEASE)
+    table = columns_of(Mailbox)
+    with run.db.engine.begin() as connection:
+        connection.execute(table.delete().where(table.c.id == run.ids[0]))
+    save(run.db, [(claimed, verdict_on(claimed, Reason.WRONG_CREDENTIALS)) for claimed in claims])
+    assert [row["status"] for row in run.mailboxes()] == ["failed"]
+    assert len(run.answers()) == 1
+
+
+class ShortLease(Settings):
+    @property
+    def claim_lease(self) -> timedelta:
+        return timedelta(seconds=self.probe_timeout / 2)
+
+
+async def test_no_login_begins_under_a_claim_that_runs_out(arrange: Arrange) -> None:
+    """Where a claim may not last until the end of a login, the mailbox is left to whoever comes next."""
+    run = await arrange(accounts(2))
+    run.settings = ShortLease(**{name: getattr(run.settings, name) for name in ("servers", "ca_file")})
+    report = (await run.probe()).report()
+    assert report.untested == 2
+    assert run.outlook.seen.passwords_received == 0
+    assert {(row["status"], row["attempts"], row["claimed_until"]) for row in run.mailboxes()} == {
+        ("pending", 0, None)
+    }
+
+
+@pytest.mark.parametrize("smtp", ["ok", "server-busy"])
+async def test_two_runs_at_once_test_nobody_twice(arrange: Arrange, smtp: str) -> None:
+    """Two runs over the same mailboxes share them, even where they stay pending, and both come to an end."""
+    run = await arrange(accounts(120, smtp=smtp), probe_group_size=7)
+    backwards = Run(run.db, run.outlook, run.settings, run.targets[::-1])
+    first, second = await asyncio.gather(run.probe(), backwards.probe())
+    assert len(first.verdicts) + len(second.verdicts) == 120
+    assert {row["attempts"] for row in run.mailboxes()} == {1}
+    assert set(run.outlook.seen.logins.values()) == {1}
+    assert run.logins(SMTP).total() == run.logins(IMAP).total() == 120
+
+
+async def test_claims_and_verdicts_never_deadlock(arrange: Arrange) -> None:
+    """Runs that claim, store and hold back the same mailboxes in any order wait for each other at most."""
+    run = await arrange(accounts(60))
+    until = now() + LEASE
+
+    def turn(number: int) -> None:
+        ids = run.ids[::-1] if number % 2 else run.ids
+        for _ in range(10):
+            claims = claim(run.db, ids, until, until + timedelta(seconds=number))
+            hold_back(run.db, ids)
+            pairs = [(claimed, verdict_on(claimed, Reason.TIMED_OUT)) for claimed in claims]
+            save(run.db, pairs[::-1] if number % 2 else pairs)
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(asyncio.to_thread(turn, number) for number in range(4)))
+    assert {row["claimed_until"] for row in run.mailboxes()} == {None}
+
+
+# Attempts.
+
+
+async def test_attempts_and_growing_pauses(arrange: Arrange) -> None:
+    """A mailbox that is only ever put off waits longer each time, and is given up after the last attempt."""
+    run = await arrange(one(imap="unavailable"), probe_attempts=5)
+    pauses = []
+    for attempt in range(1, 6):
+        await run.probe()
+        row = run.mailbox()
+        assert row["attempts"] == attempt
+        pauses.append(row["next_attempt_at"] and row["next_attempt_at"] - row["tested_at"])
+    minutes = [timedelta(minutes=minutes) for minutes in (5, 20, 80, 320)]
+    assert pauses == [*minutes, None]
+    assert run.mailbox()["status"] == "failed"
+    assert run.mailbox()["diagnosis"].endswith("Given up after 5 attempts.")
+    assert [attempt for attempt, protocol, _ in run.answers() if protocol == IMAP] == [1, 2, 3, 4, 5]
+    await run.probe()
+    assert run.logins(IMAP)[ADDRESS] == 5
+
+
+async def test_a_pause_that_the_server_names_is_kept(arrange: Arrange) -> None:
+    """Where the server asks for more time than the pause, it gets it; where it asks for less, the pause."""
+    throttled = "451 4.7.0 Request is throttled. Suggested Backoff Time: {} milliseconds"
+    run = await arrange(
+        {
+            "long@outlook.com": Account("pw", smtp=throttled.format(7_200_000)),
+            "short@outlook.com": Account("pw", smtp=throttled.format(1000)),
+        }
+    )
+    await run.probe()
+    pauses = {row["email"]: row["next_attempt_at"] - row["tested_at"] for row in run.mailboxes()}
+    assert pauses == {"long@outlook.com": timedelta(hours=2), "short@outlook.com": timedelta(minutes=5)}
+
+
+async def test_imap_that_is_off_is_tried_twice_at_most(arrange: Arrange) -> None:
+    """A mailbox that is signed in but not connected is tried a second time and then failed."""
+    run = await arrange(one(imap="not-connected"))
+    await run.probe()
+    assert run.mailbox()["status"] == "pending"
+    await run.probe()
+    assert run.mailbox()["status"] == "failed"
+    assert [reason for *_, reason in run.answers()] == ["imap_off", "ok"] * 2
+
+
+async def test_a_second_attempt_may_succeed(arrange: Arrange, start: StartOutlook) -> None:
+    """A mailbox that was put off becomes active once its server is well again; both attempts are kept."""
+    run = await arrange(one(imap="unavailable"))
+    await run.probe()
+    well = await start(one())
+    run.settings = with_servers(run.settings, well)
+    with run.db.engine.begin() as connection:
+        ports = {"smtp_port": well.smtp_port, "imap_port": well.imap_port}
+        connection.execute(columns_of(Mailbox).update().values(**ports))
+    await run.probe()
+    assert (run.mailbox()["status"], run.mailbox()["attempts"]) == ("active", 2)
+    assert run.answers() == [
+        (1, "imap", "server_busy"),
+        (1, "smtp", "ok"),
+        (2, "imap", "ok"),
+        (2, "smtp", "ok"),
+    ]
+
+
+# Interruption.
+
+
+async def test_an_interruption(arrange: Arrange) -> None:
+    """Ctrl-C ends at once: what has a verdict keeps it, all else is pending and due, and nothing is claimed."""
+    slow = {f"slow{n}@outlook.com": Account("pw", smtp="slow:30") for n in range(5)}
+    run = await arrange(
+        dict(list(accounts(3).items()) + list(slow.items()) + list(accounts(12, "hotmail.com").items())),
+        probe_concurrency=5,
+    )
+    due = run.mailbox()["next_attempt_at"]
+    probing = run.probing()
+    running = asyncio.create_task(run.probe(probing))
+    await run.until(lambda: len(probing.verdicts) == 3 and run.logins(SMTP).total() == 8)
+    probing.interrupt()
+    async with asyncio.timeout(5):
+        await running
+    report = probing.report()
+    assert (report.stopped, len(report.verdicts), report.untested) == (INTERRUPTED, 3, 17)
+    assert run.statuses() == {"active": 3, "pending": 17}
+    for row in run.mailboxes():
+        assert row["claimed_until"] is None
+        if row["status"] == "pending":
+            assert row["next_attempt_at"] == due or abs(row["next_attempt_at"] - due) < timedelta(seconds=5)
+            assert row["attempts"] == (1 if row["email"] in slow else 0)
+    assert run.logins(SMTP).total() == 8
+    await run.probe(probing)  # what comes after an interruption begins nothing
+    assert run.logins(SMTP).total() == 8
+
+
+async def test_an_interruption_before_the_password(arrange: Arrange) -> None:
+    """A login that is given up before its password was sent uses up no attempt."""
+    run = await arrange(one(), delay=0.2)
+    probing = run.probing()
+    running = asyncio.create_task(run.probe(probing))
+    await run.until(lambda: run.outlook.seen.connections["smtp"] == 2)
+    probing.interrupt()
+    await running
+    assert (run.mailbox()["status"], run.mailbox()["attempts"]) == ("pending", 0)
+    assert run.outlook.seen.passwords_received == 0
+
+
+async def test_an_interruption_of_the_preflight(arrange: Arrange) -> None:
+    """A host that hangs does not hold up an interruption."""
+    run = await arrange(accounts(3), ServerFaults("hang:greeting"))
+    probing = run.probing()
+    running = asyncio.create_task(run.probe(probing))
+    await run.until(lambda: run.outlook.seen.connections["smtp"] == 1)
+    probing.interrupt()
+    async with asyncio.timeout(5):
+        await running
+    assert {(row["status"], row["attempts"], row["claimed_until"]) for row in run.mailboxes()} == {
+        ("pending", 0, None)
+    }
+
+
+async def test_an_interruption_loses_no_answer(arrange: Arrange) -> None:
+    """What the servers have said by then is stored, even if the database is busy at that moment."""
+    run = await arrange(accounts(3))
+    probing = run.probing()
+    with run.db.engine.connect() as connection:
+        running = asyncio.create_task(run.probe(probing))
+        await run.until(lambda: run.logins(SMTP).total() >= 1)
+        with connection.begin():
+            connection.execute(sa.select(columns_of(Mailbox)).with_for_update())
+            await run.until(lambda: run.logins(IMAP).total() == 3)
+            await asyncio.sleep(0.2)  # the last IMAP dialogue comes to its end
+            probing.interrupt()
+    await running
+    assert run.statuses() == {"active": 3}
+    assert len(probing.report().verdicts) == 3
+
+
+# Limits.
+
+
+@pytest.mark.parametrize("concurrency", [1, 7])
+async def test_concurrency_per_host(arrange: Arrange, concurrency: int) -> None:
+    """No host ever has more logins at once than the setting allows, whatever the size of the groups."""
+    run = await arrange(accounts(40), delay=0.005, probe_concurrency=concurrency, probe_group_size=10)
+    await run.probe()
+    assert run.statuses() == {"active": 40}
+    assert run.outlook.seen.connections_at_once["smtp"] <= concurrency
+    assert run.outlook.seen.connections_at_once["imap"] <= concurrency
+    assert set(run.outlook.seen.mailbox_logins_at_once.values()) == {1}
+
+
+# Faults of our own.
+
+
+async def test_a_secret_that_does_not_open(arrange: Arrange) -> None:
+    """A wrong key is raised to whoever runs this; no password is sent, and no mailbox is judged by it."""
+    run = await arrange(accounts(2))
+    other = Database(run.db.engine, Sealer(parse_keys(new_key())))
+    with pytest.raises(ExceptionGroup) as error:
+        await run.probe(run.probing(other))
+    assert error.group_contains(UnsealError)
+    assert {(row["status"], row["attempts"], row["claimed_until"]) for row in run.mailboxes()} == {
+        ("pending", 0, None)
+    }
+
+
+async def test_a_verdict_that_cannot_be_stored(arrange: Arrange, caplog: pytest.LogCaptureFixture) -> None:
+    """A verdict is told to nobody before it is stored; where that fails the run says so."""
+    caplog.set_level(logging.INFO, "tests")
+    run = await arrange(accounts(2))
+    with run.db.engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE probe_result RENAME TO elsewhere"))
+    probing = run.probing()
+    with pytest.raises(ExceptionGroup) as error:
+        await run.probe(probing)
+    assert error.group_contains(sa.exc.DBAPIError)
+    assert (probing.report().verdicts, probing.report().untested) == ((), 2)
+    assert not [record for record in caplog.records if record.name == "tests"]
+    assert {(row["status"], row["attempts"], row["claimed_until"]) for row in run.mailboxes()} == {
+        ("pending", 1, None)
+    }
+
+
+def test_statuses_are_those_of_the_table() -> None:
+    """The words for a mailbox's status fit into their column."""
+    assert max(map(len, MailboxStatus)) <= 10
+    assert isinstance(now(), datetime)

@@ -595,6 +595,10 @@ def test_hostile_text(piece: str) -> None:
 PAIRS = list(itertools.product([None, *Reason], repeat=2))
 
 
+def said(reason: Reason) -> str:
+    return f"{reason.explanation.title}. {reason.explanation.remedy}"
+
+
 def test_every_pair_is_one_line() -> None:
     """Whatever both protocols said, the diagnosis is one line that ends in a full stop."""
     for smtp, imap in PAIRS:
@@ -627,11 +631,9 @@ def test_password_is_right() -> None:
 )
 def test_named_cause_explains_the_bare_no(named: Reason) -> None:
     """A cause that lies with the account speaks for a bare no on the other side, and for a side not tried."""
-    expected = f"{named.explanation.title}. {named.explanation.remedy}"
-    assert diagnose(named, Reason.LOGIN_REFUSED) == expected
-    assert diagnose(Reason.LOGIN_REFUSED, named) == expected
-    assert diagnose(named, None) == expected
-    assert diagnose(named, named) == expected
+    bare = Reason.LOGIN_REFUSED
+    for smtp, imap in ((named, bare), (bare, named), (named, None), (named, named)):
+        assert diagnose(smtp, imap) == said(named)
 
 
 @pytest.mark.parametrize(
@@ -640,29 +642,20 @@ def test_named_cause_explains_the_bare_no(named: Reason) -> None:
         (Reason.OK, Reason.OK, "Works: SMTP and IMAP took the password."),
         (None, None, "Not tested to the end yet."),
         (Reason.OK, None, "Not tested to the end yet."),
-        (
-            Reason.OK,
-            Reason.TIMED_OUT,
-            "The password is right. IMAP: Timed out. Wait; it is tried again by itself. "
-            "If every mailbox times out, check the firewall.",
-        ),
+        (Reason.OK, Reason.TIMED_OUT, f"The password is right. IMAP: {said(Reason.TIMED_OUT)}"),
         (
             Reason.SMTP_AUTH_OFF_MAILBOX,
             Reason.LOGIN_REFUSED,
-            "SMTP: SMTP AUTH is off for the mailbox. Admin: tick “Authenticated SMTP” under the user's Mail "
-            "apps in the Microsoft 365 admin centre. IMAP: Login refused, no cause named. Check the password "
-            "first, then whether the protocol is on for the mailbox, then the sign-in policy.",
+            f"SMTP: {said(Reason.SMTP_AUTH_OFF_MAILBOX)} IMAP: {said(Reason.LOGIN_REFUSED)}",
         ),
         (
-            Reason.SERVER_BUSY,
-            Reason.SERVER_BUSY,
-            "Server busy. Wait; it is tried again by itself.",
+            Reason.WRONG_CREDENTIALS,
+            Reason.PASSWORD_SIGN_IN_DISABLED,
+            f"SMTP: {said(Reason.WRONG_CREDENTIALS)} IMAP: {said(Reason.PASSWORD_SIGN_IN_DISABLED)}",
         ),
-        (
-            None,
-            Reason.DROPPED,
-            "IMAP: Connection dropped. Wait; it is tried again by itself.",
-        ),
+        (Reason.SERVER_BUSY, Reason.SERVER_BUSY, said(Reason.SERVER_BUSY)),
+        (Reason.LOGIN_REFUSED, Reason.LOGIN_REFUSED, said(Reason.LOGIN_REFUSED)),
+        (None, Reason.DROPPED, f"IMAP: {said(Reason.DROPPED)}"),
     ],
 )
 def test_diagnoses(smtp: Reason | None, imap: Reason | None, line: str) -> None:

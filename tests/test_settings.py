@@ -58,11 +58,16 @@ def test_defaults() -> None:
     assert settings.probe_attempts == 5
     assert settings.guard_after == 20
     assert settings.guard_share == 0.9
+    assert settings.watch_folder == DATA
+    assert settings.settle_seconds == 5
+    assert settings.import_folders == (DATA,)
+    assert settings.notify_webhook is None
+    assert settings.notify_block is None
     assert settings.claim_lease > timedelta(seconds=2 * settings.probe_timeout)
 
 
 def test_overrides_by_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Every setting is overridden by its variable, in whatever letter case."""
+    """A setting is overridden by its variable, in whatever letter case."""
     authority = tmp_path / "ca.pem"
     authority.touch()
     values = {
@@ -77,8 +82,12 @@ def test_overrides_by_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         "PROBE_ATTEMPTS": "2",
         "GUARD_AFTER": "4",
         "GUARD_SHARE": "0.5",
+        "WATCH_FOLDER": "/srv/mail",
+        "SETTLE_SECONDS": "0",
+        "IMPORT_FOLDERS": '["/srv/a", "/srv/b"]',
+        "NOTIFY_WEBHOOK": "https://example.com/hook",
+        "NOTIFY_BLOCK": "slack-webhook/ops",
     }
-    assert {name.lower() for name in values} == set(Settings.model_fields)
     for name, value in values.items():
         monkeypatch.setenv(PREFIX + name, value)
     settings = load_settings()
@@ -96,6 +105,24 @@ def test_overrides_by_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert settings.probe_attempts == 2
     assert settings.guard_after == 4
     assert settings.guard_share == 0.5
+    assert settings.watch_folder == Path("/srv/mail")
+    assert settings.settle_seconds == 0
+    assert settings.import_folders == (Path("/srv/a"), Path("/srv/b"))
+    assert settings.notify_webhook is not None
+    assert settings.notify_webhook.get_secret_value() == "https://example.com/hook"
+    assert settings.notify_block == "slack-webhook/ops"
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, field in Settings.model_fields.items() if field.annotation in (int, float)]
+)
+def test_numbers_by_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every setting that is a number takes 1, refuses a word, and is named by its variable."""
+    monkeypatch.setenv(PREFIX + name.upper(), "1")
+    assert getattr(load_settings(), name) == 1
+    monkeypatch.setenv(PREFIX + name.upper(), SECRET)
+    with pytest.raises(SettingsError, match=f"^{PREFIX}{name.upper()}: Input should be a valid"):
+        load_settings()
 
 
 def test_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +160,8 @@ MALFORMED = [
     ),
     ("GUARD_SHARE", "1.1", "OUTLOOK_IMPORT_GUARD_SHARE: Input should be less than or equal to 1"),
     ("CA_FILE", f"/nowhere/{SECRET}", "OUTLOOK_IMPORT_CA_FILE: names no file"),
+    ("IMPORT_FOLDERS", SECRET, "OUTLOOK_IMPORT_IMPORT_FOLDERS: is not valid JSON"),
+    ("IMPORT_FOLDERS", '["/srv", 1]', "OUTLOOK_IMPORT_IMPORT_FOLDERS → 1: Input is not a valid path"),
     ("SERVERS", SECRET, "OUTLOOK_IMPORT_SERVERS: is not valid JSON"),
     ("SERVERS", f'["{SECRET}"]', "OUTLOOK_IMPORT_SERVERS: Input should be a valid dictionary"),
     ("SERVERS", f'{{"contoso.com": "{SECRET}"}}', "OUTLOOK_IMPORT_SERVERS → contoso.com: Input should be"),
@@ -178,7 +207,8 @@ def test_every_fault_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the keys nor the database's password show up in what prints the settings."""
+    """The keys, the database's password and the webhook's address do not show where settings are printed."""
+    monkeypatch.setenv(f"{PREFIX}NOTIFY_WEBHOOK", f"https://example.com/{SECRET}")
     monkeypatch.setenv(f"{PREFIX}DATABASE_URL", f"postgresql+psycopg://me:{SECRET}@db/mail")
     monkeypatch.setenv(f"{PREFIX}ENCRYPTION_KEYS", SECRET)
     settings = load_settings()

@@ -1,0 +1,112 @@
+"""After an import over HTTP: its mailboxes are tested without the caller waiting for it.
+
+Where a Prefect server is configured, a run of its retest deployment does it. Otherwise, and where that fails,
+this process does: one import after the other, so that the limit per host holds for the process. Nothing is
+kept here but the numbers of imports: what a crash or a shutdown leaves untested is pending, and comes due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from pathlib import Path
+
+import httpx
+from prefect.deployments import arun_deployment
+from prefect.exceptions import PrefectException
+from prefect.settings import PREFECT_API_URL
+
+from schemas.rows import MAX_MAILBOXES
+from schemas.settings import Settings
+from schemas.verdicts import group_targets
+from tasks.database import Database
+from tasks.due import find_due
+from tasks.notify import notify
+from tasks.probe import GUARD_TRIPPED, Probing
+
+DEPLOYMENT = "retest-pending/every-10-minutes"
+PREFECT_SECONDS = 15
+LOGGER = logging.getLogger(__name__)
+
+
+class BackgroundTests:
+    """Tests the mailboxes of one import after the other. Lives on the event loop on which it was made."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._settings = settings
+        self._imports: asyncio.Queue[int] = asyncio.Queue()
+        self._probing: Probing | None = None
+        self._closing = asyncio.Event()
+        self._worker = asyncio.create_task(self._work())
+
+    def submit(self, import_id: int) -> None:
+        """Have the mailboxes of an import tested, sooner or later."""
+        self._imports.put_nowait(import_id)
+
+    async def close(self) -> None:
+        """Begin nothing more and give up the logins under way: their mailboxes stay pending and come due."""
+        self._closing.set()
+        if self._probing is None:
+            self._worker.cancel()
+        else:
+            self._probing.interrupt()
+        await asyncio.gather(self._worker, return_exceptions=True)
+
+    async def _work(self) -> None:
+        while not self._closing.is_set():
+            import_id = await self._imports.get()
+            try:
+                if not await handed_to_prefect(import_id):
+                    await self._test(import_id)
+            except Exception as error:  # noqa: BLE001  the next import is to be tested all the same
+                LOGGER.error("The tests of import %d broke off: %s", import_id, outline(error))
+
+    async def _test(self, import_id: int) -> None:
+        targets = await asyncio.to_thread(
+            find_due.fn, self._database, MAX_MAILBOXES, None, held=False, batch=import_id
+        )
+        self._probing = Probing(self._database, self._settings, [target.mailbox_id for target in targets])
+        try:
+            groups = group_targets(targets, self._settings.probe_group_size)
+            tests = (self._probing.test_group(group, LOGGER) for group in groups)
+            results = await asyncio.gather(*tests, return_exceptions=True)
+        finally:
+            report, self._probing = self._probing.report(), None
+        LOGGER.info("Import %d: %s", import_id, report)
+        if report.stopped == GUARD_TRIPPED:
+            await notify(f"Import {import_id}: {report.stopped} {report}.", self._settings)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+
+async def handed_to_prefect(import_id: int) -> bool:
+    """Create a run of the retest deployment for one import; the same import twice gives the same run."""
+    if not PREFECT_API_URL.value():
+        return False
+    try:
+        async with asyncio.timeout(PREFECT_SECONDS):
+            await arun_deployment(
+                DEPLOYMENT,
+                parameters={"batch": import_id},
+                idempotency_key=f"batch-{import_id}",
+                timeout=0,
+                as_subflow=False,
+            )
+    except (PrefectException, httpx.HTTPError, OSError, RuntimeError, TimeoutError) as error:
+        LOGGER.warning(
+            "Prefect did not take the tests of import %d (%s): they run in this process",
+            import_id,
+            type(error).__name__,
+        )
+        return False
+    return True
+
+
+def outline(error: BaseException) -> str:
+    """What kind of exception, and where: never its text, which may quote what a caller sent."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = (f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
+    return f"{type(error).__name__} at {' < '.join(reversed(list(places)))}"

@@ -1,0 +1,186 @@
+"""The watched inbox, scanned as the schedule does it: a process of its own on a real Prefect server."""
+
+from __future__ import annotations
+
+import csv
+import os
+import stat
+from pathlib import Path
+
+import httpx
+import pytest
+
+from schemas.csv_file import Refusal
+from tasks.inbox import Folders, claim, left_behind, look, reject, settled
+from tests.conftest import write_csv
+from tests.shell import LIMIT_SECONDS, SAMPLES, Shell
+
+SCAN = (
+    "import asyncio; from flows.watch_inbox import watch_inbox; "
+    "print(asyncio.run(watch_inbox(return_state=True)).message)"
+)
+
+
+@pytest.fixture
+def watched(shell: Shell) -> Shell:
+    """A shell whose watched folder is its own, with mailboxes that nothing listens for."""
+    nowhere = '{"*": {"smtp": "127.0.0.1:9", "imap": "127.0.0.1:9"}}'
+    shell.environment |= {
+        "OUTLOOK_IMPORT_WATCH_FOLDER": str(shell.folder),
+        "OUTLOOK_IMPORT_SETTLE_SECONDS": "0.2",
+        "OUTLOOK_IMPORT_SERVERS": nowhere,
+    }
+    Folders(shell.folder)
+    return shell
+
+
+def scan(shell: Shell) -> str:
+    with shell.start_program(SCAN) as process:
+        output, errors = process.communicate(timeout=LIMIT_SECONDS)
+    assert process.returncode == 0, errors
+    return output.strip()
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_each_file_leaves_for_its_place(watched: Shell) -> None:
+    """Good, partly bad, refused, tagged and oddly named files end where they belong; unfinished stay."""
+    inbox = watched.folder / "inbox"
+    for name in ("Ännchens boxes.csv", "spring/tagged.csv", "b@d!/no tag.csv"):
+        (inbox / name).parent.mkdir(exist_ok=True)
+        write_csv(inbox / name, [[f"user@{abs(hash(name))}.com", "p"]])
+    (inbox / "part.csv").write_bytes((SAMPLES / "mailboxes.csv").read_bytes())
+    (inbox / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
+    (inbox / "download.csv.part").write_text("email,password\n")
+    (inbox / ".hidden.csv").write_text("email,password\n")
+    (inbox / "a link.csv").symlink_to(SAMPLES / "mailboxes.csv")
+    os.mkfifo(inbox / "pipe.csv")
+
+    assert scan(watched) == "3 imported, 2 rejected"
+
+    left = ["inbox/.hidden.csv", "inbox/a link.csv", "inbox/download.csv.part"]
+    assert files(inbox.parent / "inbox") == sorted(name.removeprefix("inbox/") for name in left)
+    assert files(watched.folder / "processing") == []
+    reports = sorted((watched.folder / "processed").iterdir())
+    assert [path.name.split(".")[0] for path in reports] == ["part", "tagged", "Ännchens boxes"]
+    (failed,) = (watched.folder / "failed").iterdir()
+    with failed.open(newline="", encoding="utf-8-sig") as file:
+        (row,) = csv.DictReader(file)
+    assert row == {
+        "error": "Missing email or password",
+        "Email": "",
+        "App Password": "qzkvhwmpltxrbncd",
+        "Display Name": "No Address",
+        "2FA Secret": "",
+    }
+    rejected = sorted((watched.folder / "rejected").iterdir())
+    assert [path.name.split(".", 1)[0] for path in rejected] == ["no tag", "no tag", "photo", "photo"]
+    assert "cannot be a tag" in rejected[1].read_text()
+    assert rejected[2].read_bytes().startswith(b"\x89PNG")
+    assert {mode(path) for path in (*reports, failed, *rejected)} == {0o600}
+    assert watched.rows("SELECT tag, count(*) FROM mailbox GROUP BY tag") == [(None, 21), ("spring", 1)]
+    secret = b"qzkvhwmpltxrbncd"
+    assert not [path for path in reports if secret in path.read_bytes()]
+
+
+def test_mended_rows_go_in_when_they_are_dropped_again(watched: Shell) -> None:
+    """The file of failed rows, mended and dropped back, is imported; its error column changes nothing."""
+    inbox = watched.folder / "inbox"
+    write_csv(inbox / "a.csv", [["ann@contoso.com", "p"], ["bob@contoso", "q"]])
+    assert scan(watched) == "1 imported"
+    (failed,) = (watched.folder / "failed").iterdir()
+    (inbox / "mended.csv").write_bytes(failed.read_bytes().replace(b"bob@contoso", b"bob@contoso.com"))
+    assert scan(watched) == "1 imported"
+    assert watched.rows("SELECT email FROM mailbox ORDER BY id") == [
+        ("ann@contoso.com",),
+        ("bob@contoso.com",),
+    ]
+    assert watched.open_password("bob@contoso.com") == "q"
+
+
+def test_what_a_crash_left_behind_is_taken_up_again(watched: Shell) -> None:
+    """A file in processing/ without a living owner is imported by the next scan; one with an owner is not."""
+    folders = Folders(watched.folder)
+    for name in ("dead.csv", "alive.csv"):
+        write_csv(folders.inbox / name, [[f"{name[:4]}@contoso.com", "p"]])
+        claimed = claim(folders.inbox / name, folders)
+        assert claimed is not None
+        if name == "dead.csv":
+            os.close(claimed.lock)
+    assert scan(watched) == "1 imported"
+    assert [Path(name).name for name in files(folders.processing)] == ["alive.csv"]
+    assert watched.rows("SELECT email FROM mailbox") == [("dead@contoso.com",)]
+
+
+def test_file_that_breaks_off_stays_for_the_next_scan(watched: Shell) -> None:
+    """Where an outcome cannot be written the file is kept, the scan fails, and the next one finishes it."""
+    folders = Folders(watched.folder)
+    write_csv(folders.inbox / "a.csv", [["ann@contoso.com", "p"]])
+    folders.processed.rmdir()
+    folders.processed.symlink_to("/proc")  # a folder in which not even root can make a file
+    assert scan(watched) == "1 broken off"
+    assert [Path(name).name for name in files(folders.processing)] == ["a.csv"]
+    folders.processed.unlink()
+    assert scan(watched) == "1 imported"
+    assert files(folders.processing) == []
+    assert watched.rows("SELECT count(*) FROM mailbox") == [(1,)]
+
+
+def test_import_runs_hang_under_the_scan(watched: Shell, prefect_server: str) -> None:
+    """The run of each file is a child of the scan's run, and its artifact names the report."""
+    write_csv(watched.folder / "inbox" / "child of a scan.csv", [["ann@contoso.com", "p"]])
+    scan(watched)
+    with httpx.Client(base_url=prefect_server) as client:
+        wanted = {"flow_runs": {"name": {"any_": ["child of a scan.csv to default"]}}}
+        (run,) = client.post("/flow_runs/filter", json=wanted).json()
+        of_run = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+        artifacts = {a["key"]: a["data"] for a in client.post("/artifacts/filter", json=of_run).json()}
+    assert run["parent_task_run_id"] is not None
+    (report,) = (watched.folder / "processed").iterdir()
+    assert str(report) in artifacts["import-summary"]
+
+
+def test_growing_and_freshly_empty_files_are_not_settled(tmp_path: Path) -> None:
+    """A file that changes between two looks, or that has only just been made empty, is left for later."""
+    inbox = Folders(tmp_path).inbox
+    for name in ("growing.csv", "still.csv", "empty.csv", "old empty.csv"):
+        (inbox / name).write_text("" if "empty" in name else "email")
+    os.utime(inbox / "old empty.csv", (0, 0))
+    before = look(inbox)
+    (inbox / "growing.csv").write_text("email,password")
+    (inbox / "new.csv").write_text("email")
+    assert [path.name for path in settled(before, look(inbox))] == ["old empty.csv", "still.csv"]
+
+
+def test_file_is_claimed_once(tmp_path: Path) -> None:
+    """Of two who claim one file, one gets it; nobody takes up what the other still holds."""
+    folders = Folders(tmp_path)
+    path = write_csv(folders.inbox / "a.csv", [])
+    first = claim(path, folders)
+    assert first is not None
+    assert claim(path, folders) is None
+    assert list(left_behind(folders)) == []
+    reject(first, folders, Refusal("no"))
+    first.release()
+    assert list(left_behind(folders)) == []
+    assert list(folders.processing.iterdir()) == []
+
+
+def test_same_name_twice_gives_two_outcomes(tmp_path: Path) -> None:
+    """Two files of one long name, dropped one after the other, leave two outcomes."""
+    folders = Folders(tmp_path)
+    name = "ä" * 120 + ".csv"
+    for text in ("first", "second"):
+        (folders.inbox / name).write_text(text)
+        claimed = claim(folders.inbox / name, folders)
+        assert claimed is not None
+        with claimed:
+            reject(claimed, folders, Refusal("no"))
+    assert {path.read_text() for path in folders.rejected.glob("*.csv")} == {"first", "second"}
+    assert len(list(folders.rejected.iterdir())) == 4
