@@ -38,7 +38,7 @@ class BackgroundTests:
         self._settings = settings
         self._imports: asyncio.Queue[int] = asyncio.Queue()
         self._probing: Probing | None = None
-        self._closing = asyncio.Event()
+        self._closing = False
         self._worker = asyncio.create_task(self._work())
 
     def submit(self, import_id: int) -> None:
@@ -47,7 +47,7 @@ class BackgroundTests:
 
     async def close(self) -> None:
         """Begin nothing more and give up the logins under way: their mailboxes stay pending and come due."""
-        self._closing.set()
+        self._closing = True
         if self._probing is None:
             self._worker.cancel()
         else:
@@ -55,7 +55,7 @@ class BackgroundTests:
         await asyncio.gather(self._worker, return_exceptions=True)
 
     async def _work(self) -> None:
-        while not self._closing.is_set():
+        while not self._closing:
             import_id = await self._imports.get()
             try:
                 if not await handed_to_prefect(import_id):

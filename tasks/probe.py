@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, TypeAlias
 
@@ -73,23 +72,27 @@ class Claimed(NamedTuple):
     until: datetime
 
 
-@dataclass
 class LockoutGuard:
-    """Trips when nearly all passwords judged so far were wrong (`guard_after`, `guard_share`)."""
+    """Finds out when nearly all passwords judged so far were wrong (`guard_after`, `guard_share`)."""
 
-    after: int
-    share: float
-    judged: int = 0
-    wrong: int = 0
+    def __init__(self, after: int, share: float) -> None:
+        self.after = after
+        self.share = share
+        self.judged: set[int] = set()
+        self.wrong: set[int] = set()
 
-    def heed(self, answers: Iterable[Answer]) -> bool:
-        """Take a mailbox's answers into account; True when no further password should be tried."""
-        reasons = {answer.reason for answer in answers if answer.tried}
-        if not reasons & {Reason.OK, Reason.WRONG_CREDENTIALS, Reason.LOGIN_REFUSED}:
+    def heed(self, mailbox_id: int, answer: Answer) -> bool:
+        """Take an answer into account; True when it is one wrong password too many.
+
+        Wants each answer as it comes: a wrong password is known after one protocol and a right one after two,
+        so that verdicts on whole mailboxes would begin with the wrong ones.
+        """
+        if answer.tried and answer.reason in (Reason.OK, Reason.WRONG_CREDENTIALS, Reason.LOGIN_REFUSED):
+            self.judged.add(mailbox_id)
+        if not answer.tried or answer.reason is not Reason.WRONG_CREDENTIALS:
             return False
-        self.judged += 1
-        self.wrong += Reason.WRONG_CREDENTIALS in reasons
-        return self.judged >= self.after and self.wrong >= self.share * self.judged
+        self.wrong.add(mailbox_id)
+        return len(self.judged) >= self.after and len(self.wrong) >= self.share * len(self.judged)
 
 
 class Probing:
@@ -159,10 +162,11 @@ class Probing:
             if answer is None:
                 return None
             answers.append(answer)
+            alarm = self._guard.heed(mailbox.mailbox_id, answer)
             if answer.reason is Reason.WRONG_CREDENTIALS:
                 break  # the other protocol would only count a second failed login
         del self._tests[mailbox.mailbox_id]  # an interruption comes too late: what was said is stored
-        if self._guard.heed(answers) and not self.stopped:
+        if alarm and not self.stopped:
             self.stopped = GUARD_TRIPPED
             async with self._storing:
                 tested = {verdict.mailbox_id for verdict in self.verdicts}

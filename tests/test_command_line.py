@@ -202,7 +202,7 @@ def test_flow_run_is_found_by_name_tags_and_artifacts(shell: Shell, prefect_serv
             sleep(0.2)
     assert set(run["tags"]) == {"spring", "workspace:sales", "file:found me.csv"}
     assert run["state"]["message"] == "imported 1, skipped 0, failed 0; 0 active, 1 failed"
-    assert set(artifacts) == {"import-summary", "probe-verdicts", "mailbox-verdicts"}
+    assert set(artifacts) == {"import-summary", "probe-progress", "probe-verdicts", "mailbox-verdicts"}
     assert "imported 1, skipped 0, failed 0" in artifacts["import-summary"]["data"]
     (row,) = json.loads(artifacts["mailbox-verdicts"]["data"])
     assert row["status"] == "failed"
