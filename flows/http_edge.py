@@ -38,9 +38,7 @@ MOST_PARTS = 20
 LOGGER = logging.getLogger(__name__)
 
 
-def error_response(
-    status: int, message: str, headers: Mapping[str, str] | None = None
-) -> JSONResponse:
+def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     return JSONResponse(failure(status, message), status, headers)
 
 
@@ -112,9 +110,9 @@ class _Exchange:
             self.answering = True
             if self._unread:
                 # Without this the server would read a body of any size to its end, to keep the connection.
-                message = message | {"headers": [*message["headers"], (b"connection", b"close")]}
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
         elif self._unread and not message.get("more_body", False):
-            await self._send(message | {"more_body": True})
+            await self._send({**message, "more_body": True})
             await self._linger()
             message = {"type": "http.response.body", "body": b""}
         await self._send(message)
@@ -136,7 +134,7 @@ class Protocol(H11Protocol):
         answer = error_response(HTTPStatus.BAD_REQUEST, msg, {"connection": "close"})
         for event in (
             h11.Response(status_code=answer.status_code, headers=answer.raw_headers, reason=b"Bad Request"),
-            h11.Data(data=answer.body),
+            h11.Data(data=bytes(answer.body)),
             h11.EndOfMessage(),
         ):
             self.transport.write(self.conn.send(event))
@@ -195,7 +193,7 @@ async def read_upload(request: Request) -> Upload | Refusal:
     if kind != b"multipart/form-data":
         return Refusal(CSV_REQUIRED)
     try:
-        form = await _parse(options.get(b"boundary", b""), request.stream())
+        form = await _parse(options.get(b"boundary"), request.stream())
     except MultiPartException:
         return Refusal("The request is not valid multipart/form-data")
     try:
@@ -204,7 +202,9 @@ async def read_upload(request: Request) -> Upload | Refusal:
         await form.close()
 
 
-async def _parse(boundary: bytes, body: AsyncIterator[bytes]) -> FormData:
+async def _parse(boundary: bytes | None, body: AsyncIterator[bytes]) -> FormData:
+    if not boundary:
+        raise MultiPartException("no boundary")
     # Without the caller's charset: some codecs fail in their own ways, and RFC 7578 gives it no meaning.
     headers = Headers({"content-type": 'multipart/form-data; boundary="' + boundary.decode("latin-1") + '"'})
     parser = _InMemory(headers, body, max_files=MOST_PARTS, max_fields=MOST_PARTS)  # type: ignore[arg-type]

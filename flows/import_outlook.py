@@ -130,8 +130,10 @@ async def probe_all(targets: Sequence[Target], mailboxes: Database, settings: Se
     """Map the probe over small groups of mailboxes, as many groups at once as keep every slot busy."""
     probing = Probing(mailboxes, settings, [target.mailbox_id for target in targets])
     groups = group_targets(targets, settings.probe_group_size)
+    probing.ask_hosts(groups)
     async with progress_shown(probing, len(targets)):
-        runs = probe.map(groups, probing=unmapped(probing))
+        # On a thread, because it takes a while and the first logins need this loop by then.
+        runs = await asyncio.to_thread(probe.map, groups, probing=unmapped(probing))
         await asyncio.to_thread(wait, runs)
     await publish_verdicts(probing.report())
     for run in runs:
@@ -142,12 +144,16 @@ async def probe_all(targets: Sequence[Target], mailboxes: Database, settings: Se
 @asynccontextmanager
 async def progress_shown(probing: Probing, total: int) -> AsyncIterator[None]:
     """Keep a progress artifact up to date; only one updater, because updates may overtake each other."""
-    artifact = await acreate_progress_artifact(0.0, key=PROGRESS_KEY, description="Logins tested")
 
     async def follow() -> None:
-        while True:
-            await asyncio.sleep(PROGRESS_SECONDS)
-            await aupdate_progress_artifact(artifact, 100 * len(probing.verdicts) / max(total, 1))
+        await asyncio.sleep(PROGRESS_SECONDS)
+        artifact = await acreate_progress_artifact(0.0, key=PROGRESS_KEY, description="Logins tested")
+        try:
+            while True:
+                await aupdate_progress_artifact(artifact, 100 * len(probing.verdicts) / total)
+                await asyncio.sleep(PROGRESS_SECONDS)
+        finally:
+            await aupdate_progress_artifact(artifact, 100 * len(probing.verdicts) / total)
 
     following = asyncio.create_task(follow())
     try:
@@ -156,7 +162,6 @@ async def progress_shown(probing: Probing, total: int) -> AsyncIterator[None]:
         following.cancel()
         with suppress(asyncio.CancelledError):
             await following
-        await aupdate_progress_artifact(artifact, 100 * len(probing.verdicts) / max(total, 1))
 
 
 def conclude(imported: Imported) -> State:

@@ -1,4 +1,4 @@
-"""What the HTTP API answers: one envelope for everything, and the shapes in it. None has room for a secret."""
+"""What the HTTP API answers: one envelope, and the shapes in it, none of which has room for a secret."""
 
 from __future__ import annotations
 

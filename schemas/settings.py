@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     probe_concurrency: int = Field(
         50, ge=1, description="Mailboxes tested at once in one process and on one host."
     )
-    probe_group_size: int = Field(25, ge=1, description="Mailboxes in one task run.")
+    probe_group_size: int = Field(50, ge=1, description="Mailboxes in one task run.")
     probe_attempts: int = Field(
         5, ge=1, description="Attempts after which a mailbox that is only ever put off counts as failed."
     )

@@ -83,7 +83,9 @@ class ImportBatch(Table, table=True):
 
     __tablename__ = "import_batch"
     # An index and no constraint: SQLite adds it without making the table anew.
-    __table_args__ = (Index("ix_import_batch_idempotency_key", "workspace_id", "idempotency_key", unique=True),)
+    __table_args__ = (
+        Index("ix_import_batch_idempotency_key", "workspace_id", "idempotency_key", unique=True),
+    )
 
     id: int | None = Field(default=None, primary_key=True, sa_type=Key)
     workspace_id: int = Field(foreign_key="workspace.id", index=True, sa_type=Key)

@@ -66,9 +66,7 @@ def create_key(database: Database, workspace: str | None, name: str) -> str:
 def list_keys(database: Database) -> list[Listed]:
     key, owner = columns_of(ApiKey), columns_of(Workspace)
     query = (
-        select(
-            key.c.prefix, owner.c.name, key.c.name, key.c.created_at, key.c.last_used_at, key.c.revoked_at
-        )
+        select(key.c.prefix, owner.c.name, key.c.name, key.c.created_at, key.c.last_used_at, key.c.revoked_at)
         .select_from(key.outerjoin(owner, owner.c.id == key.c.workspace_id))
         .order_by(key.c.id)
     )

@@ -14,8 +14,8 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -92,17 +92,21 @@ async def log_in(
 
     Args:
         credentials: None for a preflight: everything up to the point where a password would be sent.
-        timeout: Seconds for all of it, from looking up the name to logging out.
+        timeout: Seconds from looking up the name to the verdict; the goodbye may take one more.
     """
     wire = Wire(endpoint, context)
     begun = time.monotonic()
     reason, text = Reason.OK, ""
     try:
-        async with asyncio.timeout(timeout) as wire.deadline:
-            await _DIALOGUES[protocol](wire, credentials)
-    except _Stopped as stopped:
-        reason, text = stopped.reason, stopped.text
+        try:
+            async with asyncio.timeout(timeout):
+                await _DIALOGUES[protocol](wire, credentials)
+        except _Stopped as stopped:
+            reason, text = stopped.reason, stopped.text
+        milliseconds = round((time.monotonic() - begun) * 1000)
+        await _leave(wire, protocol)
     except tuple(fault for fault, _ in _FAULTS) as error:
+        milliseconds = round((time.monotonic() - begun) * 1000)
         reason = next(reason for fault, reason in _FAULTS if isinstance(error, fault))
         text = _fault_text(error, timeout)
     finally:
@@ -113,7 +117,7 @@ async def log_in(
         reason,
         wire.stage,
         one_line(text, *((credentials.password, _base64(credentials.plain)) if credentials else ())),
-        round((time.monotonic() - begun) * 1000),
+        milliseconds,
         backoff_named(text),
         tried=credentials is not None and credentials.used,
     )
@@ -138,8 +142,6 @@ def _fault_text(error: Exception, timeout: float) -> str:
 
 class Wire:
     """A line-based connection that knows how far its dialogue has come."""
-
-    deadline: asyncio.Timeout
 
     def __init__(self, endpoint: Endpoint, context: ssl.SSLContext) -> None:
         self.endpoint = endpoint
@@ -194,14 +196,6 @@ class Wire:
     async def command(self, line: str) -> None:
         await self.send(f"{line}\r\n".encode())
 
-    @asynccontextmanager
-    async def goodbye(self) -> AsyncIterator[None]:
-        """Take leave politely but briefly: the verdict stands, whatever the server does now."""
-        self.deadline.reschedule(None)
-        with suppress(_Stopped, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            async with asyncio.timeout(GOODBYE_SECONDS):
-                yield
-
     def close(self) -> None:
         if self._writer is not None:
             self._writer.transport.abort()
@@ -236,8 +230,6 @@ async def _smtp(wire: Wire, credentials: Credentials | None) -> None:
         login = _auth_plain if "PLAIN" in mechanisms else _auth_login
         _expect(wire, await login(wire, credentials), "235")
         wire.stage = Stage.CHECK
-    async with wire.goodbye():
-        await _smtp_command(wire, "QUIT")
 
 
 async def _ehlo(wire: Wire) -> dict[str, str]:
@@ -312,8 +304,6 @@ async def _imap(wire: Wire, credentials: Credentials | None) -> None:
         await _imap_command(wire, "a2", b"LOGIN ", *user, b" ", *password)
         wire.stage = Stage.CHECK
         await _imap_command(wire, "a3", b"NAMESPACE" if "NAMESPACE" in offers else b'LIST "" ""')
-    async with wire.goodbye():
-        await _imap_command(wire, "a4", b"LOGOUT")
 
 
 async def _imap_greeting(wire: Wire) -> set[str]:
@@ -392,7 +382,19 @@ def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
+# --- Both ------------------------------------------------------------
+
 _DIALOGUES: dict[Protocol, Callable[[Wire, Credentials | None], Awaitable[None]]] = {
     Protocol.SMTP: _smtp,
     Protocol.IMAP: _imap,
 }
+
+
+async def _leave(wire: Wire, protocol: Protocol) -> None:
+    """Take leave politely but briefly: the verdict stands, whatever the server does now."""
+    with suppress(_Stopped, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        async with asyncio.timeout(GOODBYE_SECONDS):
+            if protocol is Protocol.SMTP:
+                await _smtp_command(wire, "QUIT")
+            else:
+                await _imap_command(wire, "a4", b"LOGOUT")

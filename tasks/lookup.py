@@ -15,10 +15,9 @@ from schemas.tables import Mailbox as StoredMailbox
 from schemas.verdicts import MailboxStatus
 from tasks.database import Database, for_reading
 
-AS_THEY_ARE = ("id", "email", "name", "tag", "status", "diagnosis", "attempts") + (
-    "created_at",
-    "tested_at",
-    "next_attempt_at",
+AS_THEY_ARE = (
+    *("id", "email", "name", "tag", "status", "diagnosis", "attempts"),
+    *("created_at", "tested_at", "next_attempt_at"),
 )
 
 
@@ -54,12 +53,12 @@ def find_mailbox(database: Database, workspace: str, mailbox_id: int) -> Mailbox
             return None
         query = result.select().where(result.c.mailbox_id == mailbox_id).order_by(result.c.attempt)
         last = {row["protocol"]: row for row in connection.execute(query).mappings()}
-    return MailboxDetail(**_shown(found), results=[_protocol_result(row) for _, row in sorted(last.items())[::-1]])
+    return MailboxDetail(
+        **_shown(found), results=[_protocol_result(row) for _, row in sorted(last.items())[::-1]]
+    )
 
 
-def find_import(
-    database: Database, workspace: str, import_id: int, cursor: int, limit: int
-) -> Import | None:
+def find_import(database: Database, workspace: str, import_id: int, cursor: int, limit: int) -> Import | None:
     """An import: its counts, how far its tests are, and a page of its row errors from behind `cursor` on."""
     batch, error = columns_of(ImportBatch), columns_of(BatchRowError)
     errors = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, TypeAlias
@@ -197,14 +197,23 @@ class Probing:
                 if credentials.used:
                     self._tried.add(mailbox.mailbox_id)
 
+    def ask_hosts(self, groups: Iterable[Group]) -> None:
+        """Begin the preflights of these groups' hosts before anybody waits for them."""
+        for group in groups:
+            self._begin_preflight(Protocol.SMTP, group.smtp)
+            self._begin_preflight(Protocol.IMAP, group.imap)
+
     async def _preflight(self, protocol: Protocol, endpoint: Endpoint) -> Answer:
         """Ask a host once per run, without credentials, whether a login is possible at all."""
+        # Shielded: one mailbox that is given up must not take the host's answer from all others.
+        return await asyncio.shield(self._begin_preflight(protocol, endpoint))
+
+    def _begin_preflight(self, protocol: Protocol, endpoint: Endpoint) -> asyncio.Task[Answer]:
         key = (protocol, endpoint)
         if key not in self._preflights:
             question = log_in(protocol, endpoint, None, self._context, self._settings.probe_timeout)
             self._preflights[key] = self.loop.create_task(question)
-        # Shielded: one mailbox that is given up must not take the host's answer from all others.
-        return await asyncio.shield(self._preflights[key])
+        return self._preflights[key]
 
     async def _store(self, mailbox: Claimed, verdict: Verdict) -> None:
         """Store a verdict before it is told to anybody; what waits meanwhile goes in one transaction."""

@@ -286,7 +286,7 @@ async def test_the_guard_stops_a_run_of_wrong_passwords(arrange: Arrange) -> Non
 async def test_the_guard_leaves_verdicts_alone(arrange: Arrange) -> None:
     """What was put off before the guard tripped keeps its own verdict and its own next time."""
     run = await arrange(
-        {"busy@outlook.com": Account("pw", smtp="server-busy")}
+        {"busy@outlook.com": Account("pw", smtp="server-busy", imap="unavailable")}
         | {f"user{n}@outlook.com": WRONG for n in range(1, 41)},
         guard_after=10,
         probe_concurrency=1,

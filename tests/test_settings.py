@@ -54,7 +54,7 @@ def test_defaults() -> None:
     assert settings.ca_file is None
     assert settings.max_file_bytes == 10 * 1024 * 1024
     assert settings.probe_timeout == 30
-    assert settings.probe_group_size == 25
+    assert settings.probe_group_size == 50
     assert settings.probe_attempts == 5
     assert settings.guard_after == 20
     assert settings.guard_share == 0.9

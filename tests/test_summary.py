@@ -1,0 +1,163 @@
+"""What became of a file is told the same everywhere, in the contract's form and with true counts."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.rows import DUPLICATE, EDGE_SPACE_WARNING, Duplicate, RowError, RowReason
+from schemas.summary import (
+    ALREADY_STORED,
+    MAX_ERRORS_SHOWN,
+    Outcome,
+    Result,
+    Summary,
+    markdown_cell,
+    outcomes_of,
+)
+
+ERRORS = (
+    RowError(4, "unknown", RowReason.MISSING),
+    RowError(6, "bert@", RowReason.INVALID_EMAIL),
+    RowError(7, "cleo@", RowReason.INVALID_EMAIL),
+)
+
+
+def summary(
+    errors: tuple[RowError, ...] = ERRORS, file: str = "mailboxes.csv", ignored: tuple[str, ...] = ()
+) -> Summary:
+    outcomes = outcomes_of(
+        [(2, "anna@outlook.com", ""), (9, "dora@outlook.com", EDGE_SPACE_WARNING)],
+        [(3, "old@outlook.com")],
+        [Duplicate(5, "ANNA@outlook.com"), Duplicate(8, "anna@outlook.com")],
+        errors,
+    )
+    return Summary(file, "sales", "spring", outcomes, errors, ignored, batch_id=7)
+
+
+def test_outcomes_stand_in_the_files_order() -> None:
+    """Imported, skipped and failed rows are one list, by line."""
+    found = summary().outcomes
+    assert [outcome.line for outcome in found] == list(range(2, 10))
+    assert found[0] == Outcome(2, "anna@outlook.com", Result.IMPORTED, "")
+    assert found[1] == Outcome(3, "old@outlook.com", Result.SKIPPED, ALREADY_STORED)
+    assert found[2] == Outcome(4, "unknown", Result.FAILED, "Missing email or password")
+    assert found[3] == Outcome(5, "ANNA@outlook.com", Result.SKIPPED, DUPLICATE)
+    assert found[7] == Outcome(9, "dora@outlook.com", Result.IMPORTED, EDGE_SPACE_WARNING)
+
+
+def test_counts_add_up() -> None:
+    """Imported, skipped and failed together are the rows."""
+    it = summary()
+    assert (it.imported, it.skipped, it.failed) == (2, 3, 3)
+    assert it.imported + it.skipped + it.failed == len(it.outcomes)
+    assert str(it) == "imported 2, skipped 3, failed 3"
+
+
+def test_the_envelope_is_the_contracts() -> None:
+    """The envelope of a finished import is the import API's, to the key."""
+    assert json.loads(json.dumps(summary().envelope())) == {
+        "success": True,
+        "data": {
+            "imported": 2,
+            "skipped": 3,
+            "failed": 3,
+            "errors": [
+                {"email": "unknown", "error": "Missing email or password"},
+                {"email": "bert@", "error": "Invalid email address"},
+                {"email": "cleo@", "error": "Invalid email address"},
+            ],
+        },
+    }
+
+
+def test_fifty_errors_are_shown_and_all_are_counted() -> None:
+    """The envelope and the artifact hold the first fifty errors and the true number of them."""
+    errors = tuple(RowError(line, f"user{line}@", RowReason.INVALID_EMAIL) for line in range(10, 70))
+    it = summary(errors)
+    data = it.envelope()["data"]
+    assert isinstance(data, dict)
+    assert (data["failed"], len(data["errors"])) == (60, MAX_ERRORS_SHOWN)
+    assert data["errors"][-1] == {"email": "user59@", "error": "Invalid email address"}
+    assert "### Failed rows (the first 50 of 60)" in it.markdown()
+    assert "user59@" in it.markdown()
+    assert "user60@" not in it.markdown()
+
+
+def test_causes_come_with_a_remedy_the_most_frequent_first() -> None:
+    """Why rows were not imported: the failed ones first, each cause once, with what to do."""
+    assert [(cause.rows, cause.reason) for cause in summary().causes()] == [
+        (2, "Invalid email address"),
+        (1, "Missing email or password"),
+        (2, DUPLICATE),
+        (1, ALREADY_STORED),
+    ]
+    assert all(cause.remedy for cause in summary().causes())
+
+
+def test_warnings_are_of_imported_rows() -> None:
+    """What was imported and is worth a look is told apart from what was not."""
+    assert [(cause.rows, cause.reason) for cause in summary().warnings()] == [(1, EDGE_SPACE_WARNING)]
+
+
+def test_markdown_says_it_all() -> None:
+    """The artifact has the counts, the causes, the failed rows, and where it all belongs."""
+    text = summary(ignored=("Phone", "Notes")).markdown()
+    assert text.startswith("## mailboxes.csv: imported 2, skipped 3, failed 3\n")
+    assert "Workspace **sales**, tag **spring**, batch 7, 8 rows." in text
+    assert "| 2 | imported |" in text
+    assert "| 2 | Invalid email address | write the whole address" in text
+    assert "| 4 | unknown | Missing email or password |" in text
+    assert "Columns not used: “Phone”, “Notes”" in text
+
+
+def test_markdown_leaves_out_what_there_is_not() -> None:
+    """Without errors, tag, batch and unused columns nothing is said about them."""
+    outcomes = outcomes_of([(2, "anna@outlook.com", "")], [], [], [])
+    text = Summary("mailboxes.csv", "default", None, outcomes, ()).markdown()
+    assert not re.search(r"tag|batch|Failed rows|Columns|Reason", text)
+
+
+HOSTILE = "a|b <img src=x onerror=alert(1)> [click](http://evil.example) `c` **d** www.evil.example"
+
+
+def test_markdown_takes_nothing_from_a_file_as_markup() -> None:
+    """Names, headers and addresses from a file make no table cells, tags, links or emphasis."""
+    errors = (RowError(2, HOSTILE, RowReason.INVALID_EMAIL),)
+    text = summary(errors, file=HOSTILE, ignored=(HOSTILE,)).markdown()
+    assert "<img" not in text
+    assert not re.search(r"(?<!\\)[\[`]|http://|www\.evil|\*\*d", text)
+    (row,) = [line for line in text.splitlines() if line.startswith("| 2 | a")]
+    assert len(re.findall(r"(?<!\\)\|", row)) == 4
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [
+        ("plain text, anna@outlook.com", "plain text, anna@outlook.com"),
+        ("two\nlines\tand  spaces", "two lines and spaces"),
+        ("a|b", "a\\|b"),
+        ("&lt;", "&amp;lt;"),
+        ("back\\slash", "back\\\\slash"),
+        ("https://x.example", "https\\://x.example"),
+        ("Www.x.example", "Www\\.x.example"),
+        ("12:30", "12:30"),
+        (7, "7"),
+    ],
+)
+def test_markdown_cell(value: object, cell: str) -> None:
+    """A cell is one line of text in which nothing means anything."""
+    assert markdown_cell(value) == cell
+
+
+@given(st.text())
+def test_markdown_cell_loses_nothing(text: str) -> None:
+    """Whatever is escaped comes back as it was, but for its white space."""
+    cell = markdown_cell(text)
+    assert not re.search(r"(?<!\\)(\\\\)*[|`*_\[\]]|[<>\n]", cell.replace("\\\\", ""))
+    assert html.unescape(re.sub(r"\\([^\w\s])", r"\1", cell)) == " ".join(text.split())

@@ -1,0 +1,225 @@
+"""What answers make of a mailbox, and what a run's verdicts look like to a person."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import pytest
+
+from schemas.providers import Endpoint
+from schemas.reasons import Protocol, Reason, Stage
+from schemas.verdicts import (
+    Answer,
+    MailboxStatus,
+    ProbeReport,
+    Target,
+    Verdict,
+    group_targets,
+    judge_answers,
+    pause_after,
+)
+
+SMTP, IMAP = Protocol.SMTP, Protocol.IMAP
+ACTIVE, FAILED, PENDING = MailboxStatus.ACTIVE, MailboxStatus.FAILED, MailboxStatus.PENDING
+MAIL = Endpoint("mail.contoso.com", 587)
+MOST = 5
+
+
+def answer(
+    protocol: Protocol,
+    reason: Reason,
+    text: str = "",
+    wait: timedelta | None = None,
+    *,
+    tried: bool = True,
+) -> Answer:
+    return Answer(protocol, MAIL, reason, Stage.LOGIN, text, 20, wait, tried)
+
+
+def judged(*answers: Answer, attempt: int = 1, email: str = "anna@outlook.com") -> Verdict:
+    return judge_answers(1, email, attempt, MOST, answers)
+
+
+@pytest.mark.parametrize(
+    ("smtp", "imap", "attempt", "status"),
+    [
+        (Reason.OK, Reason.OK, 1, ACTIVE),
+        (Reason.OK, Reason.OK, 9, ACTIVE),
+        (Reason.OK, None, 1, PENDING),
+        (Reason.WRONG_CREDENTIALS, None, 1, FAILED),
+        (Reason.LOGIN_REFUSED, Reason.OK, 1, FAILED),
+        (Reason.OK, Reason.LOGIN_REFUSED, 1, FAILED),
+        (Reason.PASSWORD_SIGN_IN_DISABLED, Reason.PASSWORD_SIGN_IN_DISABLED, 1, FAILED),
+        (Reason.SERVER_BUSY, Reason.OK, 1, PENDING),
+        (Reason.OK, Reason.THROTTLED, 4, PENDING),
+        (Reason.OK, Reason.THROTTLED, 5, FAILED),
+        (Reason.TIMED_OUT, Reason.DROPPED, 4, PENDING),
+        (Reason.TIMED_OUT, Reason.DROPPED, 6, FAILED),
+        (Reason.SMTP_AUTH_OFF_TENANT, Reason.TIMED_OUT, 1, FAILED),
+        (Reason.OK, Reason.IMAP_OFF, 1, PENDING),
+        (Reason.OK, Reason.IMAP_OFF, 2, FAILED),
+        (Reason.SERVER_BUSY, Reason.IMAP_OFF, 2, FAILED),
+    ],
+)
+def test_answers_make_a_status(
+    smtp: Reason, imap: Reason | None, attempt: int, status: MailboxStatus
+) -> None:
+    """Two yeses make a mailbox active, a lasting no failed, and a passing one pending until the last attempt."""
+    answers = [answer(SMTP, smtp)] + ([answer(IMAP, imap)] if imap else [])
+    verdict = judged(*answers, attempt=attempt)
+    assert (verdict.status, verdict.attempt, verdict.counted) == (status, attempt, True)
+    assert (verdict.pause is not None) is (status is PENDING)
+
+
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.OK])
+def test_every_reason_is_final_or_not(reason: Reason) -> None:
+    """Each reason alone leaves a mailbox pending where another try may help, and failed where none will."""
+    expected = PENDING if reason.explanation.transient else FAILED
+    assert judged(answer(SMTP, reason), answer(IMAP, Reason.OK)).status is expected
+    assert judged(answer(SMTP, Reason.OK), answer(IMAP, reason)).status is expected
+    assert judged(answer(SMTP, reason), answer(IMAP, reason), attempt=MOST).status is FAILED
+
+
+def test_a_host_that_cannot_be_reached_uses_up_no_attempt() -> None:
+    """Where no login was begun the attempt is not counted, and nothing is given up."""
+    verdict = judged(
+        answer(SMTP, Reason.NAME_NOT_FOUND, tried=False),
+        answer(IMAP, Reason.TIMED_OUT, tried=False),
+        attempt=99,
+    )
+    assert (verdict.status, verdict.counted) == (PENDING, False)
+    assert judged(answer(SMTP, Reason.TIMED_OUT, tried=False), answer(IMAP, Reason.OK)).counted
+
+
+def test_pauses_grow_to_half_a_day() -> None:
+    """Five minutes, then four times as long each time, and never more than twelve hours."""
+    hours = [pause_after(attempt) / timedelta(hours=1) for attempt in (1, 2, 3, 4, 5, 6, 1000)]
+    assert hours == pytest.approx([1 / 12, 1 / 3, 4 / 3, 16 / 3, 12, 12, 12])
+
+
+@pytest.mark.parametrize(
+    ("named", "pause"),
+    [
+        (None, timedelta(minutes=5)),
+        (timedelta(seconds=1), timedelta(minutes=5)),
+        (timedelta(hours=2), timedelta(hours=2)),
+    ],
+)
+def test_a_servers_own_pause_counts_where_it_is_longer(named: timedelta | None, pause: timedelta) -> None:
+    """Of the two pauses the longer one is kept, whichever protocol it was named in."""
+    for protocol, other in ((SMTP, IMAP), (IMAP, SMTP)):
+        throttled = answer(protocol, Reason.THROTTLED, wait=named)
+        assert judged(throttled, answer(other, Reason.OK)).pause == pause
+
+
+def test_a_verdict_speaks() -> None:
+    """A verdict has a diagnosis with a remedy, and a headline of what each side said."""
+    verdict = judged(answer(SMTP, Reason.OK), answer(IMAP, Reason.THROTTLED), attempt=5)
+    assert verdict.headline == "SMTP: Connected, IMAP: Throttled"
+    assert verdict.diagnosis.startswith("The password is right. IMAP: Throttled.")
+    assert verdict.diagnosis.endswith("Given up after 5 attempts.")
+
+
+# Reports.
+
+WORDS = '535 5.7.139 user|name <b>"was"</b>, incorrect'
+REPORT = ProbeReport(
+    (
+        judged(answer(SMTP, Reason.OK), answer(IMAP, Reason.OK), email="dora@outlook.com"),
+        judged(answer(SMTP, Reason.OK), answer(IMAP, Reason.SERVER_BUSY), email="cleo@outlook.com"),
+        judged(answer(SMTP, Reason.WRONG_CREDENTIALS, WORDS), email="bert@outlook.com"),
+        judged(
+            answer(SMTP, Reason.PASSWORD_SIGN_IN_DISABLED),
+            answer(IMAP, Reason.PASSWORD_SIGN_IN_DISABLED),
+            email="anna@outlook.com",
+        ),
+        judged(answer(SMTP, Reason.WRONG_CREDENTIALS), email="emma@outlook.com"),
+    ),
+    untested=2,
+    stopped="Stopped by <somebody>.",
+)
+
+
+def test_a_report_counts() -> None:
+    """The one-line form names every count that is not nought."""
+    assert str(REPORT) == "1 active, 3 failed, 1 to be tried again, 2 not tested"
+    assert str(ProbeReport(REPORT.verdicts[:1], 0)) == "1 active, 0 failed"
+    assert str(ProbeReport((), 0)) == "no mailbox to test"
+
+
+def test_a_report_counts_mailboxes_by_reason() -> None:
+    """A reason that both protocols give counts once for its mailbox; the most frequent comes first."""
+    assert REPORT.reasons() == [
+        (Reason.WRONG_CREDENTIALS, 2),
+        (Reason.SERVER_BUSY, 1),
+        (Reason.PASSWORD_SIGN_IN_DISABLED, 1),
+    ]
+
+
+def test_reports_add_up() -> None:
+    """Two runs together are the verdicts of both, and how the later one ended."""
+    both = ProbeReport(REPORT.verdicts[:1], 1, "first") + ProbeReport(REPORT.verdicts[1:], 1, "second")
+    assert both == ProbeReport(REPORT.verdicts, 2, "second")
+
+
+def test_a_reports_markdown() -> None:
+    """The artifact has the counts, why the run ended, and each reason with its remedy; no server's markup."""
+    text = REPORT.markdown()
+    assert text.startswith(f"## {REPORT}\n")
+    assert "**Stopped by &lt;somebody&gt;.**" in text
+    for reason, _ in REPORT.reasons():
+        assert reason.explanation.title in text
+        assert reason.explanation.remedy in text
+    assert "2 mailboxes: Wrong password." in text
+    assert "1 mailbox: Server busy." in text
+    assert WORDS not in text
+
+
+def test_a_reports_table() -> None:
+    """A row for each mailbox, the failed ones first, each by its address, with the server's words as they came."""
+    rows = REPORT.table()
+    assert [(row["email"], row["status"]) for row in rows] == [
+        ("anna@outlook.com", "failed"),
+        ("bert@outlook.com", "failed"),
+        ("emma@outlook.com", "failed"),
+        ("cleo@outlook.com", "pending"),
+        ("dora@outlook.com", "active"),
+    ]
+    assert (rows[1]["smtp"], rows[1]["imap"]) == (f"Wrong password: {WORDS}", "not tried")
+    assert (rows[4]["smtp"], rows[4]["imap"]) == ("Connected", "Connected")
+    assert "Make a new app password" in str(rows[1]["diagnosis"])
+    assert json.loads(json.dumps(rows)) == rows
+
+
+def test_an_empty_report() -> None:
+    """A run that tested nothing has a report too."""
+    assert ProbeReport((), 3).markdown().startswith("## 0 active, 0 failed, 3 not tested")
+    assert ProbeReport((), 3).table() == []
+
+
+# Groups.
+
+
+def test_groups_hold_one_pair_of_hosts() -> None:
+    """Targets are cut by their servers and then by size, and no mailbox is lost or doubled."""
+    other = Endpoint("imap-mail.outlook.com", 993)
+    targets = [Target(n, MAIL, other if n % 3 == 0 else MAIL) for n in range(1, 61)]
+    groups = group_targets(targets, 25)
+    assert [(group.smtp, group.imap, group.first, len(group.mailbox_ids)) for group in groups] == [
+        (MAIL, MAIL, 1, 25),
+        (MAIL, MAIL, 26, 15),
+        (MAIL, other, 1, 20),
+    ]
+    assert sorted(each for group in groups for each in group.mailbox_ids) == list(range(1, 61))
+    assert all(each % 3 == 0 for each in groups[2].mailbox_ids)
+    assert group_targets([], 25) == []
+
+
+def test_a_group_is_named_by_its_hosts() -> None:
+    """A task run's name says which hosts and which mailboxes of the run it is about."""
+    other = Endpoint("imap-mail.outlook.com", 993)
+    names = [str(group) for group in group_targets([Target(n, MAIL, MAIL) for n in range(30)], 25)]
+    assert [name.replace("–", "-") for name in names] == ["mail.contoso.com 1-25", "mail.contoso.com 26-30"]
+    (group,) = group_targets([Target(1, MAIL, other)], 25)
+    assert str(group).startswith("mail.contoso.com + imap-mail.outlook.com 1")
