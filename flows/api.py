@@ -378,7 +378,8 @@ LOG_TO_STDERR: dict[str, Any] = {
     "loggers": {
         name: {"handlers": ["stderr"], "level": "INFO", "propagate": False}
         for name in ("uvicorn", "flows", "tasks")
-    },
+    }
+    | {"python_multipart": {"level": "CRITICAL"}},  # it quotes bytes of what is malformed
 }
 
 

@@ -124,7 +124,8 @@ def check(options: argparse.Namespace, settings: Settings) -> Summary | Refusal:
 
 def run(options: argparse.Namespace, preview: Summary, say: Console) -> int:
     """Run the import flow and show what came of it."""
-    say.print(f"{preview.file}: {preview.imported} mailboxes to store. Starting Prefect …", markup=False)
+    counts = f"{preview.imported} mailboxes, {preview.skipped} repeated, {preview.failed} failed"
+    say.print(f"{preview.file}: {len(preview.outcomes)} rows, {counts}. Starting Prefect …", markup=False)
 
     def start() -> Awaitable[State[Any]]:
         from flows.import_outlook import import_outlook

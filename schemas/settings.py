@@ -124,6 +124,11 @@ class Settings(BaseSettings):
     api_requests_per_minute: int = Field(600, ge=1, description="HTTP API: requests a minute per key.")
     api_imports_at_once: int = Field(4, ge=1, description="HTTP API: imports at once per key.")
 
+    keep_results_days: int = Field(
+        90, ge=1, description="Days after which superseded answers of servers and row errors are removed."
+    )
+    keep_runs_days: int = Field(7, ge=1, description="Days after which Prefect's finished runs are removed.")
+
     @cached_property
     def overrides(self) -> dict[str, Servers]:
         return {domain.lower(): Servers(entry.smtp, entry.imap) for domain, entry in self.servers.items()}

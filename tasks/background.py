@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 
 import httpx
+from prefect.client.orchestration import get_client
 from prefect.deployments import arun_deployment
 from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_API_URL
@@ -36,7 +37,7 @@ class BackgroundTests:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._settings = settings
-        self._imports: asyncio.Queue[int] = asyncio.Queue()
+        self._imports: asyncio.Queue[int | None] = asyncio.Queue()
         self._probing: Probing | None = None
         self._closing = False
         self._worker = asyncio.create_task(self._work())
@@ -48,15 +49,13 @@ class BackgroundTests:
     async def close(self) -> None:
         """Begin nothing more and give up the logins under way: their mailboxes stay pending and come due."""
         self._closing = True
-        if self._probing is None:
-            self._worker.cancel()
-        else:
+        self._imports.put_nowait(None)
+        if self._probing is not None:
             self._probing.interrupt()
-        await asyncio.gather(self._worker, return_exceptions=True)
+        await self._worker  # and not cancelled: a thread may be using the database for it
 
     async def _work(self) -> None:
-        while not self._closing:
-            import_id = await self._imports.get()
+        while (import_id := await self._imports.get()) is not None and not self._closing:
             try:
                 if not await handed_to_prefect(import_id):
                     await self._test(import_id)
@@ -67,6 +66,8 @@ class BackgroundTests:
         targets = await asyncio.to_thread(
             find_due.fn, self._database, MAX_MAILBOXES, None, held=False, batch=import_id
         )
+        if self._closing:
+            return
         self._probing = Probing(self._database, self._settings, [target.mailbox_id for target in targets])
         try:
             groups = group_targets(targets, self._settings.probe_group_size)
@@ -88,13 +89,15 @@ async def handed_to_prefect(import_id: int) -> bool:
         return False
     try:
         async with asyncio.timeout(PREFECT_SECONDS):
-            await arun_deployment(
-                DEPLOYMENT,
-                parameters={"batch": import_id},
-                idempotency_key=f"batch-{import_id}",
-                timeout=0,
-                as_subflow=False,
-            )
+            async with get_client() as client:
+                await arun_deployment(
+                    DEPLOYMENT,
+                    client=client,
+                    parameters={"batch": import_id},
+                    idempotency_key=f"batch-{import_id}",
+                    timeout=0,
+                    as_subflow=False,
+                )
     except (PrefectException, httpx.HTTPError, OSError, RuntimeError, TimeoutError) as error:
         LOGGER.warning(
             "Prefect did not take the tests of import %d (%s): they run in this process",

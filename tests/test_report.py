@@ -140,7 +140,7 @@ def test_a_place_that_is_taken(tmp_path: Path) -> None:
 
 
 async def test_no_secret_is_in_it(settings: Settings, start: StartOutlook, tmp_path: Path) -> None:
-    """A report on real verdicts holds no password and no TOTP secret, not even one that the server repeats."""
+    """A report on real verdicts holds no password and no TOTP secret, not even one that a server repeats."""
     echo = "535 5.7.8 wrong: anna@outlook.com / hunter2hunter2"
     outlook = await start({"anna@outlook.com": Account("hunter2hunter2", smtp=echo)})
     settings = with_servers(settings, outlook)

@@ -65,7 +65,7 @@ def judged(*answers: Answer, attempt: int = 1, email: str = "anna@outlook.com") 
 def test_answers_make_a_status(
     smtp: Reason, imap: Reason | None, attempt: int, status: MailboxStatus
 ) -> None:
-    """Two yeses make a mailbox active, a lasting no failed, and a passing one pending until the last attempt."""
+    """Two yeses make a mailbox active, a lasting no failed, a passing one pending until the last attempt."""
     answers = [answer(SMTP, smtp)] + ([answer(IMAP, imap)] if imap else [])
     verdict = judged(*answers, attempt=attempt)
     assert (verdict.status, verdict.attempt, verdict.counted) == (status, attempt, True)
@@ -177,7 +177,7 @@ def test_a_reports_markdown() -> None:
 
 
 def test_a_reports_table() -> None:
-    """A row for each mailbox, the failed ones first, each by its address, with the server's words as they came."""
+    """A row for each mailbox, the failed ones first, each by its address, with the server's own words."""
     rows = REPORT.table()
     assert [(row["email"], row["status"]) for row in rows] == [
         ("anna@outlook.com", "failed"),

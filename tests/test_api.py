@@ -1,0 +1,1069 @@
+"""The HTTP API, as its callers use it: a real server on loopback, real clients, real databases."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import socket
+import sqlite3
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from http.client import HTTPConnection
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import requests
+import schemathesis
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from flows import manage
+from flows.api import server
+from flows.retest_pending import retest_pending
+from sandbox.outlook import running
+from sandbox.script import Account
+from schemas.labels import LABEL_RULE
+from schemas.responses import ERROR_CODES
+from schemas.settings import PREFIX, Settings
+from schemas.tables import ApiKey, BatchRowError, ImportBatch, Mailbox, ProbeResult, columns_of, now
+from tasks.api_keys import create_key, revoke_key
+from tasks.background import DEPLOYMENT, handed_to_prefect
+from tasks.database import Database, database
+from tests.conftest import free_port, import_file, rows_of, with_changes, with_servers, write_csv
+from tests.shell import LIMIT_SECONDS, SAMPLES, Shell, at
+from tests.test_retest_pending import let_time_pass, statuses
+
+SAMPLE = SAMPLES / "mailboxes.csv"
+IMPORT = "/v1/mailboxes/import/outlook"
+CONTRACT = {
+    "success": True,
+    "data": {
+        "imported": 20,
+        "skipped": 2,
+        "failed": 1,
+        "errors": [{"email": "unknown", "error": "Missing email or password"}],
+    },
+}
+NOWHERE = {"*": {"smtp": "127.0.0.1:9", "imap": "127.0.0.1:9"}}
+CANARY = "Canary-5ecret"
+# It is more than a megabyte: what the multipart parser would put into a temporary file.
+MEGABYTES = b"email,password,note\n" + b"".join(b"m%d@b.co,p,%s\n" % (n, b"x" * 6000) for n in range(500))
+
+
+@dataclass
+class Api:
+    """A running server and its database."""
+
+    url: str
+    db: Database
+
+    def key(self, workspace: str | None = "default") -> str:
+        return create_key(self.db, workspace, "test")
+
+    def client(self, workspace: str | None = "default", **headers: str) -> httpx.Client:
+        return httpx.Client(
+            base_url=self.url, headers={"X-Api-Key": self.key(workspace), **headers}, timeout=60
+        )
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[str]:
+    """A server on a thread of its own, which has no Prefect server; yields its address."""
+    running_server = server(settings, "127.0.0.1", 0)
+
+    def run() -> None:
+        with temporary_settings(restore_defaults={PREFECT_API_URL}):
+            running_server.run()
+
+    thread = threading.Thread(target=run, name="api")
+    thread.start()
+    try:
+        while not running_server.started:
+            assert thread.is_alive()
+            time.sleep(0.005)
+        port = running_server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        running_server.should_exit = True
+        thread.join(LIMIT_SECONDS)
+
+
+StartApi = Callable[..., Any]
+
+
+@contextmanager
+def api_with(settings: Settings, **changes: Any) -> Iterator[Api]:
+    """A server whose mailboxes are on no server, unless the changes say otherwise."""
+    changed = with_changes(settings, **({"servers": NOWHERE, "api_requests_per_minute": 10**6} | changes))
+    with database(changed) as db, serving(changed) as url:
+        yield Api(url, db)
+
+
+@pytest.fixture
+def api(settings: Settings) -> Iterator[Api]:
+    """A server on SQLite."""
+    with api_with(settings) as started:
+        yield started
+
+
+@pytest.fixture
+def either_api(either_settings: Settings) -> Iterator[Api]:
+    """A server on SQLite, then on PostgreSQL."""
+    with api_with(either_settings, api_imports_at_once=100) as started:
+        yield started
+
+
+def csv_of(*rows: Sequence[str], header: str = "email,password") -> bytes:
+    return "\n".join([header, *(",".join(row) for row in rows)]).encode()
+
+
+def send(client: httpx.Client, data: bytes, tag: str | None = None, **headers: str) -> httpx.Response:
+    fields = {} if tag is None else {"tag": tag}
+    return client.post(IMPORT, files={"file": ("mailboxes.csv", data)}, data=fields, headers=headers)
+
+
+def error_of(answer: httpx.Response, status: int) -> str:
+    """The message of an error, once its envelope was held to its form."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json()
+    message: str = body["error"]["message"]
+    assert body == {"success": False, "error": {"code": ERROR_CODES[status], "message": message}}
+    return message
+
+
+def data_of(answer: httpx.Response) -> Any:
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert body["success"] is True
+    return body["data"]
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+# The contract, by every client --------------------------------------
+
+NODE = """
+const [url, key, file] = process.argv.slice(1);
+const form = new FormData();
+form.append("file", new Blob([require("fs").readFileSync(file)], {type: "text/csv"}), "mailboxes.csv");
+form.append("tag", "outreach");
+fetch(url, {method: "POST", headers: {"X-Api-Key": key}, body: form})
+  .then(answer => answer.text()).then(text => process.stdout.write(text));
+"""
+
+GO = """
+package main
+
+import (
+	"bytes"
+	"io"
+	"mime/multipart"
+	"net/http"
+	"os"
+)
+
+func check(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+func main() {
+	var body bytes.Buffer
+	form := multipart.NewWriter(&body)
+	part, err := form.CreateFormFile("file", "mailboxes.csv")
+	check(err)
+	data, err := os.ReadFile(os.Args[3])
+	check(err)
+	_, err = part.Write(data)
+	check(err)
+	check(form.WriteField("tag", "outreach"))
+	check(form.Close())
+	request, err := http.NewRequest("POST", os.Args[1], &body)
+	check(err)
+	request.Header.Set("Content-Type", form.FormDataContentType())
+	request.Header.Set("X-Api-Key", os.Args[2])
+	answer, err := http.DefaultClient.Do(request)
+	check(err)
+	_, err = io.Copy(os.Stdout, answer.Body)
+	check(err)
+}
+"""
+
+RUBY = """
+require "net/http"
+url, key, file = ARGV
+uri = URI(url)
+request = Net::HTTP::Post.new(uri, "X-Api-Key" => key)
+request.set_form([["file", File.open(file)], ["tag", "outreach"]], "multipart/form-data")
+print Net::HTTP.start(uri.host, uri.port) { |http| http.request(request) }.body
+"""
+
+
+def by_requests(url: str, key: str, _folder: Path) -> str:
+    with SAMPLE.open("rb") as file:
+        answer = requests.post(
+            url, headers={"X-Api-Key": key}, files={"file": file}, data={"tag": "outreach"}, timeout=30
+        )
+    return answer.text
+
+
+def by_curl(url: str, key: str, _folder: Path) -> str:
+    form = ["-F", f"file=@{SAMPLE}", "-F", "tag=outreach"]
+    return run_client("curl", "--silent", "-H", f"X-Api-Key: {key}", *form, url)
+
+
+def by_node(url: str, key: str, _folder: Path) -> str:
+    return run_client("node", "-e", NODE, url, key, str(SAMPLE))
+
+
+def by_go(url: str, key: str, folder: Path) -> str:
+    program = folder / "client.go"
+    program.write_text(GO)
+    return run_client("go", "run", str(program), url, key, str(SAMPLE))
+
+
+def by_ruby(url: str, key: str, _folder: Path) -> str:
+    return run_client("ruby", "-e", RUBY, url, key, str(SAMPLE))
+
+
+def run_client(*command: str) -> str:
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not on this machine")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("client", [by_curl, by_requests, by_node, by_go, by_ruby])
+def test_every_client_gets_the_contracts_example(
+    api: Api, tmp_path: Path, client: Callable[[str, str, Path], str]
+) -> None:
+    """The sample, sent by the contract's own request shape, gives the contract's envelope to the letter."""
+    assert json.loads(client(api.url + IMPORT, api.key(), tmp_path)) == CONTRACT
+    assert {row["tag"] for row in rows_of(api.db, Mailbox)} == {"outreach"}
+
+
+def test_second_import_adds_nothing(either_api: Api) -> None:
+    """The same file again gives the same failures, and everything else is there already."""
+    with either_api.client() as client:
+        assert send(client, SAMPLE.read_bytes()).json() == CONTRACT
+        again = data_of(send(client, SAMPLE.read_bytes()))
+        assert (again["imported"], again["skipped"], again["failed"]) == (0, 22, 1)
+    assert len(rows_of(either_api.db, Mailbox)) == 20
+
+
+# Refusals -----------------------------------------------------------
+
+REFUSED_FILES = {
+    "nothing in it": (b"", "CSV file is empty"),
+    "a header and no rows": (b"email,password\n", "CSV file is empty"),
+    "no such columns": (b"name,phone\nAnn,1\n", "CSV must have email and password columns"),
+    "501 mailboxes": (
+        csv_of(*([f"u{n}@b.co", "p"] for n in range(501))),
+        "Maximum 500 mailboxes per import",
+    ),
+    "a workbook": (
+        b"PK\x03\x04",
+        "CSV file is an Excel workbook or a ZIP archive; in Excel, save it as “CSV UTF-8”",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_FILES)
+def test_refused_file_gives_its_message_and_changes_nothing(api: Api, case: str) -> None:
+    """Each cause of a refusal gives 400 and the contract's message, and leaves no batch behind."""
+    content, message = REFUSED_FILES[case]
+    with api.client() as client:
+        assert error_of(send(client, content), 400) == message
+    assert rows_of(api.db, ImportBatch) == rows_of(api.db, Mailbox) == []
+
+
+def test_request_without_an_upload_is_told_that_a_file_is_required(api: Api) -> None:
+    """No file, a plain form value named file, an input left empty, and no multipart are one message."""
+    with api.client() as client:
+        answers = [
+            client.post(IMPORT),
+            client.post(IMPORT, json={"file": "email,password"}),
+            client.post(IMPORT, data={"file": "email,password\na@b.co,p"}),
+            client.post(IMPORT, content=SAMPLE.read_bytes(), headers={"Content-Type": "text/csv"}),
+            client.post(IMPORT, files={"other": ("a.csv", SAMPLE.read_bytes())}),
+            client.post(IMPORT, files={"tag": (None, "t")}),
+            client.post(IMPORT, files={"file": (None, "email,password\na@b.co,p")}),
+            client.post(IMPORT, files={"file": ("", b"")}),
+        ]
+        assert [error_of(answer, 400) for answer in answers] == ["CSV file is required"] * len(answers)
+
+
+def test_odd_forms_are_refused_with_a_sentence(api: Api) -> None:
+    """Two files, a tag that is no label, a tag that is a file, and broken multipart are named as such."""
+    sample = ("a.csv", SAMPLE.read_bytes())
+    with api.client() as client:
+        twice = client.post(IMPORT, files=[("file", sample), ("file", sample)])
+        assert error_of(twice, 400) == "One file and one tag per import"
+        for tag in ("<b>", "a" * 101, "nul\0", " .x"):
+            assert error_of(send(client, SAMPLE.read_bytes(), tag), 400) == f"tag: {LABEL_RULE}"
+        file_tag = client.post(IMPORT, files={"file": sample, "tag": sample})
+        assert error_of(file_tag, 400) == f"tag: {LABEL_RULE}"
+        for kind in ("multipart/form-data", "multipart/form-data; boundary=other"):
+            broken = client.post(IMPORT, content=b"--x\r\n\r\n--x--", headers={"Content-Type": kind})
+            assert error_of(broken, 400) == "The request is not valid multipart/form-data"
+    assert rows_of(api.db, ImportBatch) == []
+
+
+def test_file_names_are_stored_without_folders_and_control_characters(either_api: Api) -> None:
+    """Whatever name a client gives, the import is listed under a bare, printable one."""
+    names = {"C:\\files\\a.csv": "a.csv", "../../etc/passwd": "passwd", "a\x7f\u202e.csv": "a.csv"}
+    names |= {"grüße.csv": "grüße.csv", "x" * 300: "x" * 255, "/": "upload.csv"}
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    with either_api.client() as client:
+        for name in names:
+            head = f'--b\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
+            body = head.encode() + SAMPLE.read_bytes() + b"\r\n--b--"
+            answer = client.post(IMPORT, content=body, headers=kind)
+            shown = data_of(client.get(f"/v1/imports/{answer.headers['X-Import-Id']}"))
+            assert shown["file"] == names[name]
+
+
+def test_charset_of_the_form_makes_no_difference(api: Api) -> None:
+    """A charset parameter, which RFC 7578 gives no meaning, can neither break a request nor change a name."""
+    for charset in ("idna", "rot13", "unicode_escape", "utf-16", "undefined"):
+        with api.client() as client:
+            request = client.build_request("POST", IMPORT, files={"file": ("ä.csv", SAMPLE.read_bytes())})
+            request.headers["Content-Type"] += f"; charset={charset}"
+            assert client.send(request).status_code == 200
+    assert {row["file_name"] for row in rows_of(api.db, ImportBatch)} == {"ä.csv"}
+
+
+def test_unknown_paths_methods_and_parameters_get_the_envelope(api: Api) -> None:
+    """404, 405 and 400 come in the envelope, and a parameter's value is never repeated."""
+    with api.client() as client:
+        assert error_of(client.get("/nowhere"), 404) == "Not Found"
+        assert error_of(client.get("/v1/mailboxes/"), 404) == "Not Found"
+        error_of(client.get(IMPORT), 405)
+        wrong_method = client.delete("/v1/mailboxes")
+        error_of(wrong_method, 405)
+        assert wrong_method.headers["Allow"] == "GET"
+        for query in (
+            f"limit={CANARY}",
+            "limit=201",
+            "cursor=-1",
+            f"status={CANARY}",
+            "batch=99999999999999999999",
+        ):
+            message = error_of(client.get(f"/v1/mailboxes?{query}"), 400)
+            assert message.startswith(f"{query.partition('=')[0]}: ")
+            assert CANARY not in message
+        assert error_of(client.get(f"/v1/imports/{CANARY}"), 400).startswith("import_id: ")
+        assert error_of(client.get("/v1/mailboxes/1"), 404) == "No such mailbox"
+        assert error_of(client.get("/v1/imports/1"), 404) == "No such import"
+
+
+def test_what_is_no_http_gets_the_envelope(api: Api) -> None:
+    """Bytes that are no HTTP request get a 400 in the envelope too."""
+    host, _, port = api.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"\x00\x01 nonsense\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(body)["error"]["code"] == "VALIDATION_ERROR"
+
+
+def test_fault_of_ours_is_a_500_that_tells_nothing(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    """When the database breaks, the caller learns no more than that, and the log names only the place."""
+    with api.client() as client:
+        data_of(send(client, csv_of(["ann@b.co", "p"])))
+        wait_until(lambda: len(rows_of(api.db, ProbeResult)) == 2)
+        with api.db.engine.begin() as connection:
+            connection.execute(sa.text("ALTER TABLE mailbox RENAME COLUMN totp TO gone"))
+        message = error_of(send(client, csv_of([f"{CANARY}@b.co", CANARY])), 500)
+    assert message == "The request failed through no fault of yours"
+    assert f"POST {IMPORT}: OperationalError at " in caplog.text
+    assert CANARY not in caplog.text
+
+
+# Keys and workspaces ------------------------------------------------
+
+
+def test_keys_are_refused_unless_they_are_right(either_api: Api) -> None:
+    """No key, a wrong one, one with the right beginning only, and a revoked one all get the same 401."""
+    key = either_api.key()
+    revoked = either_api.key()
+    assert revoke_key(either_api.db, revoked[:11])
+    wrong = [
+        key[:-1],
+        key + "x",
+        key[:11] + "x" * 35,
+        "sk_",
+        "sk_user_" + key[3:],
+        "nonsense",
+        "ü",
+        "",
+        revoked,
+    ]
+    with httpx.Client(base_url=either_api.url) as client:
+        answers = [client.get("/v1/mailboxes")]
+        answers += [client.get("/v1/mailboxes", headers={"X-Api-Key": word.encode()}) for word in wrong]
+        answers.append(client.post(IMPORT, files={"file": ("a.csv", SAMPLE.read_bytes())}))
+        for answer in answers:
+            assert error_of(answer, 401) == "A valid X-Api-Key is required"
+        assert client.get("/v1/mailboxes", headers={"X-Api-Key": key}).status_code == 200
+    assert rows_of(either_api.db, ImportBatch) == []
+
+
+def test_keys_are_managed_from_the_command_line(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A key is shown once, listed by its beginning, refused once revoked, and stored as a hash only."""
+
+    def run(*arguments: str, code: int = 0) -> str:
+        assert manage.main(["keys", *arguments]) == code
+        return capsys.readouterr().out
+
+    own, platform = (
+        run("create", "--workspace", "sales", "--name", "crm").strip(),
+        run("create", "--platform").strip(),
+    )
+    assert own.startswith("sk_")
+    assert platform.startswith("sk_user_")
+    assert len(own) == 3 + 43
+    with api_with(settings) as api, httpx.Client(base_url=api.url) as client:
+
+        def status(key: str) -> int:
+            return client.get("/v1/mailboxes", headers={"X-Api-Key": key}).status_code
+
+        assert (status(own), status(platform)) == (200, 200)
+        listed = run("list").splitlines()
+        assert listed[0].startswith(f"{own[:11]}…  workspace sales  crm  made ")
+        assert listed[1].startswith(f"{platform[:16]}…  platform  key  made ")
+        assert all("last used" in line for line in listed)
+        run("revoke", own[:11])
+        run("revoke", own[:11], code=1)
+        assert (status(own), status(platform)) == (401, 200)
+        assert "revoked" in run("list").splitlines()[0]
+        for file in tmp_path.iterdir():
+            assert own[11:].encode() not in file.read_bytes()
+
+
+def test_last_use_is_recorded_once_a_minute(api: Api) -> None:
+    """The first request with a key records its time, those of the next minute nothing, a later one again."""
+    with api.client() as client:
+
+        def used() -> Any:
+            assert client.get("/v1/mailboxes").status_code == 200
+            return rows_of(api.db, ApiKey)[0]["last_used_at"]
+
+        first = used()
+        assert now() - first < timedelta(seconds=10)
+        assert used() == first
+        with api.db.engine.begin() as connection:
+            earlier = now() - timedelta(seconds=61)
+            connection.execute(columns_of(ApiKey).update().values(last_used_at=earlier))
+        assert used() > first
+
+
+def test_workspaces_know_nothing_of_each_other(either_api: Api) -> None:
+    """Two workspaces import one file in full, and neither sees, counts or skips for the other's mailboxes."""
+    with either_api.client("north") as north, either_api.client("south") as south:
+        sent = [send(client, SAMPLE.read_bytes(), "t") for client in (north, south)]
+        assert [answer.json() for answer in sent] == [CONTRACT, CONTRACT]
+        ids = [
+            {row["id"] for row in data_of(client.get("/v1/mailboxes"))["mailboxes"]}
+            for client in (north, south)
+        ]
+        assert [len(found) for found in ids] == [20, 20]
+        assert not ids[0] & ids[1]
+        theirs = sent[1].headers["X-Import-Id"]
+        assert data_of(north.get(f"/v1/mailboxes?batch={theirs}"))["mailboxes"] == []
+        error_of(north.get(f"/v1/imports/{theirs}"), 404)
+        error_of(north.get(f"/v1/mailboxes/{min(ids[1])}"), 404)
+        assert error_of(north.get("/v1/mailboxes", headers={"X-Workspace": "south"}), 403)
+        assert north.get("/v1/mailboxes", headers={"X-Workspace": "north"}).status_code == 200
+
+
+def test_platform_key_names_its_workspace(api: Api) -> None:
+    """A platform key works on the workspace of X-Workspace, made where it is new, or on the default one."""
+    with api.client(None) as client, api.client("Büro") as owner:
+        data_of(send(client, SAMPLE.read_bytes()))
+        data_of(client.post(IMPORT, files={"file": SAMPLE.read_bytes()}, headers={"X-Workspace": "new"}))
+        for name, number in (("default", 20), ("new", 20), ("unknown", 0)):
+            listed = client.get("/v1/mailboxes", headers={"X-Workspace": name})
+            assert len(data_of(listed)["mailboxes"]) == number
+        data_of(send(owner, csv_of(["ann@b.co", "p"])))
+        for name in ("Büro".encode(), "Büro".encode("latin-1")):
+            listed = client.get("/v1/mailboxes", headers={b"X-Workspace": name})
+            assert len(data_of(listed)["mailboxes"]) == 1
+        assert (
+            error_of(client.get("/v1/mailboxes", headers={"X-Workspace": "<b>"}), 400)
+            == f"X-Workspace: {LABEL_RULE}"
+        )
+
+
+# What a caller reads -------------------------------------------------
+
+
+def test_mailboxes_are_listed_by_page_and_filter(either_api: Api) -> None:
+    """Pages follow each other without a gap, and status, tag and batch narrow them down."""
+    with either_api.client() as client:
+        first = send(client, csv_of(*([f"a{n}@b.co", "p"] for n in range(25))), "one").headers["X-Import-Id"]
+        send(client, csv_of(*([f"b{n}@b.co", "p"] for n in range(10))), "two")
+
+        def listed(query: str) -> list[str]:
+            found: list[str] = []
+            cursor: int | None = 0
+            while cursor is not None:
+                page = data_of(client.get(f"/v1/mailboxes?{query}&cursor={cursor}"))
+                found += [row["email"] for row in page["mailboxes"]]
+                cursor = page["next_cursor"]
+            return found
+
+        assert sorted(listed("limit=7")) == sorted(listed("limit=35")) == sorted(listed("limit=200"))
+        assert len(set(listed("limit=7"))) == len(listed("limit=7")) == 35
+        assert len(listed("limit=10&tag=two")) == 10
+        assert {email[0] for email in listed(f"limit=4&batch={first}")} == {"a"}
+        assert listed("status=active") == listed("tag=three") == listed("batch=999") == []
+        assert len(listed("status=pending&tag=one")) == 25
+
+
+def test_import_shows_all_row_errors_by_page(either_api: Api) -> None:
+    """The answer has the first 50 errors and the true total; the import's own page has them all."""
+    with either_api.client() as client:
+        answer = send(client, csv_of(*([f"bad{n}", "p"] for n in range(120)), ["ann@b.co", "p"]))
+        assert (data_of(answer)["failed"], len(data_of(answer)["errors"])) == (120, 50)
+        lines: list[int] = []
+        cursor: int | None = 0
+        while cursor is not None:
+            page = data_of(
+                client.get(f"/v1/imports/{answer.headers['X-Import-Id']}?limit=50&cursor={cursor}")
+            )
+            lines += [error["line"] for error in page["errors"]]
+            cursor = page["next_cursor"]
+        assert lines == list(range(2, 122))
+        assert page["errors"][-1] == {"line": 121, "email": "unknown", "error": "Invalid email address"}
+        assert (page["imported"], page["skipped"], page["failed"]) == (1, 0, 120)
+
+
+def test_verdicts_arrive_behind_the_answer(either_settings: Settings, tmp_path: Path) -> None:
+    """Logins are tested without being asked for, and a mailbox tells what each protocol said."""
+    accounts = {"good@contoso.com": Account("right"), "bad@contoso.com": Account("other")}
+    file = csv_of(["good@contoso.com", "right"], ["bad@contoso.com", CANARY])
+    with running(accounts, folder=tmp_path) as outlook:
+        servers = with_servers(either_settings, outlook)
+        with (
+            api_with(either_settings, servers=servers.servers, ca_file=servers.ca_file) as api,
+            api.client() as client,
+        ):
+            number = send(client, file).headers["X-Import-Id"]
+            wait_until(lambda: data_of(client.get(f"/v1/imports/{number}"))["progress"]["tested"] == 2)
+            progress = data_of(client.get(f"/v1/imports/{number}"))["progress"]
+            assert progress == {"mailboxes": 2, "tested": 2, "active": 1, "failed": 1, "pending": 0}
+            (failed,) = data_of(client.get("/v1/mailboxes?status=failed"))["mailboxes"]
+            shown = data_of(client.get(f"/v1/mailboxes/{failed['id']}"))
+            (result,) = shown.pop("results")
+            assert shown == failed
+            assert (result["protocol"], result["reason"], result["stage"]) == (
+                "smtp",
+                "wrong_credentials",
+                "login",
+            )
+            assert result["title"] == "Wrong password"
+            assert result["server_text"].startswith("535 ")
+            (active,) = data_of(client.get("/v1/mailboxes?status=active"))["mailboxes"]
+            results = data_of(client.get(f"/v1/mailboxes/{active['id']}"))["results"]
+            assert [(result["protocol"], result["reason"]) for result in results] == [
+                ("smtp", "ok"),
+                ("imap", "ok"),
+            ]
+
+
+# Idempotency --------------------------------------------------------
+
+
+def test_idempotency_key_gives_one_import_and_one_answer(either_api: Api) -> None:
+    """A repeated request is answered as the first was; the key with another file or tag is a conflict."""
+    with either_api.client() as client, either_api.client("other") as other:
+        first = send(client, SAMPLE.read_bytes(), "t", **{"Idempotency-Key": "order-1"})
+        again = send(client, SAMPLE.read_bytes(), "t", **{"Idempotency-Key": "order-1"})
+        assert again.json() == first.json() == CONTRACT
+        assert again.headers["X-Import-Id"] == first.headers["X-Import-Id"]
+        for data, tag in ((SAMPLE.read_bytes(), None), (csv_of(["new@b.co", "p"]), "t")):
+            conflict = send(client, data, tag, **{"Idempotency-Key": "order-1"})
+            assert error_of(conflict, 409) == "This Idempotency-Key was used for another file or tag"
+        assert send(other, SAMPLE.read_bytes(), "t", **{"Idempotency-Key": "order-1"}).json() == CONTRACT
+        for key in ("", "two words", "ü", "x" * 256):
+            refused = client.post(IMPORT, files={"file": b""}, headers={b"Idempotency-Key": key.encode()})
+            assert error_of(refused, 400).startswith("Idempotency-Key: ")
+    assert len(rows_of(either_api.db, ImportBatch)) == 2
+
+
+def test_refused_file_uses_no_idempotency_key_up(api: Api) -> None:
+    """After a refusal the same key takes the mended file."""
+    with api.client() as client:
+        error_of(send(client, b"", **{"Idempotency-Key": "k"}), 400)
+        assert send(client, SAMPLE.read_bytes(), **{"Idempotency-Key": "k"}).json() == CONTRACT
+
+
+def test_the_same_request_many_times_at_once_is_one_import(either_api: Api) -> None:
+    """Sixteen equal requests with one key at the same moment give sixteen equal answers and one batch."""
+    file = csv_of(*([f"u{n}@b.co", "p"] for n in range(200)), ["bad", "p"])
+    key = either_api.key()
+    barrier = threading.Barrier(16)
+
+    def request(_: int) -> tuple[int, str, str]:
+        with httpx.Client(base_url=either_api.url, headers={"X-Api-Key": key}, timeout=60) as client:
+            barrier.wait(30)
+            answer = send(client, file, **{"Idempotency-Key": "once"})
+            return answer.status_code, answer.text, answer.headers["X-Import-Id"]
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = set(pool.map(request, range(16)))
+    ((status, text, _),) = answers
+    assert status == 200
+    assert json.loads(text)["data"]["imported"] == 200
+    assert len(rows_of(either_api.db, ImportBatch)) == len(rows_of(either_api.db, BatchRowError)) == 1
+
+
+# Limits -------------------------------------------------------------
+
+
+def test_requests_a_minute_are_limited_per_key(settings: Settings) -> None:
+    """One key's sixth request gets 429 with a time to wait; another key goes on."""
+    with api_with(settings, api_requests_per_minute=5) as api, api.client() as client, api.client() as other:
+        assert [client.get("/v1/mailboxes").status_code for _ in range(5)] == [200] * 5
+        refused = client.get("/v1/mailboxes")
+        assert error_of(refused, 429) == "Too many requests with this key"
+        assert 1 <= int(refused.headers["Retry-After"]) <= 60
+        assert other.get("/v1/mailboxes").status_code == 200
+
+
+def test_imports_at_once_are_limited_per_key(settings: Settings) -> None:
+    """While one upload is under way a second one gets 429, and once it has ended the next one is taken."""
+    with api_with(settings, api_imports_at_once=1) as api, api.client() as client:
+        half_sent = threading.Event()
+        go_on = threading.Event()
+
+        def slowly() -> Iterator[bytes]:
+            yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\nemail,'
+            yield b"password\n"
+            half_sent.set()
+            assert go_on.wait(30)
+            yield b"a@b.co,p\r\n--b--\r\n"
+
+        with ThreadPoolExecutor(1) as pool, api.client() as slow:
+            slow.headers["X-Api-Key"] = client.headers["X-Api-Key"]
+            kind = {"Content-Type": "multipart/form-data; boundary=b"}
+            upload = pool.submit(slow.post, IMPORT, content=slowly(), headers=kind)
+            assert half_sent.wait(30)
+            time.sleep(0.1)
+            refused = send(client, SAMPLE.read_bytes())
+            go_on.set()
+            assert data_of(upload.result())["imported"] == 1
+        assert error_of(refused, 429) == "Too many imports at once with this key"
+        assert refused.headers["Retry-After"] == "1"
+        assert send(client, SAMPLE.read_bytes()).json() == CONTRACT
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_body_over_the_limit_is_not_read_to_its_end(settings: Settings, announced: bool) -> None:
+    """A body of a gigabyte gets 413 and a closed connection long before it has been sent."""
+    with api_with(settings, max_file_bytes=100_000) as api:
+        host, _, port = api.url.removeprefix("http://").partition(":")
+        length = b"Content-Length: 1073741824" if announced else b"Transfer-Encoding: chunked"
+        head = [
+            b"POST %s HTTP/1.1" % IMPORT.encode(),
+            b"Host: x",
+            b"X-Api-Key: " + api.key().encode(),
+            length,
+        ]
+        head += [b"Content-Type: multipart/form-data; boundary=b", b"", b""]
+        start = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\n'
+        block = b"x" * 65536
+        if not announced:
+            start, block = (b"%x\r\n%s\r\n" % (len(part), part) for part in (start, block))
+        sent = 0
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            try:
+                connection.sendall(b"\r\n".join(head) + start)
+                while sent < 2**30:
+                    connection.sendall(block)
+                    sent += len(block)
+            except OSError:
+                pass  # the server has closed
+            answer = connection.recv(65536)
+        assert sent < 50 * 2**20  # what the two sockets buffered
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "PAYLOAD_TOO_LARGE"
+
+
+def test_clients_a_little_over_the_limit_can_read_their_answer(settings: Settings, tmp_path: Path) -> None:
+    """curl, requests and Node's fetch all get the 413 of a body that is somewhat too large, and a 401."""
+    with api_with(settings, max_file_bytes=1_000_000) as api:
+        big = tmp_path / "big.csv"
+        big.write_bytes(b"x" * 1_800_000)
+        url, key = api.url + IMPORT, api.key()
+        for word, code in ((key, "PAYLOAD_TOO_LARGE"), ("wrong", "PAYLOAD_TOO_LARGE")):
+            with big.open("rb") as file:
+                answer = requests.post(url, headers={"X-Api-Key": word}, files={"file": file}, timeout=30)
+            assert answer.json()["error"]["code"] == code
+        if shutil.which("curl"):
+            text = run_client("curl", "--silent", "-H", f"X-Api-Key: {key}", "-F", f"file=@{big}", url)
+            assert json.loads(text)["error"]["code"] == "PAYLOAD_TOO_LARGE"
+        if shutil.which("node"):
+            assert (
+                json.loads(run_client("node", "-e", NODE, url, key, str(big)))["error"]["code"]
+                == "PAYLOAD_TOO_LARGE"
+            )
+        big.write_bytes(b"x" * 900_000)
+        with big.open("rb") as file:
+            answer = requests.post(url, headers={"X-Api-Key": "wrong"}, files={"file": file}, timeout=30)
+        assert answer.json()["error"]["code"] == "UNAUTHORIZED"
+
+
+def test_file_between_the_two_limits_is_refused_with_a_sentence(settings: Settings) -> None:
+    """A file over the byte limit whose request is not gets the importer's own sentence."""
+    with api_with(settings, max_file_bytes=1000) as api, api.client() as client:
+        message = error_of(send(client, b"x" * 1001), 400)
+        assert message == "CSV file is larger than 1,000 bytes: split it into files of at most 500 mailboxes"
+
+
+def test_uploads_touch_no_temporary_file(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upload of three megabytes is imported on a machine whose temporary folder does not exist."""
+    monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
+    with api.client() as client:
+        assert data_of(send(client, MEGABYTES))["imported"] == 500
+
+
+# Under fire ----------------------------------------------------------
+
+
+def malformed(chance: random.Random) -> tuple[str, bytes]:
+    """A content type and a body that nobody can mean: broken multipart, or a file that is none."""
+    boundary = "".join(chance.choices("abcdef0123456789-", k=chance.randint(1, 40)))
+    columns = chance.choice(["email,password", "name,phone", "email", "password;email", "\0", ""])
+    part = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n'
+    part += f"Content-Type: text/csv\r\n\r\n{columns}\n{CANARY}@b.co,{CANARY}\n\r\n--{boundary}--\r\n"
+    body = bytearray(part.encode())
+    kind = f"multipart/form-data; boundary={boundary}"
+    match chance.randrange(7):
+        case 0:
+            del body[chance.randrange(len(body) - len(boundary) - 6) :]
+        case 1:
+            kind = chance.choice(
+                ["multipart/form-data", "multipart/mixed", "text/csv", "", ";", kind[:-1] + "~"]
+            )
+        case 2:
+            body = bytearray(chance.randbytes(chance.randrange(2000)))
+        case 3:
+            body[2:2] = chance.randbytes(chance.randint(3, 50))  # in front of it they would be a preamble
+        case 4:
+            body = body.replace(
+                b'name="file"', chance.choice([b"", b'name="', b'name="x"', b"name", b"\xff\xfe"])
+            )
+        case 5:
+            body = body.replace(
+                CANARY.encode(), chance.choice([b"\0", b"\xff\xfe\xff", b'a"b', b'"x"y'])
+            )
+        case _:
+            body = body.replace(b"email", b"user").replace(b"password", b"word")
+            for _ in range(chance.randint(1, 8)):
+                body[chance.randrange(len(body))] = chance.randrange(256)
+    return kind, bytes(body)
+
+
+def test_malformed_bodies_get_nothing_but_4xx_envelopes(api: Api) -> None:
+    """Two thousand malformed bodies give 4xx in the envelope, quote nothing, and store nothing."""
+    chance = random.Random(5)  # noqa: S311  the same bodies each time
+    connection = HTTPConnection(api.url.removeprefix("http://"), timeout=20)
+    headers = {"X-Api-Key": api.key()}
+    for number in range(2000):
+        kind, body = malformed(chance)
+        connection.request("POST", IMPORT, body, headers | {"Content-Type": kind})
+        answer = connection.getresponse()
+        text = answer.read()
+        assert 400 <= answer.status < 500, (number, kind, body, text)
+        envelope = json.loads(text)
+        assert envelope["success"] is False
+        assert envelope["error"]["code"] == ERROR_CODES[answer.status]
+        assert CANARY not in envelope["error"]["message"]
+    connection.close()
+    assert rows_of(api.db, ImportBatch) == rows_of(api.db, Mailbox) == []
+
+
+def test_openapi_document_is_what_the_server_does(api: Api) -> None:
+    """Schemathesis, from the document alone, finds no answer that the document does not announce."""
+    with api.client() as client:
+        send(client, SAMPLE.read_bytes())
+    schema = schemathesis.openapi.from_url(f"{api.url}/openapi.json")
+    key = api.key(None)
+    operations = [found.ok() for found in schema.get_all_operations()]
+    assert len(operations) == 6
+
+    for operation, mode in product(operations, GenerationMode):
+        # No schema says which bytes are a CSV: that a file of the right form is refused is no failure here.
+        excluded = [positive_data_acceptance] if operation.path == IMPORT else []
+
+        @given(case=operation.as_strategy(generation_mode=mode))
+        @hypothesis_settings(
+            max_examples=40,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        def check(case: schemathesis.Case, excluded: list[Any] = excluded) -> None:
+            case.call_and_validate(headers={"X-Api-Key": key}, excluded_checks=excluded)
+
+        check()
+
+
+def test_32_clients_with_overlapping_files_store_the_exact_union(either_api: Api) -> None:
+    """Nothing is lost and nothing is stored twice, and the counts of all answers add up to what is stored."""
+    chance = random.Random(32)  # noqa: S311  the same files each time
+    everybody = [f"u{n}@b.co" for n in range(1000)]
+    files = [chance.sample(everybody, 100) for _ in range(32)]
+    key = either_api.key()
+
+    def upload(emails: list[str]) -> Any:
+        with httpx.Client(base_url=either_api.url, headers={"X-Api-Key": key}, timeout=60) as client:
+            return data_of(send(client, csv_of(*([email, "p"] for email in emails))))
+
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(upload, files))
+    union = {email for file in files for email in file}
+    assert {row["email"] for row in rows_of(either_api.db, Mailbox)} == union
+    assert len(rows_of(either_api.db, Mailbox)) == len(union)
+    assert sum(answer["imported"] for answer in answers) == len(union)
+    assert all(answer["imported"] + answer["skipped"] == 100 and not answer["failed"] for answer in answers)
+    batches = rows_of(either_api.db, ImportBatch)
+    assert sum(batch["imported"] for batch in batches) == len(union)
+
+
+# How it ends, and how it goes on --------------------------------------
+
+
+@contextmanager
+def started(shell: Shell, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The API as a process of its own; yields it and its address."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with shell.start("--port", str(port), *arguments, module="flows.api") as process:
+        try:
+            wait_until(lambda: process.poll() is not None or is_live(url))
+            assert process.poll() is None, process.communicate()
+            yield process, url
+        finally:
+            process.kill()
+
+
+def is_live(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_killed_server_loses_nothing_that_it_answered(shell: Shell) -> None:
+    """After kill -9 right behind the answer every mailbox is stored, and a retest gives each its verdict."""
+    rows = [[f"user{n}@contoso.com", f"p{n}"] for n in range(100)]
+    with running({e: Account(p) for e, p in rows}, folder=shell.folder, delay=0.1) as outlook:
+        shell.environment |= at(outlook)
+        prefect = shell.environment.pop("PREFECT_API_URL")
+        key = shell.run("keys", "create", module="flows.manage").strip()
+        with (
+            started(shell) as (process, url),
+            httpx.Client(base_url=url, headers={"X-Api-Key": key}) as client,
+        ):
+            answer = send(client, csv_of(*rows))
+            process.kill()
+            process.communicate()
+        assert data_of(answer)["imported"] == 100
+        assert statuses(shell)["pending"] == 100
+        let_time_pass(shell)
+        shell.environment["PREFECT_API_URL"] = prefect
+        shell.run(module="flows.retest_pending")
+        assert statuses(shell) == {"active": 100}
+
+
+def test_stopped_server_leaves_the_untested_pending_and_unclaimed(settings: Settings, tmp_path: Path) -> None:
+    """A shutdown amid the tests gives them up in order: nothing stays claimed, and all is due later."""
+    rows = [[f"user{n}@contoso.com", f"p{n}"] for n in range(100)]
+    with running({e: Account(p) for e, p in rows}, folder=tmp_path, delay=0.3) as outlook:
+        servers = with_servers(settings, outlook)
+        with database(settings) as db:
+            with (
+                api_with(settings, servers=servers.servers, ca_file=servers.ca_file) as api,
+                api.client() as client,
+            ):
+                send(client, csv_of(*rows))
+                wait_until(lambda: any(row["claimed_until"] for row in rows_of(db, Mailbox)))
+            left = rows_of(db, Mailbox)
+    pending = [row for row in left if row["status"] == "pending"]
+    assert len(left) == 100
+    assert pending
+    assert all(
+        row["claimed_until"] is None and row["next_attempt_at"] is not None for row in left if row in pending
+    )
+
+
+def test_nothing_tells_a_password(shell: Shell) -> None:
+    """No answer, no log line and no file has a password in it, whatever is sent and whatever breaks."""
+    del shell.environment["PREFECT_API_URL"]
+    shell.environment |= {f"{PREFIX}SERVERS": json.dumps(NOWHERE), "TMPDIR": str(shell.folder)}
+    totp = "JBSWY3DPEHPK3PXP"
+    header = "email,password,totpsecret"
+    good = csv_of(*([f"u{n}@b.co", f"{CANARY}{n}", totp] for n in range(50)), header=header)
+    files = [
+        good,
+        good + f'\nx@b.co,"{CANARY}'.encode(),
+        good + f"\nx@b.co,{CANARY},{CANARY},{CANARY}".encode(),
+    ]
+    files += [
+        good + f"\n{CANARY},,\nx@b.co,{CANARY}\x07,\ny@b.co,p,{CANARY}1".encode(),
+        good + CANARY.encode("utf-16"),
+    ]
+    key = shell.run("keys", "create", module="flows.manage").strip()
+    told = []
+    with started(shell) as (process, url), httpx.Client(base_url=url, headers={"X-Api-Key": key}) as client:
+        told += [send(client, file, CANARY if number else None).text for number, file in enumerate(files)]
+        told += [
+            client.get(f"/v1/{path}").text for path in ("mailboxes?limit=200", "imports/1", "mailboxes/1")
+        ]
+        connection = sqlite3.connect(shell.database)
+        connection.execute("ALTER TABLE mailbox RENAME COLUMN totp TO gone")
+        connection.close()
+        broken = csv_of(["z@b.co", CANARY])
+        told += [
+            send(client, broken, **{"Idempotency-Key": "k"}).text,
+            client.post(IMPORT, content=broken).text,
+        ]
+        error_of(send(client, broken), 500)
+        process.terminate()
+        told += process.communicate(timeout=30)
+    for text in told[1:2] + told[-2:]:
+        assert text is not None
+    assert "u1@b.co" in "".join(told)
+    everything = "".join(told).replace(f'"tag":"{CANARY}"', "").replace(f'"email":"{CANARY}"', "").encode()
+    everything += b"".join(file.read_bytes() for file in shell.folder.iterdir() if file.is_file())
+    assert f"{CANARY}0".encode() not in everything
+    assert totp.encode() not in everything
+
+
+def test_wrong_settings_are_a_sentence(offline: Shell) -> None:
+    """A server that cannot open its database says why and does not start."""
+    offline.environment[f"{PREFIX}DATABASE_URL"] = "nonsense"
+    offline.run(module="flows.api", code=2)
+    assert offline.last.stderr.startswith("Settings: OUTLOOK_IMPORT_DATABASE_URL is not a database address")
+
+
+# With Prefect ---------------------------------------------------------
+
+
+async def test_prefect_gets_one_run_per_import(prefect_server: str) -> None:
+    """Where the retest deployment exists an import is handed to it, once however often; else it is not."""
+    async with get_client() as client:
+        flow_id = await client.create_flow(retest_pending)
+        existing = await client.read_deployments()
+        if DEPLOYMENT.partition("/")[2] not in [found.name for found in existing]:
+            assert not await handed_to_prefect(6)
+        deployment = await client.create_deployment(flow_id, DEPLOYMENT.partition("/")[2])
+        try:
+            assert await handed_to_prefect(7)
+            assert await handed_to_prefect(7)
+            runs = [run for run in await client.read_flow_runs() if run.deployment_id == deployment]
+            assert [run.parameters for run in runs] == [{"batch": 7}]
+        finally:
+            await client.delete_deployment(deployment)
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        assert not await handed_to_prefect(7)
+    assert prefect_server
+
+
+async def test_batch_run_tests_its_import_before_it_is_due(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_server: str
+) -> None:
+    """The run that the API asks for tests one import's pending mailboxes, due or not, and no other's."""
+    accounts = {f"{name}@contoso.com": Account("p") for name in ("mine", "theirs", "held")}
+    with running(accounts, folder=tmp_path) as outlook:
+        for name, value in at(outlook).items():
+            monkeypatch.setenv(name, value)
+        servers = with_servers(settings, outlook)
+        with database(settings) as db:
+            mine, _ = (
+                import_file(db, servers, write_csv(tmp_path / f"{name}.csv", [[f"{name}@contoso.com", "p"]]))
+                for name in ("mine", "theirs")
+            )
+            import_file(
+                db, servers, write_csv(tmp_path / "held.csv", [["held@contoso.com", "p"]]), test=False
+            )
+            report = await retest_pending(batch=mine.summary.batch_id)
+            assert [verdict.email for verdict in report.verdicts] == ["mine@contoso.com"]
+            assert [row["status"] for row in rows_of(db, Mailbox)] == ["active", "pending", "pending"]
+    assert prefect_server
+
+
+# Around it ------------------------------------------------------------
+
+
+def test_readiness_follows_the_database(api: Api) -> None:
+    """`/healthz` is about the process alone, `/readyz` about a database at the right revision."""
+    with httpx.Client(base_url=api.url) as client:
+        assert data_of(client.get("/healthz")) == {"status": "live"}
+        assert data_of(client.get("/readyz")) == {"status": "ready"}
+        with api.db.engine.begin() as connection:
+            connection.execute(sa.text("UPDATE alembic_version SET version_num = '0001'"))
+        assert "not up to date" in error_of(client.get("/readyz"), 503)
+        assert data_of(client.get("/healthz")) == {"status": "live"}
+
+
+def test_docs_work_without_a_network(api: Api) -> None:
+    """The page of the documentation loads everything from the server itself, and the document has no gap."""
+    with httpx.Client(base_url=api.url) as client:
+        page = client.get("/docs").text
+        links = [part.split('"')[0] for word in ('src="', 'href="') for part in page.split(word)[1:]]
+        assert links
+        for link in links:
+            assert link.startswith("/")
+            assert client.get(link).status_code == 200
+        assert "://" not in page
+        document = client.get("/openapi.json").json()
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            assert operation["summary"], path
+            assert "422" not in operation["responses"]
+            for status, answer in operation["responses"].items():
+                example = answer["content"]["application/json"]["example"]
+                assert example["success"] is (status == "200"), (path, status)
+    upload = document["paths"][IMPORT]["post"]
+    assert "example" in upload["requestBody"]["content"]["multipart/form-data"]
+    assert set(upload["responses"]) == {"200", "400", "401", "403", "409", "413", "429", "500"}
+
+
+def test_other_addresses_come_with_a_warning(offline: Shell) -> None:
+    """Whoever listens beyond loopback is told that keys and passwords need TLS in front."""
+    with started(offline, "--host", "0.0.0.0") as (process, _):  # noqa: S104
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+    assert "put a TLS proxy in front of it" in errors

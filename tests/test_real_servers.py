@@ -1,0 +1,239 @@
+"""Against Dovecot and Exim, whose answers nobody here has written: exactly the good mailboxes are active."""
+
+from __future__ import annotations
+
+import base64
+import random
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+import trustme
+
+from schemas.providers import Endpoint
+from schemas.reasons import Protocol, Reason
+from schemas.settings import Settings
+from schemas.tables import Mailbox, ProbeResult
+from tasks.database import database
+from tasks.login import Credentials, log_in, tls_context
+from tasks.probe import Probing
+from tests.conftest import (
+    START_SECONDS,
+    bound,
+    ending,
+    folder_of_nobody,
+    free_port,
+    import_file,
+    probe_targets,
+    rows_of,
+    with_changes,
+    write_csv,
+)
+
+MAILBOXES = 500
+ODD_CHARACTERS = " \"'\\{}()%*+,;:=~&#!?/<>@[]^`|äßñ漢🔑"
+
+# Both run from a folder of their own, as an ordinary user, and slow no failure down.
+DOVECOT = """
+base_dir = @D/run
+state_dir = @D/run
+log_path = @D/log
+default_login_user = @U
+default_internal_user = @U
+default_internal_group = @G
+first_valid_uid = 1
+protocols = imap
+listen = 127.0.0.1
+ssl = required
+ssl_cert = <@D/cert.pem
+ssl_key = <@D/key.pem
+disable_plaintext_auth = yes
+auth_mechanisms = plain login
+auth_failure_delay = 0
+auth_username_format = %Lu
+mail_max_userip_connections = 500
+mail_location = maildir:@D/mail/%u
+passdb {
+  driver = passwd-file
+  args = scheme=PLAIN @D/users
+}
+userdb {
+  driver = static
+  args = uid=@U gid=@G home=@D/mail/%u
+}
+service anvil {
+  chroot =
+  client_limit = 4096
+  unix_listener anvil-auth-penalty {
+    mode = 0
+  }
+}
+service auth {
+  client_limit = 4096
+}
+service imap-login {
+  chroot =
+  service_count = 0
+  client_limit = 1000
+  inet_listener imap {
+    port = 0
+  }
+  inet_listener imaps {
+    port = @P
+    ssl = yes
+  }
+}
+service imap {
+  process_limit = 700
+  client_limit = 1
+  service_count = 50
+}
+"""
+EXIM = """
+primary_hostname = localhost
+exim_user = @U
+exim_group = @G
+keep_environment =
+local_interfaces = 127.0.0.1
+daemon_smtp_ports = @P
+spool_directory = @D/spool
+log_file_path = @D/exim-%slog
+pid_file_path = @D/exim.pid
+tls_advertise_hosts = *
+tls_certificate = @D/cert.pem
+tls_privatekey = @D/key.pem
+auth_advertise_hosts = ${if eq{$tls_in_cipher}{}{}{*}}
+smtp_accept_max = 600
+smtp_accept_max_per_host = 0
+smtp_connect_backlog = 256
+rfc1413_query_timeout = 0s
+host_lookup =
+helo_lookup_domains =
+never_users =
+begin authenticators
+LOGIN:
+  driver = plaintext
+  public_name = LOGIN
+  server_prompts = <| Username: | Password:
+  server_set_id = $auth1
+  server_condition = ${if eq{${base64:$auth2}}{${lookup{${lc:$auth1}}lsearch{@D/users}{$value}{\\\\0}}}}
+"""
+
+
+def odd_passwords(seed: int) -> dict[str, str]:
+    """Addresses with passwords of all lengths that are easily broken on their way."""
+    chance = random.Random(seed)  # noqa: S311  it has to be the same each time
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789" + ODD_CHARACTERS
+    lengths = (1, 8, 16, 64, 255)
+    passwords = ["".join(chance.choices(letters, k=chance.choice(lengths))) for _ in range(MAILBOXES)]
+    return {f"user{n}@contoso.example": word.rstrip() or "0" for n, word in enumerate(passwords)}
+
+
+@contextmanager
+def serving(
+    program: str, arguments: str, configuration: str, users: str, ca: trustme.CA
+) -> Iterator[tuple[int, Path]]:
+    """Run a mail server on a free port for as long as the context lasts; yields the port and its folder."""
+    found = shutil.which(program, path="/usr/sbin:/usr/local/sbin:/usr/bin:/bin")
+    if found is None:
+        pytest.skip(f"{program} is not installed")
+    port = free_port()
+    with folder_of_nobody(f"{program}-") as folder:
+        certificate = ca.issue_cert("localhost")
+        certificate.private_key_pem.write_to_path(folder / "key.pem")
+        (folder / "cert.pem").write_bytes(b"".join(pem.bytes() for pem in certificate.cert_chain_pems))
+        (folder / "users").write_text(users)
+        owner = folder.owner()
+        values = {"@D": str(folder), "@U": owner, "@G": folder.group(), "@P": str(port)}
+        for name, value in values.items():
+            configuration = configuration.replace(name, value)
+        (folder / "configuration").write_text(configuration)
+        for path in folder.iterdir():
+            shutil.chown(path, owner, folder.group())
+        command = [found, *arguments.split(), str(folder / "configuration")]
+        with (folder / "output").open("wb") as output:
+            process = subprocess.Popen(
+                bound(command, as_nobody=True), cwd=folder, stdout=output, stderr=output
+            )
+        with ending(process):
+            yield port, folder
+
+
+def wait_for_greeting(port: int, ca_file: Path, *, tls: bool) -> None:
+    """An open port is not enough: Dovecot's listens before anybody is there who speaks."""
+    context = ssl.create_default_context(cafile=ca_file)
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            with ExitStack() as stack:
+                plain = stack.enter_context(socket.create_connection(("localhost", port), 5))
+                it = (
+                    stack.enter_context(context.wrap_socket(plain, server_hostname="localhost"))
+                    if tls
+                    else plain
+                )
+                assert it.recv(100)
+                return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def b64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+async def test_exactly_the_good_ones_are_active(settings: Settings, ca: trustme.CA, tmp_path: Path) -> None:
+    """Of 500 mailboxes with odd passwords, every other one wrong, those with the right ones are active."""
+    passwords = odd_passwords(seed=7)
+    wrong = set(list(passwords)[::2])
+    dovecot_users = "".join(f"{user}:{{PLAIN.b64}}{b64(password)}\n" for user, password in passwords.items())
+    exim_users = "".join(f"{user}: {b64(password)}\n" for user, password in passwords.items())
+    ca_file = tmp_path / "ca.pem"
+    ca.cert_pem.write_to_path(ca_file)
+    rows = [(user, f"{word}x" if user in wrong else word) for user, word in passwords.items()]
+    file = write_csv(tmp_path / "mailboxes.csv", rows)
+    with (
+        serving("dovecot", "-F -c", DOVECOT, dovecot_users, ca) as (imap_port, _),
+        serving("exim4", "-bdf -C", EXIM, exim_users, ca) as (smtp_port, exim),
+        database(settings) as db,
+    ):
+        wait_for_greeting(imap_port, ca_file, tls=True)
+        wait_for_greeting(smtp_port, ca_file, tls=False)
+        servers = {
+            "smtp": str(Endpoint("localhost", smtp_port)),
+            "imap": str(Endpoint("localhost", imap_port)),
+        }
+        chosen = with_changes(settings, servers={"*": servers}, ca_file=ca_file, guard_share=1)
+        stored = import_file(db, chosen, file)
+        probing = Probing(db, chosen, [target.mailbox_id for target in stored.targets])
+        await probe_targets(probing, stored.targets, chosen.probe_group_size)
+        report = probing.report()
+        assert (report.stopped, report.untested) == ("", 0)
+        mailboxes = rows_of(db, Mailbox)
+        assert Counter(row["status"] for row in mailboxes) == {"active": 250, "failed": 250}
+        assert {row["email"] for row in mailboxes if row["status"] == "failed"} == wrong
+        answers = Counter((row["protocol"], row["reason"]) for row in rows_of(db, ProbeResult))
+        assert answers == {("smtp", "ok"): 250, ("imap", "ok"): 250, ("smtp", "wrong_credentials"): 250}
+        user = next(iter(wrong))
+        no = await log_in(
+            Protocol.IMAP,
+            Endpoint("localhost", imap_port),
+            Credentials(user, "wrong"),
+            tls_context(ca_file),
+            10,
+        )
+        refusals = (exim / "output").read_text().count("authenticator failed")
+    assert refusals == 250  # each wrong password went there once
+    assert (no.reason, no.text) == (
+        Reason.WRONG_CREDENTIALS,
+        "NO [AUTHENTICATIONFAILED] Authentication failed.",
+    )

@@ -1,0 +1,72 @@
+"""Trimming removes history and nothing else."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+
+from schemas.reasons import Protocol, Reason, Stage
+from schemas.settings import Settings
+from schemas.tables import BatchRowError, Mailbox, ProbeResult, columns_of, now
+from tasks.database import Database
+from tasks.trim import trim_results, trim_runs
+from tests.conftest import import_file, rows_of, write_csv
+from tests.shell import Shell
+
+
+def test_superseded_answers_and_old_row_errors_go_and_the_last_ones_stay(
+    db: Database, either_settings: Settings, tmp_path: Path
+) -> None:
+    """Old answers but the last attempt's, and row errors of old batches, are removed; all else stays."""
+    file = write_csv(tmp_path / "in.csv", [["ann@contoso.com", "p"], ["bob@contoso.com", "p"], ["", "p"]])
+    ann, bob = (target.mailbox_id for target in import_file(db, either_settings, file).targets)
+    old, young = now() - timedelta(days=100), now() - timedelta(days=1)
+    answers = [(ann, 1, old), (ann, 2, young), (ann, 3, young), (bob, 1, old)]
+    with db.engine.begin() as connection:
+        connection.execute(
+            columns_of(ProbeResult).insert(),
+            [
+                {
+                    "mailbox_id": mailbox,
+                    "attempt": attempt,
+                    "protocol": Protocol.SMTP,
+                    "reason": Reason.SERVER_BUSY,
+                    "stage": Stage.LOGIN,
+                    "server_text": "",
+                    "host": "x:1",
+                    "milliseconds": 1,
+                    "at": at,
+                }
+                for mailbox, attempt, at in answers
+            ],
+        )
+        mailbox = columns_of(Mailbox)
+        connection.execute(mailbox.update().where(mailbox.c.id == ann).values(attempts=3))
+        connection.execute(mailbox.update().where(mailbox.c.id == bob).values(attempts=1))
+
+    before = now() - timedelta(days=90)
+    assert trim_results.fn(db, before) == 1
+    assert [(row["mailbox_id"], row["attempt"]) for row in rows_of(db, ProbeResult)] == [
+        (ann, 2),
+        (ann, 3),
+        (bob, 1),
+    ]
+    assert len(rows_of(db, BatchRowError)) == 1
+    assert trim_results.fn(db, now() + timedelta(days=1)) == 2
+    assert rows_of(db, BatchRowError) == []
+    assert len(rows_of(db, Mailbox)) == 2
+
+
+async def test_old_runs_of_this_project_are_removed_from_prefect(shell: Shell, prefect_server: str) -> None:
+    """Runs that ended before the given time are gone with their artifacts; later ones are there still."""
+    file = write_csv(shell.folder / "to be trimmed.csv", [["ann@contoso.com", "p"]])
+    shell.run(file, "--no-test")
+    wanted = {"flow_runs": {"name": {"any_": ["to be trimmed.csv to default"]}}}
+    async with httpx.AsyncClient(base_url=prefect_server) as client:
+        (run,) = (await client.post("/flow_runs/filter", json=wanted)).json()
+        await trim_runs.fn(now() - timedelta(days=1))
+        assert (await client.get(f"/flow_runs/{run['id']}")).is_success
+        assert await trim_runs.fn(now() + timedelta(minutes=1)) >= 1
+        assert (await client.get(f"/flow_runs/{run['id']}")).status_code == 404
