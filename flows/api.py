@@ -28,6 +28,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from fastapi.security import APIKeyHeader
 from fastapi_offline import FastAPIOffline
+from pydantic import BaseModel, Field
 from sqlalchemy.exc import IntegrityError
 from starlette.exceptions import HTTPException
 
@@ -37,13 +38,12 @@ from flows.http_edge import (
     Edge,
     Limits,
     Protocol,
-    Upload,
     header_text,
     on_http_error,
     on_invalid_request,
-    read_upload,
     without_422,
 )
+from flows.upload import Upload, read_upload
 from schemas.csv_file import Refusal, parse, too_large
 from schemas.labels import LABEL_PATTERN, LABEL_RULE, LONGEST_LABEL, is_label
 from schemas.responses import (
@@ -185,8 +185,20 @@ Caller = Annotated[Holder, Depends(caller_of)]
 
 router = APIRouter()
 Id = Annotated[int, Path(ge=1, le=LARGEST_ID)]
-Cursor = Annotated[int, Query(ge=0, le=LARGEST_ID, description="`next_cursor` of the page before.")]
-Limit = Annotated[int, Query(ge=1, le=200)]
+
+
+class Paging(BaseModel, extra="forbid"):
+    """Which page; a parameter that nobody knows is refused, because a filter misspelt would go unnoticed."""
+
+    cursor: int = Field(0, ge=0, le=LARGEST_ID, description="`next_cursor` of the page before.")
+    limit: int = Field(50, ge=1, le=200)
+
+
+class Wanted(Paging):
+    status: MailboxStatus | None = None
+    tag: str | None = None
+    batch: int | None = Field(None, ge=1, le=LARGEST_ID, description="The number of an import.")
+
 
 UPLOAD = {
     "requestBody": {
@@ -310,19 +322,12 @@ def answered_before(owner: Owner, digest: str, mailboxes: Database) -> Answered 
     "/v1/mailboxes", summary="List mailboxes", responses=documented(MailboxPage, 400, 401, 403, 429, 500)
 )
 def list_mailboxes(
-    caller: Caller,
-    service: Here,
-    status: MailboxStatus | None = None,
-    tag: str | None = None,
-    import_id: Annotated[int | None, Query(alias="batch", ge=1, le=LARGEST_ID)] = None,
-    cursor: Cursor = 0,
-    limit: Limit = 50,
+    caller: Caller, service: Here, wanted: Annotated[Wanted, Query()]
 ) -> Envelope[MailboxPage]:
-    """In the order of their ids; `batch` is the number of an import."""
-    page = find_mailboxes(
-        service.mailboxes, str(caller.workspace), cursor, limit, status=status, tag=tag, import_id=import_id
-    )
-    return Envelope(data=page)
+    """In the order of their ids."""
+    filters = {"status": wanted.status, "tag": wanted.tag, "batch_id": wanted.batch}
+    workspace = str(caller.workspace)
+    return Envelope(data=find_mailboxes(service.mailboxes, workspace, wanted.cursor, wanted.limit, filters))
 
 
 @router.get(
@@ -343,9 +348,9 @@ def show_mailbox(caller: Caller, service: Here, mailbox_id: Id) -> Envelope[Mail
     responses=documented(Import, 400, 401, 403, 404, 429, 500),
 )
 def show_import(
-    caller: Caller, service: Here, import_id: Id, cursor: Cursor = 0, limit: Limit = 50
+    caller: Caller, service: Here, import_id: Id, page: Annotated[Paging, Query()]
 ) -> Envelope[Import]:
-    found = find_import(service.mailboxes, str(caller.workspace), import_id, cursor, limit)
+    found = find_import(service.mailboxes, str(caller.workspace), import_id, page.cursor, page.limit)
     if found is None:
         raise HTTPException(404, "No such import")
     return Envelope(data=found)

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import Any
@@ -19,22 +19,17 @@ import h11
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from python_multipart.multipart import parse_options_header
-from starlette.datastructures import FormData, Headers, UploadFile
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from schemas.csv_file import CSV_REQUIRED, Plaintext, Refusal
-from schemas.labels import LABEL_RULE, is_label
 from schemas.responses import BODY_TOO_LARGE, INTERNAL_ERROR, TOO_MANY_IMPORTS, TOO_MANY_REQUESTS, failure
 from tasks.background import outline
 
 FRAME_BYTES = 64 * 1024  # room around the file: boundaries, part headers, the tag
 LINGER_SECONDS = 2.0
-MOST_PARTS = 20
 LOGGER = logging.getLogger(__name__)
 
 
@@ -50,7 +45,12 @@ async def on_http_error(_request: Request, error: Exception) -> JSONResponse:
 async def on_invalid_request(_request: Request, error: Exception) -> JSONResponse:
     """Name the parameters and their faults; FastAPI's own answer would quote what was sent."""
     assert isinstance(error, RequestValidationError)  # noqa: S101  it is registered for these
-    faults = [f"{fault['loc'][-1]}: {fault['msg']}" for fault in error.errors()]
+    faults = [
+        "There is no such parameter"
+        if fault["type"] == "extra_forbidden"
+        else f"{fault['loc'][-1]}: {fault['msg']}"
+        for fault in error.errors()
+    ]
     return error_response(HTTPStatus.BAD_REQUEST, "; ".join(faults[:3]))
 
 
@@ -172,64 +172,6 @@ class Limits:
 def _too_many(message: str, seconds: float) -> HTTPException:
     headers = {"Retry-After": str(max(math.ceil(seconds), 1))}
     return HTTPException(HTTPStatus.TOO_MANY_REQUESTS, message, headers)
-
-
-class Upload(Plaintext):
-    """The file of an import, and its tag."""
-
-    def __init__(self, data: bytes, file_name: str, tag: str | None) -> None:
-        self.data = data
-        self.file_name = file_name
-        self.tag = tag
-
-
-class _InMemory(MultiPartParser):
-    spool_max_size = 0  # no part goes to a temporary file: the whole body is bounded already
-
-
-async def read_upload(request: Request) -> Upload | Refusal:
-    """Read the multipart body; what is in it exists in memory only."""
-    kind, options = parse_options_header(request.headers.get("content-type"))
-    if kind != b"multipart/form-data":
-        return Refusal(CSV_REQUIRED)
-    try:
-        form = await _parse(options.get(b"boundary"), request.stream())
-    except MultiPartException:
-        return Refusal("The request is not valid multipart/form-data")
-    try:
-        return await _upload(form)
-    finally:
-        await form.close()
-
-
-async def _parse(boundary: bytes | None, body: AsyncIterator[bytes]) -> FormData:
-    if not boundary:
-        raise MultiPartException("no boundary")
-    # Without the caller's charset: some codecs fail in their own ways, and RFC 7578 gives it no meaning.
-    headers = Headers({"content-type": 'multipart/form-data; boundary="' + boundary.decode("latin-1") + '"'})
-    parser = _InMemory(headers, body, max_files=MOST_PARTS, max_fields=MOST_PARTS)  # type: ignore[arg-type]
-    return await parser.parse()
-
-
-async def _upload(form: FormData) -> Upload | Refusal:
-    files, tags = form.getlist("file"), form.getlist("tag")
-    if len(files) > 1 or len(tags) > 1:
-        return Refusal("One file and one tag per import")
-    file, tag = (files or [""])[0], (tags or [""])[0]
-    if not isinstance(file, UploadFile):
-        return Refusal(CSV_REQUIRED)
-    if not isinstance(tag, str) or (tag.strip() and not is_label(tag.strip())):
-        return Refusal(f"tag: {LABEL_RULE}")
-    data = await file.read()
-    if not data and not file.filename:  # what a browser sends for an input without a file
-        return Refusal(CSV_REQUIRED)
-    return Upload(data, _bare_name(file.filename or ""), tag.strip() or None)
-
-
-def _bare_name(name: str) -> str:
-    """The name without folders, and without what no name holds."""
-    bare = name.replace("\\", "/").rpartition("/")[2]
-    return "".join(filter(str.isprintable, bare)) or "upload.csv"
 
 
 def header_text(value: str) -> str:

@@ -19,7 +19,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from prefect import flow, unmapped
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
@@ -29,6 +29,7 @@ from prefect.context import FlowRunContext
 from prefect.futures import wait
 from prefect.runtime import deployment
 from prefect.states import Cancelled, Completed, Failed
+from pydantic import Field
 
 from schemas.csv_file import Refusal
 from schemas.labels import Label
@@ -37,6 +38,7 @@ from schemas.summary import Summary
 from schemas.verdicts import ProbeReport, Target, group_targets
 from tasks.database import Database, database
 from tasks.dedupe import dedupe
+from tasks.limits import configured_limits
 from tasks.notify import notify
 from tasks.probe import GUARD_TRIPPED, INTERRUPTED, Probing, probe
 from tasks.read_csv import read_csv
@@ -71,12 +73,12 @@ async def tell_crash(flow: object, flow_run: FlowRun, state: State) -> None:  # 
     on_crashed=[tell_crash],
 )
 async def import_outlook(
-    file: Path,
-    tag: Label | None = None,
-    workspace: Label = DEFAULT_WORKSPACE,
-    test: bool = True,
-    encoding: str | None = None,
-    report: Path | None = None,
+    file: Annotated[Path, Field(json_schema_extra={"title": "CSV file", "minLength": 1})],
+    tag: Annotated[Label | None, Field(json_schema_extra={"title": "Tag"})] = None,
+    workspace: Annotated[Label, Field(json_schema_extra={"title": "Workspace"})] = DEFAULT_WORKSPACE,
+    test: Annotated[bool, Field(json_schema_extra={"title": "Test the logins"})] = True,
+    encoding: Annotated[str | None, Field(json_schema_extra={"title": "Text encoding"})] = None,
+    report: Annotated[Path | None, Field(json_schema_extra={"title": "Report"})] = None,
 ) -> State:
     """Import a CSV of Outlook or Hotmail mailboxes with app passwords, and test each login once.
 
@@ -84,9 +86,9 @@ async def import_outlook(
         file: Path of the CSV file on the machine that runs the flow.
         tag: Label for the mailboxes of this import.
         workspace: Whose mailboxes they are; made if it does not exist.
-        test: Test the logins once the mailboxes are stored.
-        encoding: Text encoding of the file, where it is not UTF-8 and has no byte order mark.
-        report: Path of a CSV report to write, a line for each row of the file.
+        test: Try each login once over SMTP and IMAP, as soon as the mailboxes are stored.
+        encoding: Of a file that is not UTF-8, such as cp1252.
+        report: Path of a CSV to write, with a line for each row of the file.
     """
     settings = load_settings()
     await tag_run(file, tag, workspace)
@@ -133,7 +135,8 @@ async def probe_all(targets: Sequence[Target], mailboxes: Database, settings: Se
     probing.ask_hosts(groups)
     async with progress_shown(probing, len(targets)):
         # On a thread, because it takes a while and the first logins need this loop by then.
-        runs = await asyncio.to_thread(probe.map, groups, probing=unmapped(probing))
+        configured = unmapped(await configured_limits())
+        runs = await asyncio.to_thread(probe.map, groups, unmapped(probing), configured)
         await asyncio.to_thread(wait, runs)
     await publish_verdicts(probing.report())
     for run in runs:

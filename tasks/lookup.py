@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Select, func, select
@@ -22,21 +23,18 @@ AS_THEY_ARE = (
 
 
 def find_mailboxes(
-    database: Database,
-    workspace: str,
-    cursor: int,
-    limit: int,
-    status: MailboxStatus | None = None,
-    tag: str | None = None,
-    import_id: int | None = None,
+    database: Database, workspace: str, cursor: int, limit: int, filters: Mapping[str, object]
 ) -> MailboxPage:
-    """A page of mailboxes, in the order of their ids, from behind `cursor` on."""
+    """A page of mailboxes, in the order of their ids, from behind `cursor` on.
+
+    Args:
+        filters: Column → the value that it has to have; None for any.
+    """
     mailbox = columns_of(StoredMailbox)
     query = _mailboxes(workspace).where(mailbox.c.id > cursor).order_by(mailbox.c.id).limit(limit + 1)
-    wanted = ((mailbox.c.status, status), (mailbox.c.tag, tag), (mailbox.c.batch_id, import_id))
-    for column, value in wanted:
+    for column, value in filters.items():
         if value is not None:
-            query = query.where(column == value)
+            query = query.where(mailbox.c[column] == value)
     rows = _all(database, query)
     return MailboxPage(
         mailboxes=[Mailbox(**_shown(row)) for row in rows[:limit]],

@@ -10,12 +10,14 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import nullcontext
 from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, TypeAlias
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.concurrency.sync import concurrency
 from sqlalchemy import Connection, bindparam, or_, select
 
 from schemas.providers import Endpoint
@@ -25,6 +27,7 @@ from schemas.settings import Settings
 from schemas.tables import Mailbox, ProbeResult, Workspace, columns_of, now
 from schemas.verdicts import Answer, Group, MailboxStatus, ProbeReport, Verdict, judge_answers
 from tasks.database import Database
+from tasks.limits import limits_of
 from tasks.login import Credentials, log_in, tls_context
 from tasks.store import insert_for
 
@@ -53,10 +56,16 @@ observer: ContextVar[Observer] = ContextVar("observer", default=Observer())  # n
 
 
 @task(task_run_name="{group}", persist_result=False, cache_policy=NO_CACHE)
-def probe(group: Group, probing: Probing) -> None:
-    """Test the mailboxes of one group; runs on a thread of its own and works on the flow's event loop."""
-    work = probing.test_group(group, get_run_logger())
-    asyncio.run_coroutine_threadsafe(work, probing.loop).result()
+def probe(group: Group, probing: Probing, configured: Collection[str] = ()) -> None:
+    """Test the mailboxes of one group; runs on a thread of its own and works on the flow's event loop.
+
+    Args:
+        configured: Global concurrency limits that are set; a slot of those of the group's hosts is held.
+    """
+    limits = limits_of(group, configured)
+    with concurrency(limits, strict=True) if limits else nullcontext():
+        work = probing.test_group(group, get_run_logger())
+        asyncio.run_coroutine_threadsafe(work, probing.loop).result()
 
 
 class Claimed(NamedTuple):
@@ -110,8 +119,9 @@ class Probing:
         self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(settings.probe_concurrency)
         )
-        # One group more than fills the slots: whoever claims a mailbox gets to it before the claim expires.
-        self._groups = asyncio.Semaphore(max(settings.probe_concurrency // settings.probe_group_size, 1) + 1)
+        # One claim more than fills the slots: a mailbox gets its turn before the claim on it runs out.
+        size = min(settings.probe_group_size, settings.probe_concurrency)
+        self._turns = asyncio.Semaphore(settings.probe_concurrency // size + 1)
         self._preflights: dict[tuple[Protocol, Endpoint], asyncio.Task[Answer]] = {}
         self._guard = LockoutGuard(settings.guard_after, settings.guard_share)
         self._tests: dict[int, asyncio.Task[Verdict | None]] = {}
@@ -132,12 +142,20 @@ class Probing:
             running.cancel()
 
     async def test_group(self, group: Group, logger: Logger) -> None:
-        """Claim the group's mailboxes and test them at once; the hosts' semaphores hold them to the limit."""
-        async with self._groups:
+        """Claim the group's mailboxes, no more of them at once than there are slots, and test them."""
+        ids, slots = group.mailbox_ids, self._settings.probe_concurrency
+        parts = [ids[first : first + slots] for first in range(0, len(ids), slots)]
+        tests = (self._test_some(part, logger) for part in parts)
+        for result in await asyncio.gather(*tests, return_exceptions=True):
+            if isinstance(result, Exception):
+                raise result
+
+    async def _test_some(self, mailbox_ids: Sequence[int], logger: Logger) -> None:
+        async with self._turns:
             if self.stopped:
                 return
             until = now() + self._settings.claim_lease
-            claimed = await asyncio.to_thread(claim, self._database, group.mailbox_ids, self._begun, until)
+            claimed = await asyncio.to_thread(claim, self._database, mailbox_ids, self._begun, until)
             tests = {
                 mailbox.mailbox_id: self.loop.create_task(self._test(mailbox, logger)) for mailbox in claimed
             }

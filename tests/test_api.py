@@ -30,11 +30,13 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from schemathesis import GenerationMode
+from pydantic import SecretStr
+from schemathesis import CheckFunction, GenerationMode
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from flows import manage
-from flows.api import server
+from flows.api import is_loopback, server
 from flows.retest_pending import retest_pending
 from sandbox.outlook import running
 from sandbox.script import Account
@@ -46,7 +48,7 @@ from tasks.api_keys import create_key, revoke_key
 from tasks.background import DEPLOYMENT, handed_to_prefect
 from tasks.database import Database, database
 from tests.conftest import free_port, import_file, rows_of, with_changes, with_servers, write_csv
-from tests.shell import LIMIT_SECONDS, SAMPLES, Shell, at
+from tests.shell import LIMIT_SECONDS, PROJECT, SAMPLES, Shell, at
 from tests.test_retest_pending import let_time_pass, statuses
 
 SAMPLE = SAMPLES / "mailboxes.csv"
@@ -366,6 +368,8 @@ def test_unknown_paths_methods_and_parameters_get_the_envelope(api: Api) -> None
         wrong_method = client.delete("/v1/mailboxes")
         error_of(wrong_method, 405)
         assert wrong_method.headers["Allow"] == "GET"
+        misspelt = client.get("/v1/mailboxes?stauts=active")
+        assert error_of(misspelt, 400) == "There is no such parameter"
         for query in (
             f"limit={CANARY}",
             "limit=201",
@@ -426,7 +430,7 @@ def test_keys_are_refused_unless_they_are_right(either_api: Api) -> None:
     ]
     with httpx.Client(base_url=either_api.url) as client:
         answers = [client.get("/v1/mailboxes")]
-        answers += [client.get("/v1/mailboxes", headers={"X-Api-Key": word.encode()}) for word in wrong]
+        answers += [client.get("/v1/mailboxes", headers=[(b"X-Api-Key", word.encode())]) for word in wrong]
         answers.append(client.post(IMPORT, files={"file": ("a.csv", SAMPLE.read_bytes())}))
         for answer in answers:
             assert error_of(answer, 401) == "A valid X-Api-Key is required"
@@ -513,13 +517,11 @@ def test_platform_key_names_its_workspace(api: Api) -> None:
             listed = client.get("/v1/mailboxes", headers={"X-Workspace": name})
             assert len(data_of(listed)["mailboxes"]) == number
         data_of(send(owner, csv_of(["ann@b.co", "p"])))
-        for name in ("Büro".encode(), "Büro".encode("latin-1")):
-            listed = client.get("/v1/mailboxes", headers={b"X-Workspace": name})
+        for encoded in ("Büro".encode(), "Büro".encode("latin-1")):
+            listed = client.get("/v1/mailboxes", headers=[(b"X-Workspace", encoded)])
             assert len(data_of(listed)["mailboxes"]) == 1
-        assert (
-            error_of(client.get("/v1/mailboxes", headers={"X-Workspace": "<b>"}), 400)
-            == f"X-Workspace: {LABEL_RULE}"
-        )
+        no_label = client.get("/v1/mailboxes", headers={"X-Workspace": "<b>"})
+        assert error_of(no_label, 400) == f"X-Workspace: {LABEL_RULE}"
 
 
 # What a caller reads -------------------------------------------------
@@ -783,9 +785,7 @@ def malformed(chance: random.Random) -> tuple[str, bytes]:
                 b'name="file"', chance.choice([b"", b'name="', b'name="x"', b"name", b"\xff\xfe"])
             )
         case 5:
-            body = body.replace(
-                CANARY.encode(), chance.choice([b"\0", b"\xff\xfe\xff", b'a"b', b'"x"y'])
-            )
+            body = body.replace(CANARY.encode(), chance.choice([b"\0", b"\xff\xfe\xff", b'a"b', b'"x"y']))
         case _:
             body = body.replace(b"email", b"user").replace(b"password", b"word")
             for _ in range(chance.randint(1, 8)):
@@ -818,25 +818,26 @@ def test_openapi_document_is_what_the_server_does(api: Api) -> None:
         send(client, SAMPLE.read_bytes())
     schema = schemathesis.openapi.from_url(f"{api.url}/openapi.json")
     key = api.key(None)
-    operations = [found.ok() for found in schema.get_all_operations()]
+    operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
     assert len(operations) == 6
-
     for operation, mode in product(operations, GenerationMode):
+        if mode is GenerationMode.NEGATIVE and not operation.path.startswith("/v1/"):
+            continue  # it takes nothing that could be wrong
         # No schema says which bytes are a CSV: that a file of the right form is refused is no failure here.
-        excluded = [positive_data_acceptance] if operation.path == IMPORT else []
+        excluded: list[CheckFunction] = [positive_data_acceptance] if operation.path == IMPORT else []
 
         @given(case=operation.as_strategy(generation_mode=mode))
         @hypothesis_settings(
-            max_examples=40,
+            max_examples=25,
             deadline=None,
             derandomize=True,
             database=None,
             suppress_health_check=list(HealthCheck),
         )
-        def check(case: schemathesis.Case, excluded: list[Any] = excluded) -> None:
+        def check(case: schemathesis.Case[Any], excluded: list[CheckFunction]) -> None:
             case.call_and_validate(headers={"X-Api-Key": key}, excluded_checks=excluded)
 
-        check()
+        check(excluded=excluded)
 
 
 def test_32_clients_with_overlapping_files_store_the_exact_union(either_api: Api) -> None:
@@ -1001,27 +1002,41 @@ async def test_prefect_gets_one_run_per_import(prefect_server: str) -> None:
     assert prefect_server
 
 
-async def test_batch_run_tests_its_import_before_it_is_due(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_server: str
-) -> None:
-    """The run that the API asks for tests one import's pending mailboxes, due or not, and no other's."""
-    accounts = {f"{name}@contoso.com": Account("p") for name in ("mine", "theirs", "held")}
-    with running(accounts, folder=tmp_path) as outlook:
-        for name, value in at(outlook).items():
-            monkeypatch.setenv(name, value)
-        servers = with_servers(settings, outlook)
-        with database(settings) as db:
-            mine, _ = (
-                import_file(db, servers, write_csv(tmp_path / f"{name}.csv", [[f"{name}@contoso.com", "p"]]))
-                for name in ("mine", "theirs")
-            )
+RUN_FOR_BATCH_1 = (
+    "import asyncio; from flows.retest_pending import retest_pending; asyncio.run(retest_pending(batch=1))"
+)
+
+
+def test_batch_run_tests_its_import_once_and_before_it_is_due(shell: Shell) -> None:
+    """The run that the API asks for tries one import's pending mailboxes once, and no other's."""
+    settings = Settings(database_url=SecretStr(f"sqlite:///{shell.database}"))
+    accounts = {name: Account("p") for name in ("mine@contoso.com", "theirs@contoso.com")}
+    accounts["busy@contoso.com"] = Account("p", smtp="service-not-available")
+    with running(accounts, folder=shell.folder) as outlook, database(settings) as db:
+        for name, *emails in (
+            ("mine", "mine@contoso.com", "busy@contoso.com"),
+            ("theirs", "theirs@contoso.com"),
+        ):
             import_file(
-                db, servers, write_csv(tmp_path / "held.csv", [["held@contoso.com", "p"]]), test=False
+                db,
+                with_servers(settings, outlook),
+                write_csv(shell.folder / name, [[e, "p"] for e in emails]),
             )
-            report = await retest_pending(batch=mine.summary.batch_id)
-            assert [verdict.email for verdict in report.verdicts] == ["mine@contoso.com"]
-            assert [row["status"] for row in rows_of(db, Mailbox)] == ["active", "pending", "pending"]
-    assert prefect_server
+        shell.environment |= at(outlook)
+        done = subprocess.run(
+            [sys.executable, "-c", RUN_FOR_BATCH_1],
+            cwd=PROJECT,
+            env=shell.environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        found = {row["email"]: (row["status"], row["attempts"]) for row in rows_of(db, Mailbox)}
+    assert found == {
+        "mine@contoso.com": ("active", 1),
+        "busy@contoso.com": ("pending", 1),
+        "theirs@contoso.com": ("pending", 0),
+    }
 
 
 # Around it ------------------------------------------------------------
@@ -1061,9 +1076,7 @@ def test_docs_work_without_a_network(api: Api) -> None:
     assert set(upload["responses"]) == {"200", "400", "401", "403", "409", "413", "429", "500"}
 
 
-def test_other_addresses_come_with_a_warning(offline: Shell) -> None:
+def test_only_loopback_needs_no_warning() -> None:
     """Whoever listens beyond loopback is told that keys and passwords need TLS in front."""
-    with started(offline, "--host", "0.0.0.0") as (process, _):  # noqa: S104
-        process.terminate()
-        _, errors = process.communicate(timeout=30)
-    assert "put a TLS proxy in front of it" in errors
+    assert [is_loopback(host) for host in ("127.0.0.1", "127.8.8.8", "::1", "localhost")] == [True] * 4
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "192.0.2.1", "example.com", "")))  # noqa: S104

@@ -584,14 +584,40 @@ async def test_an_interruption_loses_no_answer(arrange: Arrange) -> None:
 
 
 @pytest.mark.parametrize("concurrency", [1, 7])
-async def test_concurrency_per_host(arrange: Arrange, concurrency: int) -> None:
+async def test_concurrency_per_host(
+    arrange: Arrange, monkeypatch: pytest.MonkeyPatch, concurrency: int
+) -> None:
     """No host ever has more logins at once than the setting allows, whatever the size of the groups."""
-    run = await arrange(accounts(25), delay=0.002, probe_concurrency=concurrency, probe_group_size=10)
+    run = await arrange(accounts(25), probe_concurrency=concurrency, probe_group_size=10)
+    now_open: Counter[str] = Counter()
+    most: Counter[str] = Counter()
+
+    def entered(protocol: str, _: str) -> None:
+        now_open[protocol] += 1
+        most[protocol] = max(most[protocol], now_open[protocol])
+
+    def left(protocol: str, _: str) -> None:
+        now_open[protocol] -= 1
+
+    # Its own maximum is of connections, and those it counts until long after the goodbye.
+    monkeypatch.setattr(run.outlook.seen, "entered", entered)
+    monkeypatch.setattr(run.outlook.seen, "left", left)
     await run.probe()
     assert run.statuses() == {"active": 25}
-    assert run.outlook.seen.connections_at_once["smtp"] <= concurrency
-    assert run.outlook.seen.connections_at_once["imap"] <= concurrency
-    assert set(run.outlook.seen.mailbox_logins_at_once.values()) == {1}
+    assert most["smtp"] == concurrency
+    assert 1 <= most["imap"] <= concurrency
+
+
+async def test_no_more_is_claimed_than_is_soon_tested(arrange: Arrange) -> None:
+    """With few slots a large group is claimed in parts: no claim runs out while its mailbox waits in line."""
+    run = await arrange(accounts(20, smtp="slow:30"), probe_concurrency=2, probe_group_size=20)
+    probing = run.probing()
+    running = asyncio.create_task(run.probe(probing))
+    await run.until(lambda: run.logins(SMTP).total() == 2)
+    assert Counter(row["claimed_until"] is None for row in run.mailboxes()) == {True: 16, False: 4}
+    probing.interrupt()
+    await running
+    assert {row["claimed_until"] for row in run.mailboxes()} == {None}
 
 
 # Faults of our own.

@@ -1,0 +1,43 @@
+"""A limit for all workers together is one of Prefect's, and holds for every run that finds it."""
+
+from __future__ import annotations
+
+import pytest
+
+from sandbox.outlook import running
+from tasks.limits import configured_limits, set_limit
+from tests.conftest import accounts, mailboxes_file
+from tests.shell import LIMIT_SECONDS, Shell, at
+
+GROUP = 4
+
+
+async def test_two_imports_together_stay_under_the_limit(shell: Shell, prefect_server: str) -> None:
+    """Two imports at once hold no more connections together than the limit of the host allows."""
+    assert prefect_server
+    mailboxes = accounts(40)
+    shell.environment["OUTLOOK_IMPORT_PROBE_GROUP_SIZE"] = str(GROUP)
+    assert await set_limit("localhost", 2 * GROUP + 1, GROUP) == 2
+    try:
+        assert await configured_limits() == {"outlook-import:localhost"}
+        with running(mailboxes, folder=shell.folder, delay=0.02) as outlook:
+            shell.environment |= at(outlook)
+            file = mailboxes_file(shell.folder / "in.csv", mailboxes)
+            imports = [shell.start(file, "--workspace", name) for name in ("one", "two")]
+            for process in imports:
+                with process:
+                    output, errors = process.communicate(timeout=LIMIT_SECONDS)
+                assert "40 active" in output, errors
+            # Each of the two preflights of a run is one connection more.
+            assert outlook.seen.connections_at_once["smtp"] <= 2 * GROUP + 2
+            assert outlook.seen.connections_at_once["imap"] <= 2 * GROUP + 2
+    finally:
+        assert await set_limit("localhost", 0, GROUP) == 0
+    assert await configured_limits() == frozenset()
+
+
+async def test_limit_below_a_group_is_refused(prefect_server: str) -> None:
+    """A limit that no group could ever pass is refused with a sentence."""
+    assert prefect_server
+    with pytest.raises(ValueError, match="lower PROBE_GROUP_SIZE"):
+        await set_limit("localhost", GROUP - 1, GROUP)
