@@ -29,7 +29,8 @@ from schemas.responses import BODY_TOO_LARGE, INTERNAL_ERROR, TOO_MANY_IMPORTS, 
 from tasks.background import outline
 
 FRAME_BYTES = 64 * 1024  # room around the file: boundaries, part headers, the tag
-LINGER_SECONDS = 2.0
+DISCARD_SECONDS = 2.0
+PAUSE_SECONDS = 0.5
 LOGGER = logging.getLogger(__name__)
 
 
@@ -120,11 +121,13 @@ class _Exchange:
     async def _linger(self) -> None:
         """Let a caller who is still sending read the answer: closing at once would reset the connection."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_SECONDS):
+            async with asyncio.timeout(DISCARD_SECONDS):
                 while self._unread and self._size <= self._limit:
                     message = await self._receive()
                     self._size += len(message.get("body", b""))
                     self._unread = message.get("more_body", False)
+        if self._unread:
+            await asyncio.sleep(PAUSE_SECONDS)  # nothing is read any more, so the caller cannot go on either
 
 
 class Protocol(H11Protocol):

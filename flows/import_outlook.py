@@ -29,7 +29,7 @@ from prefect.context import FlowRunContext
 from prefect.futures import wait
 from prefect.runtime import deployment
 from prefect.states import Cancelled, Completed, Failed
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from schemas.csv_file import Refusal
 from schemas.labels import Label
@@ -74,7 +74,7 @@ async def tell_crash(flow: object, flow_run: FlowRun, state: State) -> None:  # 
 )
 async def import_outlook(
     file: Annotated[Path, Field(json_schema_extra={"title": "CSV file", "minLength": 1})],
-    tag: Annotated[Label | None, Field(json_schema_extra={"title": "Tag"})] = None,
+    tag: Annotated[Label | None, WithJsonSchema({"type":"string", "minLength": 1, "maxLength": 100, "pattern": "^\\w[\\w .@+-]*$"}), Field(json_schema_extra={"title": "Tag"})] = None,
     workspace: Annotated[Label, Field(json_schema_extra={"title": "Workspace"})] = DEFAULT_WORKSPACE,
     test: Annotated[bool, Field(json_schema_extra={"title": "Test the logins"})] = True,
     encoding: Annotated[str | None, Field(json_schema_extra={"title": "Text encoding"})] = None,

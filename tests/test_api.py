@@ -8,6 +8,7 @@ import shutil
 import socket
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -1013,24 +1014,12 @@ def test_batch_run_tests_its_import_once_and_before_it_is_due(shell: Shell) -> N
     accounts = {name: Account("p") for name in ("mine@contoso.com", "theirs@contoso.com")}
     accounts["busy@contoso.com"] = Account("p", smtp="service-not-available")
     with running(accounts, folder=shell.folder) as outlook, database(settings) as db:
-        for name, *emails in (
-            ("mine", "mine@contoso.com", "busy@contoso.com"),
-            ("theirs", "theirs@contoso.com"),
-        ):
-            import_file(
-                db,
-                with_servers(settings, outlook),
-                write_csv(shell.folder / name, [[e, "p"] for e in emails]),
-            )
+        for emails in (["mine@contoso.com", "busy@contoso.com"], ["theirs@contoso.com"]):
+            file = write_csv(shell.folder / "in.csv", [[email, "p"] for email in emails])
+            import_file(db, with_servers(settings, outlook), file)
         shell.environment |= at(outlook)
-        done = subprocess.run(
-            [sys.executable, "-c", RUN_FOR_BATCH_1],
-            cwd=PROJECT,
-            env=shell.environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
+        command = [sys.executable, "-c", RUN_FOR_BATCH_1]
+        subprocess.run(command, cwd=PROJECT, env=shell.environment, capture_output=True, check=True)
         found = {row["email"]: (row["status"], row["attempts"]) for row in rows_of(db, Mailbox)}
     assert found == {
         "mine@contoso.com": ("active", 1),

@@ -249,7 +249,7 @@ async def test_one_hosts_no_keeps_only_its_own_passwords(arrange: Arrange) -> No
 @pytest.mark.parametrize(("fault", "times"), [("refused", 7), ("hang:greeting", 1)])
 async def test_a_host_that_cannot_be_reached(arrange: Arrange, fault: str, times: int) -> None:
     """Mailboxes of hosts that do not answer stay pending and due, and no attempt is used up, ever."""
-    run = await arrange(accounts(3), ServerFaults(fault, fault), probe_timeout=0.5)
+    run = await arrange(accounts(3), ServerFaults(fault, fault), probe_timeout=0.3)
     for _ in range(times):
         await run.probe()
     assert run.statuses() == {"pending": 3}
@@ -301,7 +301,7 @@ async def test_the_guard_leaves_verdicts_alone(arrange: Arrange) -> None:
 
 async def test_the_guard_stops_between_the_protocols(arrange: Arrange) -> None:
     """A mailbox whose SMTP login was under way when the guard tripped is not tried over IMAP."""
-    slow = {"slow@outlook.com": Account("pw", smtp="slow:1+ok")}
+    slow = {"slow@outlook.com": Account("pw", smtp="slow:0.5+ok")}
     wrong = {f"user{n}@outlook.com": WRONG for n in range(1, 11)}
     run = await arrange(slow | wrong, guard_after=10)
     report = (await run.probe()).report()
@@ -417,13 +417,13 @@ async def test_no_login_begins_under_a_claim_that_runs_out(arrange: Arrange) -> 
 @pytest.mark.parametrize("smtp", ["ok", "server-busy"])
 async def test_two_runs_at_once_test_nobody_twice(arrange: Arrange, smtp: str) -> None:
     """Two runs over the same mailboxes share them, even where they stay pending, and both come to an end."""
-    run = await arrange(accounts(120, smtp=smtp), probe_group_size=7)
+    run = await arrange(accounts(70, smtp=smtp), probe_group_size=7)
     backwards = Run(run.db, run.outlook, run.settings, run.targets[::-1])
     first, second = await asyncio.gather(run.probe(), backwards.probe())
-    assert len(first.verdicts) + len(second.verdicts) == 120
+    assert len(first.verdicts) + len(second.verdicts) == 70
     assert {row["attempts"] for row in run.mailboxes()} == {1}
     assert set(run.outlook.seen.logins.values()) == {1}
-    assert run.logins(SMTP).total() == run.logins(IMAP).total() == 120
+    assert run.logins(SMTP).total() == run.logins(IMAP).total() == 70
 
 
 async def test_claims_and_verdicts_never_deadlock(arrange: Arrange) -> None:
@@ -539,7 +539,7 @@ async def test_an_interruption(arrange: Arrange) -> None:
 
 async def test_an_interruption_before_the_password(arrange: Arrange) -> None:
     """A login that is given up before its password was sent uses up no attempt."""
-    run = await arrange(one(), delay=0.2)
+    run = await arrange(one(), delay=0.1)
     probing = run.probing()
     running = asyncio.create_task(run.probe(probing))
     await run.until(lambda: run.outlook.seen.connections["smtp"] == 2)
