@@ -41,11 +41,11 @@ from flows.http_edge import (
     header_text,
     on_http_error,
     on_invalid_request,
-    without_422,
+    tidied,
 )
 from flows.upload import Upload, read_upload
 from schemas.csv_file import Refusal, parse, too_large
-from schemas.labels import LABEL_PATTERN, LABEL_RULE, LONGEST_LABEL, is_label
+from schemas.labels import LABEL_PATTERN, LABEL_RULE, LONGEST_LABEL, Label, is_label
 from schemas.responses import (
     KEY_REQUIRED,
     KEY_USED,
@@ -125,7 +125,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.add_middleware(Edge, limit=settings.max_file_bytes + FRAME_BYTES)
     app.include_router(router)
-    document = without_422(get_openapi(title=app.title, version=app.version, routes=app.routes))
+    document = tidied(get_openapi(title=app.title, version=app.version, routes=app.routes))
     app.openapi = lambda: document  # type: ignore[method-assign]
     return app
 
@@ -196,7 +196,7 @@ class Paging(BaseModel, extra="forbid"):
 
 class Wanted(Paging):
     status: MailboxStatus | None = None
-    tag: str | None = None
+    tag: Label | None = None
     batch: int | None = Field(None, ge=1, le=LARGEST_ID, description="The number of an import.")
 
 

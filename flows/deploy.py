@@ -18,7 +18,7 @@ from prefect.events.actions import ChangeFlowRunState
 
 PROJECT = Path(__file__).resolve().parent.parent
 WORK_POOL = "outlook-import"
-TAG = "outlook-import"
+FLOWS = ["import-outlook", "watch-inbox", "retest-pending"]
 AUTOMATION = "outlook-import: mark runs as crashed whose process has died"
 HEARTBEAT_SECONDS = 30
 SILENCE = timedelta(seconds=3 * HEARTBEAT_SECONDS)
@@ -64,7 +64,7 @@ def zombie_automation() -> AutomationCore:
         name=AUTOMATION,
         trigger=EventTrigger(
             match={"prefect.resource.id": "prefect.flow-run.*"},
-            match_related={"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"},
+            match_related={"prefect.resource.role": "flow", "prefect.resource.name": FLOWS},
             after={"prefect.flow-run.heartbeat"},
             expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{end}" for end in ends)},
             for_each={"prefect.resource.id"},
@@ -84,7 +84,8 @@ async def automate() -> None:
     wanted = zombie_automation()
     async with get_client() as client:
         found = await client.read_automations_by_name(AUTOMATION)
-        if found:
-            await client.update_automation(found[0].id, wanted)
-        else:
+        if not found:
             await client.create_automation(wanted)
+        # An update makes Prefect forget which runs it waits for, so that those would never be found dead.
+        elif (found[0].trigger, found[0].actions) != (wanted.trigger, wanted.actions):
+            await client.update_automation(found[0].id, wanted)

@@ -185,11 +185,18 @@ def header_text(value: str) -> str:
         return value
 
 
-def without_422(document: dict[str, Any]) -> dict[str, Any]:
-    """FastAPI documents its own answer to an invalid parameter, which this API never gives."""
+def tidied(document: dict[str, Any]) -> dict[str, Any]:
+    """The OpenAPI document without what FastAPI puts in and this API never does.
+
+    That is its own answer to an invalid parameter, and parameters that are null, which a URL cannot say.
+    """
     for path in document["paths"].values():
         for operation in path.values():
             operation["responses"].pop("422", None)
+            for parameter in operation.get("parameters", ()):
+                for choice in parameter["schema"].pop("anyOf", ()):
+                    if choice != {"type": "null"}:
+                        parameter["schema"] |= choice
     for name in ("HTTPValidationError", "ValidationError"):
         document.get("components", {}).get("schemas", {}).pop(name, None)
     return document

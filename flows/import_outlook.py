@@ -19,7 +19,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 from prefect import flow, unmapped
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
@@ -29,10 +29,9 @@ from prefect.context import FlowRunContext
 from prefect.futures import wait
 from prefect.runtime import deployment
 from prefect.states import Cancelled, Completed, Failed
-from pydantic import Field, WithJsonSchema
 
+from flows.form import CsvFile, Encoding, Report, Tag, TryLogins, Workspace
 from schemas.csv_file import Refusal
-from schemas.labels import Label
 from schemas.settings import Settings, load_settings
 from schemas.summary import Summary
 from schemas.verdicts import ProbeReport, Target, group_targets
@@ -73,26 +72,26 @@ async def tell_crash(flow: object, flow_run: FlowRun, state: State) -> None:  # 
     on_crashed=[tell_crash],
 )
 async def import_outlook(
-    file: Annotated[Path, Field(json_schema_extra={"title": "CSV file", "minLength": 1})],
-    tag: Annotated[Label | None, WithJsonSchema({"type":"string", "minLength": 1, "maxLength": 100, "pattern": "^\\w[\\w .@+-]*$"}), Field(json_schema_extra={"title": "Tag"})] = None,
-    workspace: Annotated[Label, Field(json_schema_extra={"title": "Workspace"})] = DEFAULT_WORKSPACE,
-    test: Annotated[bool, Field(json_schema_extra={"title": "Test the logins"})] = True,
-    encoding: Annotated[str | None, Field(json_schema_extra={"title": "Text encoding"})] = None,
-    report: Annotated[Path | None, Field(json_schema_extra={"title": "Report"})] = None,
+    file: CsvFile,
+    tag: Tag = None,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    test: TryLogins = True,
+    encoding: Encoding = None,
+    report: Report = None,
 ) -> State:
     """Import a CSV of Outlook or Hotmail mailboxes with app passwords, and test each login once.
 
     Args:
-        file: Path of the CSV file on the machine that runs the flow.
+        file: Path of the CSV file on the machine of the worker.
         tag: Label for the mailboxes of this import.
         workspace: Whose mailboxes they are; made if it does not exist.
         test: Try each login once over SMTP and IMAP, as soon as the mailboxes are stored.
-        encoding: Of a file that is not UTF-8, such as cp1252.
-        report: Path of a CSV to write, with a line for each row of the file.
+        encoding: Only for a file that is not UTF-8, such as cp1252.
+        report: Path of a .csv file to write, with a line for each row of the file and its verdicts.
     """
     settings = load_settings()
     await tag_run(file, tag, workspace)
-    if refusal := refuse_place([file, report], settings):
+    if refusal := refuse_place(file, report, settings):
         return await refuse(refusal, file, settings)
     table = read_csv(file, settings.max_file_bytes, encoding)
     if isinstance(table, Refusal):
@@ -112,13 +111,20 @@ async def import_outlook(
     return conclude(Imported(stored.summary, verdicts))
 
 
-def refuse_place(paths: Sequence[Path | None], settings: Settings) -> Refusal | None:
-    """Hold a deployment's runs to the configured folders: whoever starts one must not read just any file."""
-    folders = [folder.resolve() for folder in (*settings.import_folders, settings.watch_folder)]
-    places = [path.resolve() for path in paths if path is not None]
-    if not deployment.id or all(any(place.is_relative_to(f) for f in folders) for place in places):
+def refuse_place(file: Path, report: Path | None, settings: Settings) -> Refusal | None:
+    """Hold a deployment's runs to the configured folders, and to writing .csv files.
+
+    Whoever starts one must not read just any file, nor replace what else lies there, such as the database.
+    """
+    if not deployment.id:
         return None
-    return Refusal("The path lies outside the folders of OUTLOOK_IMPORT_IMPORT_FOLDERS")
+    folders = [folder.resolve() for folder in (*settings.import_folders, settings.watch_folder)]
+    places = [path.resolve() for path in (file, report) if path is not None]
+    if not all(any(place.is_relative_to(folder) for folder in folders) for place in places):
+        return Refusal("The path lies outside the folders of OUTLOOK_IMPORT_IMPORT_FOLDERS")
+    if report is not None and (report.suffix != ".csv" or places[0] == places[1]):
+        return Refusal("The report has to be a .csv file of its own")
+    return None
 
 
 async def refuse(refusal: Refusal, file: Path, settings: Settings) -> State:

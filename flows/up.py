@@ -14,12 +14,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from types import FrameType
+from typing import TypeAlias
 
 import httpx
 
-from flows.deploy import WORK_POOL
+from flows.deploy import HEARTBEAT_SECONDS, WORK_POOL
 from flows.temporary_server import RECORDER_SETTINGS
 from schemas.settings import SettingsError, load_settings
 from tasks.inbox import Folders
@@ -29,7 +31,10 @@ STOP_SECONDS = 15
 
 
 class NotUpError(Exception):
-    """A part did not start; the text says which."""
+    """A part did not start, or ended by itself; the text says which."""
+
+
+Part: TypeAlias = "subprocess.Popen[bytes]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,17 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     def stopped(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stopped)
     try:
-        settings = load_settings()
+        inbox = Folders(load_settings().watch_folder).inbox
         with ExitStack() as parts:
-            run(port, parts, stop)
-            if not stop.is_set():
-                inbox = Folders(settings.watch_folder).inbox
-                say(f"Ready. Prefect: http://127.0.0.1:{port}  Inbox: {inbox}  End: Ctrl-C")
-            while not stop.wait(1):
-                pass
+            run(port, inbox, parts, stop)
             say("Ending …")
     except (NotUpError, SettingsError) as error:
         say(f"{error}")
@@ -59,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(port: int, parts: ExitStack, stop: threading.Event) -> None:
-    """Start the parts in turn, each once the one before it answers."""
+def run(port: int, inbox: Path, parts: ExitStack, stop: threading.Event) -> None:
+    """Start the parts in turn, each once the one before it answers, and look after them until `stop`."""
     url = f"http://127.0.0.1:{port}/api"
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -73,35 +73,43 @@ def run(port: int, parts: ExitStack, stop: threading.Event) -> None:
             "PREFECT_API_URL": url,
             "PREFECT_SERVER_UI_API_URL": url,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            # Kept in memory, a restart of the server would lose which scan is the one that may run.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             # What the automation listens for, to find runs whose process has died.
-            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         }
     )
     say("Starting Prefect's server …")
     server = parts.enter_context(
         process("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port))
     )
-    wait_for("Prefect's server", server, stop, lambda: httpx.get(f"{url}/health").is_success)
+    if not ready("Prefect's server", server, stop, lambda: httpx.get(f"{url}/health").is_success):
+        return
     say("Setting up the deployments …")
     # A process of its own: Prefect reads its settings when it is imported, and this one has imported it.
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.manage", "deploy"], stdout=subprocess.DEVNULL, check=False
-    )
-    if done.returncode:
-        raise NotUpError("The deployments could not be set up.")
+    setup = parts.enter_context(process("flows.manage", "deploy"))
+    if not ready("The set-up of the deployments", setup, stop, lambda: setup.poll() == 0):
+        return
     say("Starting a worker …")
-    worker = parts.enter_context(process("prefect", "worker", "start", "--pool", WORK_POOL))
+    name = f"up-{os.getpid()}"
+    worker = parts.enter_context(process("prefect", "worker", "start", "--pool", WORK_POOL, "--name", name))
     workers = f"{url}/work_pools/{WORK_POOL}/workers/filter"
 
     def online() -> bool:
         found = httpx.post(workers, json={}).json()
-        return any(one["status"] == "ONLINE" for one in found)
+        return (name, "ONLINE") in [(one["name"], one["status"]) for one in found]
 
-    wait_for("The worker", worker, stop, online)
+    if not ready("The worker", worker, stop, online):
+        return
+    say(f"Ready. Prefect: http://127.0.0.1:{port}  Inbox: {inbox}  End: Ctrl-C")
+    while not stop.wait(1):
+        for what, part in (("Prefect's server", server), ("The worker", worker)):
+            if part.poll() is not None:
+                raise NotUpError(f"{what} has ended by itself, so everything ends. What it said is above.")
 
 
 @contextmanager
-def process(module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def process(module: str, *arguments: str) -> Iterator[Part]:
     """A part in a session of its own: Ctrl-C reaches it only through us. It is asked to end, then killed."""
     part = subprocess.Popen(  # noqa: S603  our own words
         [sys.executable, "-m", module, *arguments], stdout=subprocess.DEVNULL, start_new_session=True
@@ -117,19 +125,21 @@ def process(module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
             part.wait()
 
 
-def wait_for(
-    what: str, part: subprocess.Popen[bytes], stop: threading.Event, ready: Callable[[], bool]
-) -> None:
+def ready(what: str, part: Part, stop: threading.Event, answers: Callable[[], bool]) -> bool:
+    """Wait until a part answers; False when the user ends everything meanwhile.
+
+    Raises:
+        NotUpError: When it ends by itself, or takes too long.
+    """
     deadline = time.monotonic() + START_SECONDS
     while not stop.is_set():
-        try:
-            if ready():
-                return
-        except (httpx.TransportError, ValueError):
-            pass
-        if part.poll() is not None or time.monotonic() > deadline:
-            raise NotUpError(f"{what} did not start.")
+        with suppress(httpx.TransportError, ValueError):
+            if answers():
+                return True
+        if part.poll() or time.monotonic() > deadline:
+            raise NotUpError(f"{what} did not come up.")
         stop.wait(0.2)
+    return False
 
 
 def say(sentence: str) -> None:

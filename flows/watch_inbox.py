@@ -13,18 +13,19 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from flows.form import Workspace
 from flows.import_outlook import DEFAULT_WORKSPACE, Imported, import_outlook, tell_crash
 from schemas.csv_file import Refusal
-from schemas.labels import LABEL_RULE, Label, is_label
+from schemas.labels import LABEL_RULE, is_label
 from schemas.settings import load_settings
 from tasks.inbox import Claim, Folders, claim, finish, left_behind, look, reject, settled
+from tasks.notify import notify
 
 BROKEN_OFF = "broken off"
-BAD_TAG = Refusal(f"The folder's name cannot be a tag: {LABEL_RULE}")
 
 
 @flow(name="watch-inbox", flow_run_name="scan of the inbox", persist_result=False, on_crashed=[tell_crash])
-async def watch_inbox(workspace: Label = DEFAULT_WORKSPACE) -> State:
+async def watch_inbox(workspace: Workspace = DEFAULT_WORKSPACE) -> State:
     """Import every file of the inbox that has settled, and what a crashed run left behind.
 
     Args:
@@ -36,8 +37,7 @@ async def watch_inbox(workspace: Label = DEFAULT_WORKSPACE) -> State:
     for claimed in left_behind(folders):
         results[await import_claimed(claimed, folders, workspace)] += 1
     seen = look(folders.inbox)
-    if seen:
-        await asyncio.sleep(settings.settle_seconds)
+    await asyncio.sleep(settings.settle_seconds)
     for path in settled(seen, look(folders.inbox)):
         if (claimed_now := claim(path, folders)) is not None:
             results[await import_claimed(claimed_now, folders, workspace)] += 1
@@ -49,21 +49,34 @@ async def import_claimed(claimed: Claim, folders: Folders, workspace: str) -> st
     """Import one claimed file in a run of its own and leave its outcome; returns it in a word."""
     with claimed:
         outcome = await import_file(claimed, folders, workspace)
-        if isinstance(outcome, Refusal):
-            reject(claimed, folders, outcome)
-            return "rejected"
-        if isinstance(outcome, Imported):
-            finish(claimed, folders, outcome.summary)
-            return "imported"
+        try:
+            if isinstance(outcome, Refusal):
+                reject(claimed, folders, outcome)
+                return "rejected"
+            if isinstance(outcome, Imported):
+                finish(claimed, folders, outcome.summary)
+                return "imported"
+        except OSError as error:  # such as a full disk
+            get_run_logger().error("The outcome of %s cannot be written: %s", claimed.name, error.strerror)
         get_run_logger().error("%s broke off; the next scan takes it up again", claimed.name)
         return BROKEN_OFF
 
 
 async def import_file(claimed: Claim, folders: Folders, workspace: str) -> object:
-    if claimed.tag is not None and not is_label(claimed.tag):
-        return BAD_TAG
+    if refusal := refuse_name(claimed):
+        await notify(f"{claimed.name} was refused: {refusal}.", load_settings())
+        return refusal
     report = claimed.outcome(folders.processed, "report.csv")
     state = await import_outlook(
         claimed.path, tag=claimed.tag, workspace=workspace, report=report, return_state=True
     )
     return await state.aresult(raise_on_failure=False)
+
+
+def refuse_name(claimed: Claim) -> Refusal | None:
+    """A name that Prefect could not store, or a folder whose name cannot be a tag."""
+    if claimed.tag is not None and not is_label(claimed.tag):
+        return Refusal(f"The folder's name cannot be a tag: {LABEL_RULE}")
+    if claimed.name != claimed.path.name:
+        return Refusal("The file's name is not UTF-8: rename the file")
+    return None

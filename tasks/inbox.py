@@ -6,9 +6,9 @@
     failed/NAME.TIME.csv         the rows that failed, as they came
     rejected/NAME.TIME.csv       a refused file, untouched, and NAME.TIME.error.txt
 
-A claim is held by a lock (flock) on the file itself, so it ends with its process however that ends: whatever
-lies in `processing/` without a lock was left behind by a crash and is taken up again. What follows a claim may
-be done twice: the names of a file's outcome come from its claim, and stored rows are not stored again.
+A claim is held by a lock (flock) on its folder, so it ends with its process however that ends: whatever lies
+in `processing/` without a lock was left behind by a crash and is taken up again. What follows a claim may be
+done twice: the names of a file's outcome come from its claim, and stored rows are not stored again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -96,22 +97,16 @@ class Claim:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        """The file's name as text; bytes in it that are no text show as �."""
+        return os.fsencode(self.path.name).decode(errors="replace")
 
     def outcome(self, folder: Path, ending: str) -> Path:
-        stem = self.path.stem.encode()[:LONGEST_STEM].decode(errors="ignore")
+        stem = os.fsencode(self.path.stem)[:LONGEST_STEM].decode(errors="replace")
         return folder / f"{stem}.{self.time}.{ending}"
 
     def release(self) -> None:
         """End the claim; removes its folder once the file is gone."""
-        os.close(self.lock)
-        for folder in self.path.parents:
-            try:
-                folder.rmdir()
-            except OSError:
-                return
-            if folder.name == self.time:
-                return
+        _end(self.path.parent if self.tag is None else self.path.parent.parent, self.lock)
 
     def __enter__(self) -> Self:
         return self
@@ -122,56 +117,64 @@ class Claim:
 
 def claim(path: Path, folders: Folders) -> Claim | None:
     """Take a file from the inbox; None where another worker was faster or the file is gone."""
-    try:
-        lock = _lock(path)
-    except PermissionError:
-        lock = os.open(os.devnull, os.O_RDONLY)  # whoever renames it has it; the import will say why it fails
+    claimed_at = f"{now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    folder = folders.processing / claimed_at
+    folder.mkdir(mode=0o700)
+    lock = _lock(folder)
     if lock is None:
         return None
-    place = path.relative_to(folders.inbox)
-    claimed_at = f"{now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-    target = folders.processing / claimed_at / place
-    target.parent.mkdir(parents=True, mode=0o700)
-    claimed = Claim(target, _tag(place), claimed_at, lock)
+    claimed = _claim_in(folder, folder / path.relative_to(folders.inbox), lock)
     try:
-        path.rename(target)
+        if claimed.tag is not None:
+            claimed.path.parent.mkdir(mode=0o700)
+        path.rename(claimed.path)
     except FileNotFoundError:
         claimed.release()
         return None
+    except OSError:
+        claimed.release()
+        raise
     return claimed
 
 
 def left_behind(folders: Folders) -> Iterator[Claim]:
     """Take up what a dead process has left in `processing/`."""
     for folder in sorted(folders.processing.iterdir()):
-        files = [path for path in folder.rglob("*") if path.is_file()]
-        for path in files:
-            try:
-                lock = _lock(path)
-            except PermissionError:
-                continue
-            if lock is not None:
-                yield Claim(path, _tag(path.relative_to(folder)), folder.name, lock)
+        lock = _lock(folder)
+        if lock is None:
+            continue
+        files = [path for path in folder.rglob("*") if not path.is_dir()]
+        for path in files[:1]:
+            yield _claim_in(folder, path, lock)
+        if not files:  # it ended before it had moved the file, or behind the outcome
+            _end(folder, lock)
 
 
-def _tag(place: Path) -> str | None:
-    return place.parts[0] if len(place.parts) > 1 else None
+def _claim_in(folder: Path, path: Path, lock: int) -> Claim:
+    tag, *rest = path.relative_to(folder).parts
+    return Claim(path, tag if rest else None, folder.name, lock)
 
 
-def _lock(path: Path) -> int | None:
-    """Lock a file for this process; None where somebody else has it, or has moved it meanwhile."""
+def _lock(folder: Path) -> int | None:
+    """Lock a claim's folder for this process; None where somebody else has it, or has removed it."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(descriptor).st_ino == path.stat().st_ino:
-            return descriptor
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    os.close(descriptor)
-    return None
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _end(folder: Path, lock: int) -> None:
+    with suppress(OSError):  # a file is in it still
+        for inner in folder.iterdir():
+            inner.rmdir()
+        folder.rmdir()
+    os.close(lock)
 
 
 def finish(claimed: Claim, folders: Folders, summary: Summary) -> None:
@@ -186,5 +189,6 @@ def finish(claimed: Claim, folders: Folders, summary: Summary) -> None:
 def reject(claimed: Claim, folders: Folders, refusal: Refusal) -> None:
     """Move a refused file away, untouched, with the reason beside it."""
     write_privately(claimed.outcome(folders.rejected, "error.txt"), f"{refusal}\n".encode())
-    claimed.path.chmod(0o600)
+    with suppress(PermissionError):  # somebody else's file; its folder keeps it private
+        claimed.path.chmod(0o600)
     claimed.path.rename(claimed.outcome(folders.rejected, "csv"))

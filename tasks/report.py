@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import secrets
 from pathlib import Path
 
 from prefect import task
@@ -82,7 +81,8 @@ def _defused(cell: str) -> str:
 
 
 def write_privately(path: Path, data: bytes) -> None:
-    draft = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    draft = path.with_name(f".{path.name}.tmp")
+    draft.unlink(missing_ok=True)  # of a run that was killed
     draft.touch(mode=0o600, exist_ok=False)
     try:
         with draft.open("wb") as file:

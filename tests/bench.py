@@ -63,7 +63,7 @@ def pipeline(folder: Path) -> None:
 
     file = folder / "mailboxes.csv"
     file.write_bytes(mailboxes_csv())
-    settings = Settings(database_url=f"sqlite:///{folder}/bench.db")  # type: ignore[arg-type]
+    settings = Settings(database_url=f"sqlite:///{folder}/bench.db")
     with database(settings) as opened:
         seconds = []
         for turn in range(8):

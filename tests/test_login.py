@@ -424,7 +424,7 @@ async def test_cancelling_closes_the_connection(start: StartOutlook, protocol: P
 
 
 @asynccontextmanager
-async def scripted(ca: trustme.CA, folder: Path, replies: Mapping[str, str]) -> AsyncIterator[Outlook]:
+async def scripted(ca: trustme.CA, ca_file: Path, replies: Mapping[str, str]) -> AsyncIterator[Outlook]:
     """A server of either protocol that answers each command word with this text, `%` being the tag.
 
     `greeting` comes by itself; a word without an answer ends the connection, and so does a last goodbye.
@@ -452,10 +452,9 @@ async def scripted(ca: trustme.CA, folder: Path, replies: Mapping[str, str]) -> 
     talks: list[tuple[asyncio.Task[None], asyncio.StreamWriter]] = []
     context = server_context(ca, "ok")
     listening = await asyncio.start_server(accept, "127.0.0.1", 0)
-    outlook = Outlook({}, folder=folder)
+    outlook = Outlook({}, folder=ca_file.parent)
     outlook.smtp_port = outlook.imap_port = listening.sockets[0].getsockname()[1]
-    outlook.ca_file = folder / f"ca-{outlook.smtp_port}.pem"
-    ca.cert_pem.write_to_path(outlook.ca_file)
+    outlook.ca_file = ca_file
     try:
         yield outlook
     finally:
@@ -522,26 +521,24 @@ TALK: dict[Protocol, dict[str, str]] = {
     ],
 )
 async def test_servers_that_are_not_outlook(
-    ca: trustme.CA, tmp_path: Path, protocol: Protocol, changes: dict[str, str], reason: Reason
+    ca: trustme.CA, ca_file: Path, protocol: Protocol, changes: dict[str, str], reason: Reason
 ) -> None:
     """Other servers' ways of saying yes and no are understood, and nonsense is called nonsense."""
-    async with scripted(ca, tmp_path, TALK[protocol] | changes) as outlook:
+    async with scripted(ca, ca_file, TALK[protocol] | changes) as outlook:
         assert (await ask(outlook, protocol)).reason is reason
 
 
-async def test_a_goodbye_before_the_answer(ca: trustme.CA, tmp_path: Path) -> None:
+async def test_a_goodbye_before_the_answer(ca: trustme.CA, ca_file: Path) -> None:
     """The words of a BYE that takes an answer's place are kept."""
     talk = TALK[IMAP] | {"LOGIN": "* BYE Connection is closed. 13\r\n"}
-    async with scripted(ca, tmp_path, talk) as outlook:
+    async with scripted(ca, ca_file, talk) as outlook:
         answer = await ask(outlook, IMAP)
     assert answer.text == "BYE Connection is closed. 13"
 
 
-def test_one_context_per_process(ca: trustme.CA, tmp_path: Path) -> None:
+def test_one_context_per_process(ca_file: Path) -> None:
     """The SSL context is made once for each CA file, checks certificates and speaks TLS 1.2 or later."""
-    file = tmp_path / "ca.pem"
-    ca.cert_pem.write_to_path(file)
-    context = tls_context(file)
-    assert tls_context(file) is context
+    context = tls_context(ca_file)
+    assert tls_context(ca_file) is context
     assert context.check_hostname
     assert context.minimum_version.name == "TLSv1_2"

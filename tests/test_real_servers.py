@@ -191,14 +191,14 @@ def b64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-async def test_exactly_the_good_ones_are_active(settings: Settings, ca: trustme.CA, tmp_path: Path) -> None:
+async def test_exactly_the_good_ones_are_active(
+    settings: Settings, ca: trustme.CA, ca_file: Path, tmp_path: Path
+) -> None:
     """Of 500 mailboxes with odd passwords, every other one wrong, those with the right ones are active."""
     passwords = odd_passwords(seed=7)
     wrong = set(list(passwords)[::2])
     dovecot_users = "".join(f"{user}:{{PLAIN.b64}}{b64(password)}\n" for user, password in passwords.items())
     exim_users = "".join(f"{user}: {b64(password)}\n" for user, password in passwords.items())
-    ca_file = tmp_path / "ca.pem"
-    ca.cert_pem.write_to_path(ca_file)
     rows = [(user, f"{word}x" if user in wrong else word) for user, word in passwords.items()]
     file = write_csv(tmp_path / "mailboxes.csv", rows)
     with (
