@@ -45,7 +45,7 @@ from flows.http_edge import (
 )
 from flows.upload import Upload, read_upload
 from schemas.csv_file import Refusal, parse, too_large
-from schemas.labels import LABEL_PATTERN, LABEL_RULE, LONGEST_LABEL, Label, is_label
+from schemas.labels import LABEL_RULE, LONGEST_LABEL, is_label
 from schemas.responses import (
     KEY_REQUIRED,
     KEY_USED,
@@ -76,6 +76,7 @@ from tasks.validate import validate
 DEFAULT_WORKSPACE = "default"
 IMPORT_THREADS = 4  # more of them only wait for each other: for the interpreter, or for SQLite's one writer
 LARGEST_ID = 2**63 - 1
+LABEL_IN_ECMASCRIPT = r"^[\p{L}\p{N}_][\p{L}\p{N}_ .@+\-]*$"  # whose \w is ASCII only, unlike Python's
 IDEMPOTENCY_KEY = r"^[!-~]{1,255}$"
 DRAIN_SECONDS = 30
 DONE, USAGE = 0, 2
@@ -166,7 +167,7 @@ async def caller_of(
         str | None,
         Header(
             description="With a platform key: whose mailboxes they are (default: `default`).",
-            json_schema_extra={"pattern": LABEL_PATTERN, "maxLength": LONGEST_LABEL},
+            json_schema_extra={"pattern": LABEL_IN_ECMASCRIPT, "maxLength": LONGEST_LABEL},
         ),
     ] = None,
 ) -> Holder:
@@ -196,7 +197,7 @@ class Paging(BaseModel, extra="forbid"):
 
 class Wanted(Paging):
     status: MailboxStatus | None = None
-    tag: Label | None = None
+    tag: str | None = None
     batch: int | None = Field(None, ge=1, le=LARGEST_ID, description="The number of an import.")
 
 
@@ -213,7 +214,7 @@ UPLOAD = {
                         "tag": {
                             "type": "string",
                             "description": "Label for the mailboxes of this import.",
-                            "pattern": LABEL_PATTERN,
+                            "pattern": LABEL_IN_ECMASCRIPT,
                             "maxLength": LONGEST_LABEL,
                         },
                     },
@@ -325,6 +326,8 @@ def list_mailboxes(
     caller: Caller, service: Here, wanted: Annotated[Wanted, Query()]
 ) -> Envelope[MailboxPage]:
     """In the order of their ids."""
+    if wanted.tag is not None and not is_label(wanted.tag):
+        return Envelope(data=MailboxPage(mailboxes=[], next_cursor=None))  # no mailbox has such a tag
     filters = {"status": wanted.status, "tag": wanted.tag, "batch_id": wanted.batch}
     workspace = str(caller.workspace)
     return Envelope(data=find_mailboxes(service.mailboxes, workspace, wanted.cursor, wanted.limit, filters))

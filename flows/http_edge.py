@@ -76,7 +76,7 @@ class Edge:
         except ClientDisconnect:
             return
         except Exception as error:  # noqa: BLE001  the outermost edge: the text may quote what was sent
-            LOGGER.error("%s %s: %s", scope["method"], scope["path"], outline(error))
+            LOGGER.error("%s %r: %s", scope["method"], scope["path"], outline(error))
             if not exchange.answering:
                 answer = error_response(HTTPStatus.INTERNAL_SERVER_ERROR, INTERNAL_ERROR)
         if answer is not None:

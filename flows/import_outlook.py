@@ -82,7 +82,7 @@ async def import_outlook(
     """Import a CSV of Outlook or Hotmail mailboxes with app passwords, and test each login once.
 
     Args:
-        file: Path of the CSV file on the machine of the worker.
+        file: Path of the CSV file, in a folder that the worker may read (OUTLOOK_IMPORT_IMPORT_FOLDERS).
         tag: Label for the mailboxes of this import.
         workspace: Whose mailboxes they are; made if it does not exist.
         test: Try each login once over SMTP and IMAP, as soon as the mailboxes are stored.

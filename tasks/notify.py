@@ -2,31 +2,51 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Coroutine
 from typing import Any
 
 import httpx
+from prefect import get_run_logger
 from prefect.blocks.core import Block
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import MissingContextError
 
 from schemas.settings import Settings
 
-WEBHOOK_SECONDS = 10
+SECONDS = 10
 LOGGER = logging.getLogger(__name__)
 
 
 async def notify(text: str, settings: Settings) -> None:
     """Send a text wherever the settings say; that it could not be sent is logged and stops nothing."""
     if settings.notify_webhook is not None:
-        try:
-            async with httpx.AsyncClient(timeout=WEBHOOK_SECONDS) as client:
-                answer = await client.post(settings.notify_webhook.get_secret_value(), json={"text": text})
-                answer.raise_for_status()
-        except (httpx.HTTPError, httpx.InvalidURL) as error:  # its text holds the address, which is a secret
-            LOGGER.warning("The webhook was not told: %s", type(error).__name__)
+        await _guarded("webhook", _post(settings.notify_webhook.get_secret_value(), text))
     if settings.notify_block is not None:
-        try:
-            block: Any = await Block.aload(settings.notify_block)
-            await block.notify(text)
-        except (ObjectNotFound, ValueError, AttributeError, OSError, httpx.HTTPError) as error:
-            LOGGER.warning("The notification block was not told: %s", type(error).__name__)
+        await _guarded("notification block", _tell(settings.notify_block, text))
+
+
+async def _post(address: str, text: str) -> None:
+    async with httpx.AsyncClient() as client:
+        answer = await client.post(address, json={"text": text})
+        answer.raise_for_status()
+
+
+async def _tell(name: str, text: str) -> None:
+    block: Any = await Block.aload(name)
+    await block.notify(text)
+
+
+async def _guarded(what: str, telling: Coroutine[Any, Any, None]) -> None:
+    try:
+        async with asyncio.timeout(SECONDS):
+            await telling
+    except Exception as error:  # noqa: BLE001  a block is foreign code; and the text may hold a secret address
+        _logger().warning("The %s could not be told: %s", what, type(error).__name__)
+
+
+def _logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return LOGGER

@@ -42,7 +42,8 @@ from prefect.logging.handlers import APILogWorker
 from psycopg import sql
 from pydantic import SecretStr
 
-from sandbox.outlook import Account, Outlook, ServerFaults
+from sandbox.outlook import Account, Outlook, ServerFaults, running
+from sandbox.script import read_accounts
 from schemas.csv_file import CsvTable
 from schemas.sealing import new_key
 from schemas.settings import PREFIX, Settings, load_settings
@@ -54,10 +55,12 @@ from tasks.probe import Probing
 from tasks.read_csv import read_csv
 from tasks.store import Origin, Stored, store
 from tasks.validate import validate
-from tests.shell import Shell, environment
+from tests.machine import Machine, machine_running, webhook_listening
+from tests.shell import SAMPLES, Shell, environment
 
 START_SECONDS = 60
 LOG = logging.getLogger("tests")
+HANGING = "hanging@contoso.com"
 
 StartOutlook = Callable[..., Awaitable[Outlook]]
 
@@ -376,6 +379,27 @@ def _healthy(url: str) -> bool:
             return bool(answer.status == HTTPStatus.OK)
     except OSError:
         return False
+
+
+@pytest.fixture(scope="session")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """Everything that `make up` runs, with the sample's mailboxes and one file in its inbox."""
+    folder = tmp_path_factory.mktemp("machine")
+    (folder / "watched" / "inbox").mkdir(parents=True)
+    accounts = read_accounts(SAMPLES / "sandbox.csv") | {HANGING: Account("p", smtp="hang:auth")}
+    with (
+        running(accounts, folder=folder) as outlook,
+        webhook_listening() as webhook,
+        machine_running(folder, free_port(), outlook, webhook) as up,
+    ):
+        write_csv(up.watched / "inbox" / "dropped.csv", [["dropped@contoso.com", "p"], ["", "q"]])
+        up.dropped_at = time.monotonic()
+        yield up
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests that share one running machine come last and together, so that it disturbs no others."""
+    items.sort(key=lambda item: "machine" in getattr(item, "fixturenames", ()))
 
 
 # --- Commands --------------------------------------------------------

@@ -1,0 +1,80 @@
+"""What `python -m flows.manage deploy` leaves on a Prefect server, the second time too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flows.deploy import AUTOMATION, WORK_POOL
+from tests.machine import Machine, wait_for
+from tests.shell import Shell
+
+DEPLOYMENTS = {
+    "import-outlook/manual": None,
+    "watch-inbox/every-minute": "* * * * *",
+    "retest-pending/every-10-minutes": "*/10 * * * *",
+}
+
+
+def found_on(machine: Machine) -> dict[str, list[Any]]:
+    """The parts by their kind, without what changes from one moment to the next."""
+    deployments = machine.api.post("/deployments/filter", json={}).json()
+    pools = machine.api.post("/work_pools/filter", json={}).json()
+    automations = machine.api.post("/automations/filter", json={}).json()
+    return {
+        "deployments": sorted((one["id"], one["name"], one["parameter_openapi_schema"]) for one in deployments),
+        "work pools": [(one["id"], one["name"], one["type"]) for one in pools],
+        "automations": automations,
+    }
+
+
+def test_setting_up_again_changes_nothing(machine: Machine) -> None:
+    """`manage deploy` a second time asks nothing and leaves three deployments, one pool, one automation."""
+    before = found_on(machine)
+    assert [len(parts) for parts in before.values()] == [3, 1, 1]
+    shell = Shell(
+        machine.folder, machine.environment | {"PREFECT_API_URL": f"http://127.0.0.1:{machine.port}/api"}
+    )
+    shell.run("deploy", module="flows.manage")
+    assert found_on(machine) == before
+
+
+def test_deployments_are_as_the_project_says(machine: Machine) -> None:
+    """Each has a description, the pool and its schedule; of the scheduled ones a second run is cancelled."""
+    for name, cron in DEPLOYMENTS.items():
+        found = machine.deployment(name)
+        assert found["description"]
+        assert found["work_pool_name"] == WORK_POOL
+        assert [one["schedule"]["cron"] for one in found["schedules"] if one["active"]] == [cron] * bool(cron)
+        limit = found["global_concurrency_limit"] and found["global_concurrency_limit"]["limit"]
+        strategy = found["concurrency_options"] and found["concurrency_options"]["collision_strategy"]
+        assert (limit, strategy) == ((1, "CANCEL_NEW") if cron else (None, None))
+    assert machine.api.get(f"/work_pools/{WORK_POOL}").json()["type"] == "process"
+
+
+def test_schedule_creates_runs(machine: Machine) -> None:
+    """The scheduler really plans scans: with SQLAlchemy 2.1 it would stay silent for ever."""
+    wanted = {
+        "deployments": {"id": {"any_": [machine.deployment("watch-inbox/every-minute")["id"]]}},
+        "flow_runs": {"tags": {"all_": ["auto-scheduled"]}},
+    }
+    runs = wait_for("planned scans", lambda: machine.api.post("/flow_runs/filter", json=wanted).json(), 30)
+    assert {run["state"]["type"] for run in runs} & {"SCHEDULED"}
+
+
+def test_dead_runs_are_found_by_their_silence(machine: Machine) -> None:
+    """The automation marks a run of ours as crashed after 90 seconds without a heartbeat or an end."""
+    (automation,) = machine.api.post("/automations/filter", json={}).json()
+    trigger = automation["trigger"]
+    assert (automation["name"], automation["enabled"]) == (AUTOMATION, True)
+    assert trigger["match_related"] == {
+        "prefect.resource.role": "flow",
+        "prefect.resource.name": ["import-outlook", "watch-inbox", "retest-pending"],
+    }
+    assert (trigger["posture"], trigger["within"], trigger["threshold"]) == ("Proactive", 90, 1)
+    assert trigger["after"] == ["prefect.flow-run.heartbeat"]
+    assert set(trigger["expect"]) == {"prefect.flow-run.heartbeat"} | {
+        f"prefect.flow-run.{end}" for end in ("Completed", "Failed", "Cancelled", "Crashed")
+    }
+    assert [(action["type"], action["state"]) for action in automation["actions"]] == [
+        ("change-flow-run-state", "CRASHED")
+    ]

@@ -1,0 +1,47 @@
+"""`make up`: everything on one machine, from a file in the inbox to Ctrl-C."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import time
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+
+import httpx
+import pytest
+
+from tests.machine import Machine, wait_for
+from tests.shell import Shell
+
+TWO_TICKS = 120
+
+
+def test_dropped_file_is_done_within_two_ticks(machine: Machine) -> None:
+    """A file in the inbox leaves its outcome there within two ticks of the schedule, with nothing else done."""
+    left = machine.dropped_at + TWO_TICKS - time.monotonic()
+    done = machine.watched / "processed"
+    (report,) = wait_for("the report", lambda: list(done.glob("dropped.*.report.csv")), max(left, 1))
+    with report.open(newline="", encoding="utf-8-sig") as file:
+        assert [row["result"] for row in csv.DictReader(file)] == ["imported", "failed"]
+    wait_for("the failed row", lambda: list((machine.watched / "failed").glob("dropped.*.csv")), 5)
+    wait_for("an empty inbox", lambda: not list((machine.watched / "inbox").iterdir()), 5)
+
+
+def test_ctrl_c_ends_everything(machine: Machine) -> None:
+    """Ctrl-C ends server, worker and whatever runs, with exit code 0, and nothing keeps running."""
+    assert {"prefect server start", "prefect worker start"} <= {
+        " ".join(command.split()[2:5]) for command in machine.processes().values()
+    }
+    machine.process.send_signal(signal.SIGINT)
+    assert machine.process.wait(30) == 0
+    assert machine.processes() == {}
+    with pytest.raises(httpx.TransportError):
+        machine.api.get("/health")
+
+
+def test_taken_port_is_named(offline: Shell) -> None:
+    """Where something listens on the port already, nothing is started and a sentence says so."""
+    offline.environment["OUTLOOK_IMPORT_WATCH_FOLDER"] = str(offline.folder)
+    with HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        offline.run("--port", str(server.server_port), module="flows.up", code=1)
+    assert f"Port {server.server_port} is taken" in offline.last.stderr
