@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import Delete, Table, Update, select
 
 import schemas.migrations
 from flows.command_line import label
+from schemas.rows import email_key
 from schemas.settings import Settings, SettingsError, load_settings
-from schemas.tables import Mailbox, Workspace, columns_of
+from schemas.tables import Mailbox, Workspace, columns_of, now
+from schemas.verdicts import MailboxStatus
 from tasks.database import database, make_engine, revision, upgrade, url_of
 
 DONE, NOTHING_FOUND, USAGE = 0, 1, 2
@@ -27,6 +32,16 @@ def arguments() -> argparse.ArgumentParser:
     delete.add_argument("emails", nargs="+", metavar="EMAIL")
     delete.add_argument("--workspace", default="default")
     delete.set_defaults(run=delete_mailboxes)
+    retest = mailboxes.add_parser(
+        "retest", help="let the next retest try mailboxes again, such as failed ones whose cause is mended"
+    )
+    retest.add_argument("emails", nargs="+", metavar="EMAIL")
+    retest.add_argument("--workspace", default="default")
+    retest.set_defaults(run=retest_mailboxes)
+    limit = areas.add_parser("limit", help="hold all workers together to so many mailboxes at once on a host")
+    limit.add_argument("host", metavar="HOST", help="such as outlook.office365.com")
+    limit.add_argument("mailboxes", type=int, metavar="N", help="0 removes the limit")
+    limit.set_defaults(run=limit_host)
     keys = areas.add_parser("keys", help="keys of the HTTP API").add_subparsers(dest="action", required=True)
     create = keys.add_parser("create", help="make a key and print it, this once")
     owner = create.add_mutually_exclusive_group()
@@ -80,22 +95,44 @@ def upgrade_database(_options: argparse.Namespace, settings: Settings) -> int:
     return DONE
 
 
+def limit_host(options: argparse.Namespace, settings: Settings) -> int:
+    from tasks.limits import set_limit  # imports Prefect
+
+    try:
+        groups = asyncio.run(set_limit(options.host, options.mailboxes, settings.probe_group_size))
+    except ValueError as error:
+        sys.stderr.write(f"{error}\n")
+        return USAGE
+    held = f"{groups} groups of {settings.probe_group_size} mailboxes at once" if groups else "no limit"
+    sys.stdout.write(f"{options.host}: {held}\n")
+    return DONE
+
+
 def delete_mailboxes(options: argparse.Namespace, settings: Settings) -> int:
+    return _change_mailboxes(options, settings, "Deleted", lambda mailbox: mailbox.delete())
+
+
+def retest_mailboxes(options: argparse.Namespace, settings: Settings) -> int:
+    again = {"status": MailboxStatus.PENDING, "attempts": 0, "next_attempt_at": now(), "diagnosis": ""}
+    return _change_mailboxes(options, settings, "Due", lambda mailbox: mailbox.update().values(again))
+
+
+def _change_mailboxes(
+    options: argparse.Namespace, settings: Settings, word: str, change: Callable[[Table], Delete | Update]
+) -> int:
+    """Change the mailboxes that the options name, and say which they were and how many are not there."""
     mailbox, workspace = columns_of(Mailbox), columns_of(Workspace)
-    keys = [email.strip().casefold() for email in options.emails]
+    keys = {email_key(email.strip()) or email.strip().casefold() for email in options.emails}
+    owner = select(workspace.c.id).where(workspace.c.name == options.workspace)
     with database(settings) as mailboxes, mailboxes.engine.begin() as connection:
-        owner = (
-            workspace.select().with_only_columns(workspace.c.id).where(workspace.c.name == options.workspace)
-        )
-        deleted = connection.scalars(
-            mailbox.delete()
+        changed = connection.scalars(
+            change(mailbox)
             .where(mailbox.c.workspace_id == owner.scalar_subquery(), mailbox.c.email_key.in_(keys))
             .returning(mailbox.c.email)
         ).all()
-    for email in deleted:
-        sys.stdout.write(f"Deleted {email}\n")
-    missing = len(set(keys)) - len(deleted)
-    if missing:
+    for email in changed:
+        sys.stdout.write(f"{word}: {email}\n")
+    if missing := len(keys) - len(changed):
         sys.stderr.write(f"{missing} of the addresses are not in workspace {options.workspace!r}\n")
     return NOTHING_FOUND if missing else DONE
 

@@ -15,7 +15,7 @@ from schemas.csv_file import Refusal
 from schemas.summary import Result, Summary, markdown_cell
 from schemas.verdicts import ProbeReport
 
-# Fixed keys: the Prefect UI keeps the history of a key.
+# Fixed keys: the Prefect UI keeps the history of a key. Of an artifact its list shows the description only.
 SUMMARY_KEY = "import-summary"
 VERDICTS_KEY = "probe-verdicts"
 MAILBOXES_KEY = "mailbox-verdicts"
@@ -29,7 +29,7 @@ async def publish_refusal(refusal: Refusal, file_name: str) -> None:
     await acreate_markdown_artifact(
         f"## {markdown_cell(file_name)}: refused\n\n{markdown_cell(refusal)}\n\nNothing was changed.",
         key=SUMMARY_KEY,
-        description="What became of the file",
+        description=f"Refused: {refusal.message}",
     )
 
 
@@ -38,16 +38,14 @@ async def publish_summary(summary: Summary, report: Path | None = None) -> None:
     """Make the artifact of a stored batch; the connection tests, and the report, come after it."""
     place = f"\n\nThe report, with a line for each row, will be at `{report}`." if report else ""
     await acreate_markdown_artifact(
-        summary.markdown() + place, key=SUMMARY_KEY, description="What became of each row of the file"
+        summary.markdown() + place, key=SUMMARY_KEY, description=f"The rows of the file: {summary}"
     )
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
 async def publish_verdicts(report: ProbeReport) -> None:
     """Make the artifacts of a finished run of connection tests: the reasons, and the table of mailboxes."""
-    await acreate_markdown_artifact(
-        report.markdown(), key=VERDICTS_KEY, description="What the connection tests found"
-    )
+    await acreate_markdown_artifact(report.markdown(), key=VERDICTS_KEY, description=f"The logins: {report}")
     if report.verdicts:
         await acreate_table_artifact(
             report.table(), key=MAILBOXES_KEY, description="The verdict on each mailbox"

@@ -60,6 +60,11 @@ class Shell:
         connection.close()
         return rows
 
+    def change(self, statement: str) -> None:
+        with sqlite3.connect(self.database) as connection:
+            connection.execute(statement)
+        connection.close()
+
     def open_password(self, email: str) -> str:
         """What the database gives back of a mailbox's password."""
         key = parse_keys(self.database.with_suffix(".key").read_text())

@@ -958,8 +958,8 @@ def test_nothing_tells_a_password(shell: Shell) -> None:
             told = [send(client, file, **{"Idempotency-Key": f"k{n}"}).text for n, file in enumerate(files)]
             told.append(client.post(IMPORT, content=good).text)
             wait_until(lambda: bool(client.get("/v1/mailboxes?status=failed").json()["data"]["mailboxes"]))
-            for path in ("mailboxes?limit=200", "imports/1", "mailboxes/1", f"mailboxes?limit={CANARY}"):
-                told.append(client.get(f"/v1/{path}").text)
+            paths = ("mailboxes?limit=200", "imports/1", "mailboxes/1", f"mailboxes?limit={CANARY}")
+            told += [client.get(f"/v1/{path}").text for path in paths]
             connection = sqlite3.connect(shell.database)
             connection.execute("ALTER TABLE mailbox RENAME COLUMN totp TO gone")
             connection.close()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 from sandbox.outlook import running
 from sandbox.script import Account
 from tests.conftest import write_csv
@@ -14,12 +12,8 @@ MAILBOXES = 200
 
 def let_time_pass(shell: Shell) -> None:
     """Make every claim expire and every pending mailbox that has a next attempt due."""
-    with sqlite3.connect(shell.database) as connection:
-        connection.execute("UPDATE mailbox SET claimed_until = '2020-01-01' WHERE claimed_until IS NOT NULL")
-        connection.execute(
-            "UPDATE mailbox SET next_attempt_at = '2020-01-01' WHERE next_attempt_at IS NOT NULL"
-        )
-    connection.close()
+    shell.change("UPDATE mailbox SET claimed_until = '2020-01-01' WHERE claimed_until IS NOT NULL")
+    shell.change("UPDATE mailbox SET next_attempt_at = '2020-01-01' WHERE next_attempt_at IS NOT NULL")
 
 
 def statuses(shell: Shell) -> dict[object, object]:
@@ -97,3 +91,22 @@ def test_guard_holds_the_rest_back_from_later_retests(shell: Shell) -> None:
         assert outlook.seen.passwords_received == tried
     held = shell.rows("SELECT count(*) FROM mailbox WHERE diagnosis LIKE 'Held back%' AND status = 'pending'")
     assert held == [(60 - tried,)]
+
+
+def test_failed_mailbox_is_tested_again_once_somebody_asks(shell: Shell) -> None:
+    """A mailbox that failed for good stays so until `mailboxes retest` makes it due again."""
+    folder = shell.folder
+    file = write_csv(folder / "in.csv", [["ann@contoso.com", "p"]])
+    with running(
+        {"ann@contoso.com": Account("p", smtp="smtp-auth-disabled-tenant")}, folder=folder
+    ) as outlook:
+        shell.environment |= at(outlook)
+        assert "1 failed" in shell.run(file)
+    with running({"ann@contoso.com": Account("p")}, folder=folder) as outlook:
+        # The admin has mended it; the mailbox keeps the address of its servers.
+        shell.change(f"UPDATE mailbox SET smtp_port = {outlook.smtp_port}")
+        shell.change(f"UPDATE mailbox SET imap_port = {outlook.imap_port}")
+        shell.environment |= at(outlook)
+        assert "no mailbox to test" in shell.run(module="flows.retest_pending")
+        shell.run("mailboxes", "retest", "Ann@contoso.com", module="flows.manage")
+        assert "1 active" in shell.run(module="flows.retest_pending")
