@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-troubled up test lint bench lock clean
+.PHONY: help demo demo-troubled up test test-slow lint bench lock clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -22,6 +22,9 @@ up: $(READY)  ## Run Prefect's server, the deployments and a worker until Ctrl-C
 
 test: $(READY)  ## Run the tests
 	$(RUN) -m pytest
+
+test-slow: $(READY)  ## Run the tests that take long: browser, crashes, workers
+	$(RUN) -m pytest -m slow
 
 lint: $(READY)  ## Check style and types
 	$(RUN) -m ruff check .

@@ -83,8 +83,8 @@ async def import_outlook(
 
     Args:
         file: Path of the CSV file, in a folder that the worker may read (OUTLOOK_IMPORT_IMPORT_FOLDERS).
-        tag: Label for the mailboxes of this import.
-        workspace: Whose mailboxes they are; made if it does not exist.
+        tag: Label for the mailboxes of this import: letters, digits, spaces and . @ + - _.
+        workspace: Whose mailboxes they are, made if it does not exist: letters, digits, spaces and . @ + - _.
         test: Try each login once over SMTP and IMAP, as soon as the mailboxes are stored.
         encoding: Only for a file that is not UTF-8, such as cp1252.
         report: Path of a .csv file to write, with a line for each row of the file and its verdicts.

@@ -37,15 +37,13 @@ async def publish_refusal(refusal: Refusal, file_name: str) -> None:
 async def publish_summary(summary: Summary, report: Path | None = None) -> None:
     """Make the artifact of a stored batch; the connection tests, and the report, come after it."""
     place = f"\n\nThe report, with a line for each row, will be at `{report}`." if report else ""
-    await acreate_markdown_artifact(
-        summary.markdown() + place, key=SUMMARY_KEY, description=f"The rows of the file: {summary}"
-    )
+    await acreate_markdown_artifact(summary.markdown() + place, key=SUMMARY_KEY, description=str(summary))
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
 async def publish_verdicts(report: ProbeReport) -> None:
     """Make the artifacts of a finished run of connection tests: the reasons, and the table of mailboxes."""
-    await acreate_markdown_artifact(report.markdown(), key=VERDICTS_KEY, description=f"The logins: {report}")
+    await acreate_markdown_artifact(report.markdown(), key=VERDICTS_KEY, description=str(report))
     if report.verdicts:
         await acreate_table_artifact(
             report.table(), key=MAILBOXES_KEY, description="The verdict on each mailbox"

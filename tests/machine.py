@@ -1,9 +1,10 @@
-"""Everything on one machine, as `make up` runs it: server, deployments, worker, and a person's view of them."""
+"""Everything on one machine, as `make up` runs it, for tests to share; and a webhook to tell."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -57,7 +58,7 @@ class Webhook:
 @contextmanager
 def webhook_listening() -> Iterator[Webhook]:
     class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802  the standard library's name
+        def do_POST(self) -> None:
             webhook.bodies.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
             self.send_response(204)
             self.end_headers()
@@ -173,9 +174,9 @@ def machine_running(folder: Path, port: int, outlook: Outlook, webhook: Webhook)
 def end(machine: Machine) -> None:
     """Ctrl-C, and what is left after it is killed, so that a failed test leaves nothing running."""
     if machine.process.poll() is None:
-        machine.process.send_signal(2)
+        machine.process.send_signal(signal.SIGINT)
     try:
         machine.process.wait(STOP_SECONDS)
     finally:
         for number in machine.processes():
-            os.kill(number, 9)
+            os.kill(number, signal.SIGKILL)

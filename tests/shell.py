@@ -60,9 +60,9 @@ class Shell:
         connection.close()
         return rows
 
-    def change(self, statement: str) -> None:
+    def change(self, statement: str, *values: object) -> None:
         with sqlite3.connect(self.database) as connection:
-            connection.execute(statement)
+            connection.execute(statement, values)
         connection.close()
 
     def open_password(self, email: str) -> str:

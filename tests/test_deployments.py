@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from flows.deploy import AUTOMATION, WORK_POOL
 from tests.machine import Machine, wait_for
 from tests.shell import Shell
+
+pytestmark = pytest.mark.slow
 
 DEPLOYMENTS = {
     "import-outlook/manual": None,
@@ -21,7 +25,9 @@ def found_on(machine: Machine) -> dict[str, list[Any]]:
     pools = machine.api.post("/work_pools/filter", json={}).json()
     automations = machine.api.post("/automations/filter", json={}).json()
     return {
-        "deployments": sorted((one["id"], one["name"], one["parameter_openapi_schema"]) for one in deployments),
+        "deployments": sorted(
+            (one["id"], one["name"], one["parameter_openapi_schema"]) for one in deployments
+        ),
         "work pools": [(one["id"], one["name"], one["type"]) for one in pools],
         "automations": automations,
     }

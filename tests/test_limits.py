@@ -9,6 +9,8 @@ from tasks.limits import configured_limits, set_limit
 from tests.conftest import accounts, mailboxes_file
 from tests.shell import LIMIT_SECONDS, Shell, at
 
+pytestmark = pytest.mark.slow
+
 GROUP = 4
 
 

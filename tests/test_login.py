@@ -6,7 +6,7 @@ import asyncio
 import base64
 import socket
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -367,7 +367,7 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", addresses)
 
 
-async def test_a_dead_address_of_several(start: StartOutlook, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_refusing_address_of_several(start: StartOutlook, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host with a dead address beside a good one is reached; with dead ones only it is named as refused."""
     dead = await start(GOOD, ServerFaults("refused", "refused"))
     outlook = await start(GOOD)
@@ -376,6 +376,21 @@ async def test_a_dead_address_of_several(start: StartOutlook, monkeypatch: pytes
     resolve_to(monkeypatch, dead.smtp_port, dead.imap_port)
     answer = await ask(outlook, SMTP)
     assert (answer.reason, answer.text) == (Reason.CONNECTION_REFUSED, "Connection refused")
+
+
+async def test_a_silent_address_of_several(start: StartOutlook, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address that never answers, such as IPv6 behind a bad router, does not use up the deadline."""
+    outlook = await start(GOOD)
+    with ExitStack() as stack:
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):  # more than it lets wait: nobody else is answered
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(silent.getsockname())
+        resolve_to(monkeypatch, silent.getsockname()[1], outlook.smtp_port)
+        answer = await ask(outlook, SMTP, timeout=2)
+    assert answer.reason is Reason.OK
+    assert outlook.seen.logins == {("smtp", ADDRESS): 1}
 
 
 # What is kept of a server's words.

@@ -654,3 +654,26 @@ async def test_a_verdict_that_cannot_be_stored(arrange: Arrange, caplog: pytest.
     assert {(row["status"], row["attempts"], row["claimed_until"]) for row in run.mailboxes()} == {
         ("pending", 1, None)
     }
+
+
+async def test_a_verdict_is_stored_with_the_next_one(arrange: Arrange) -> None:
+    """What could not be stored at first is kept, and is stored as soon as the database is well again."""
+    run = await arrange(
+        {"first@outlook.com": Account("pw"), "later@outlook.com": Account("pw", "slow:0.6+ok")}
+    )
+
+    def rename(old: str, new: str) -> None:
+        with run.db.engine.begin() as connection:
+            connection.execute(sa.text(f"ALTER TABLE {old} RENAME TO {new}"))
+
+    rename("probe_result", "elsewhere")
+    probing = run.probing()
+    running = asyncio.create_task(run.probe(probing))
+    await run.until(lambda: run.logins(IMAP)["first@outlook.com"])
+    await asyncio.sleep(0.3)
+    rename("elsewhere", "probe_result")
+    with pytest.raises(ExceptionGroup):
+        await running
+    assert len(probing.report().verdicts) == 2
+    assert run.statuses() == {"active": 2}
+    assert len(run.answers()) == 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from sandbox.outlook import running
 from sandbox.script import Account
 from tests.conftest import write_csv
@@ -20,6 +22,7 @@ def statuses(shell: Shell) -> dict[object, object]:
     return dict(shell.rows("SELECT status, count(*) FROM mailbox GROUP BY status"))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_killed_run_is_finished_by_retests_and_nobody_is_tested_twice_at_once(shell: Shell) -> None:
     """After kill -9 amid 200 mailboxes two retests at once give all a verdict, one login at a time."""
     rows = [[f"user{n}@contoso.com", f"p{n}"] for n in range(MAILBOXES)]
@@ -50,6 +53,7 @@ def test_killed_run_is_finished_by_retests_and_nobody_is_tested_twice_at_once(sh
     assert shell.rows("SELECT count(*) FROM mailbox WHERE claimed_until IS NOT NULL") == [(0,)]
 
 
+@pytest.mark.slow
 def test_retest_beside_a_running_import_takes_nothing_from_it(shell: Shell) -> None:
     """A retest that runs during an import finds nothing due, and each mailbox is logged in to once."""
     rows = [[f"user{n}@contoso.com", f"p{n}"] for n in range(100)]
@@ -104,8 +108,8 @@ def test_failed_mailbox_is_tested_again_once_somebody_asks(shell: Shell) -> None
         assert "1 failed" in shell.run(file)
     with running({"ann@contoso.com": Account("p")}, folder=folder) as outlook:
         # The admin has mended it; the mailbox keeps the address of its servers.
-        shell.change(f"UPDATE mailbox SET smtp_port = {outlook.smtp_port}")
-        shell.change(f"UPDATE mailbox SET imap_port = {outlook.imap_port}")
+        ports = outlook.smtp_port, outlook.imap_port
+        shell.change("UPDATE mailbox SET smtp_port = ?, imap_port = ?", *ports)
         shell.environment |= at(outlook)
         assert "no mailbox to test" in shell.run(module="flows.retest_pending")
         shell.run("mailboxes", "retest", "Ann@contoso.com", module="flows.manage")

@@ -1,0 +1,72 @@
+"""Scans of the watched inbox, one after the other, in processes that can be killed at any moment.
+
+They are forked from a process that has imported the flow already, so that a kill hits the work and not the
+seconds before it. Two of them are what two workers are: the deployment's own concurrency limit, which lets one
+scan run at a time, is not theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["flows.watch_inbox"])
+LIMIT_SECONDS = 150  # after which a scanner ends by itself, whatever became of its test
+
+
+class Scanner:
+    """A process that scans until it is told to stop, or killed."""
+
+    def __init__(self, variables: Mapping[str, str], folder: Path, number: int) -> None:
+        self.log = folder / f"scanner-{number}.log"
+        self._stop = folder / f"scanner-{number}.stop"
+        self._process: BaseProcess = FORKS.Process(
+            target=scan_repeatedly, args=(dict(variables), self.log, self._stop)
+        )
+        self._process.start()
+
+    @property
+    def messages(self) -> list[str]:
+        """What each scan came to, the ones without a file left out."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [line for line in lines if line != "no file"]
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+    def stop(self) -> None:
+        """Let it end its scan, and end."""
+        self._stop.touch()
+        self._process.join(60)
+        assert self._process.exitcode == 0, self.messages
+
+
+@contextmanager
+def killed_at_last(scanners: list[Scanner]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for scanner in scanners:
+            scanner.kill()
+
+
+def scan_repeatedly(variables: dict[str, str], log: Path, stop: Path) -> None:
+    os.environ.update(variables)
+    from prefect.context import refresh_global_settings_context
+
+    from flows.watch_inbox import watch_inbox
+
+    refresh_global_settings_context()
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while not stop.exists() and time.monotonic() < deadline:
+        state = asyncio.run(watch_inbox(return_state=True))
+        with log.open("a") as file:
+            file.write(f"{state.message}\n")

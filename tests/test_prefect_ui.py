@@ -1,0 +1,169 @@
+"""An import by hand in the Prefect UI: its form, its run and its artifacts, in a real browser."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.machine import Machine
+from tests.shell import SAMPLES
+
+pytestmark = pytest.mark.slow
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page, Route
+
+CHROMIUM_OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SAMPLE = str(SAMPLES / "mailboxes.csv")
+
+
+@pytest.fixture
+def page(machine: Machine) -> Iterator[Page]:
+    """A page of a headless Chromium that reaches the machine's own server and nothing else."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no Chromium")
+    own = f"http://127.0.0.1:{machine.port}/"
+
+    def only_own(route: Route) -> None:
+        if route.request.url.startswith(own):
+            route.continue_()
+        else:
+            route.abort()
+
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=CHROMIUM_OPTIONS)
+        opened = browser.new_page(base_url=f"{own}v2/", viewport={"width": 1280, "height": 920})
+        opened.set_default_timeout(15_000)
+        opened.route("**", only_own)
+        yield opened
+        browser.close()
+
+
+def open_form(page: Page, machine: Machine) -> None:
+    page.goto(f"deployments/deployment/{machine.deployment('import-outlook/manual')['id']}/run")
+
+
+def open_artifact(page: Page, machine: Machine, run_id: str, key: str) -> None:
+    """Go from the run to one of its artifacts, over the list of all that bear the same key."""
+    page.goto(f"runs/flow-run/{run_id}?tab=Artifacts")
+    page.get_by_role("link", name=key).click()
+    page.get_by_role("link", name=machine.artifacts(run_id)[key]["id"][:8]).click()
+
+
+def test_sample_is_imported_by_the_form(machine: Machine, page: Page, tmp_path: Path) -> None:
+    """The filled-in form starts a run; its artifacts show 20, 2 and 1, and why mailboxes do not work."""
+    open_form(page, machine)
+    page.get_by_label("CSV file").fill(SAMPLE)
+    page.get_by_label("Tag").fill("spring")
+    page.screenshot(path=tmp_path / "form.png", full_page=True)
+    page.get_by_role("button", name="Submit").click()
+    page.get_by_role("button", name="View run").click()
+    page.wait_for_url("**/runs/flow-run/**")
+    run_id = page.url.split("/flow-run/")[1].partition("?")[0]
+    run = machine.ended(run_id)
+    message = "imported 20, skipped 2, failed 1; 15 active, 4 failed, 1 to be tried again"
+    assert (run["state"]["type"], run["state"]["message"]) == ("COMPLETED", message)
+    assert "spring" in run["tags"]
+    page.get_by_role("tab", name="Artifacts").click()
+    page.get_by_text("imported 20, skipped 2, failed 1").wait_for()
+    page.screenshot(path=tmp_path / "run.png")
+
+    open_artifact(page, machine, run_id, "import-summary")
+    page.get_by_role("heading", name="mailboxes.csv: imported 20, skipped 2, failed 1").wait_for()
+    page.get_by_role("row", name="20 imported").wait_for()
+    page.get_by_role("row", name="1 Missing email or password fill in both cells").wait_for()
+    page.screenshot(path=tmp_path / "import-summary.png")
+
+    open_artifact(page, machine, run_id, "probe-verdicts")
+    page.get_by_role("heading", name="15 active, 4 failed, 1 to be tried again").wait_for()
+    page.get_by_text("1 mailbox: Wrong password.").wait_for()
+    page.get_by_text("1 mailbox: SMTP AUTH is off for the organisation.").wait_for()
+    page.screenshot(path=tmp_path / "probe-verdicts.png")
+
+    open_artifact(page, machine, run_id, "mailbox-verdicts")
+    page.get_by_placeholder("Search").fill("tobiah")
+    page.get_by_text("fenella.coppersmythe@msn.com").wait_for(state="hidden")
+    page.get_by_role("row", name="tobiah.wrenfold@outlook.com failed Wrong password").wait_for()
+    page.screenshot(path=tmp_path / "mailbox-verdicts.png")
+
+
+def test_form_asks_for_each_parameter_and_refuses_a_wrong_one(
+    machine: Machine, page: Page, tmp_path: Path
+) -> None:
+    """Each parameter has a title and a sentence; a wrong value is named in the form, and no run is made."""
+    open_form(page, machine)
+    for title in ("CSV file", "Tag", "Workspace", "Test the logins", "Text encoding", "Report"):
+        page.get_by_text(title, exact=False).first.wait_for()
+    schema = machine.deployment("import-outlook/manual")["parameter_openapi_schema"]
+    for parameter in schema["properties"].values():
+        assert parameter["title"][0].isupper()
+        page.get_by_text(parameter["description"]).wait_for()
+    page.get_by_label("CSV file").fill(SAMPLE)
+    page.get_by_label("Workspace").fill("a/b")
+    before = machine.api.post("/flow_runs/count", json={}).json()
+    page.get_by_role("button", name="Submit").click()
+    page.get_by_text("'a/b' does not match").first.wait_for()
+    page.screenshot(path=tmp_path / "refused.png", full_page=True)
+    assert machine.api.post("/flow_runs/count", json={}).json() == before
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"file": ""},
+        {"file": SAMPLE, "workspace": ""},
+        {"file": SAMPLE, "workspace": "a/b"},
+        {"file": SAMPLE, "workspace": "x" * 101},
+        {"file": SAMPLE, "tag": "<b>"},
+        {"file": SAMPLE, "tag": "x" * 101},
+        {"file": SAMPLE, "test": "perhaps"},
+        {"file": 7},
+        {},
+    ],
+)
+def test_wrong_parameters_make_no_run(machine: Machine, parameters: dict[str, object]) -> None:
+    """A parameter of the wrong form is refused before there is a run."""
+    assert machine.create_run(**parameters).status_code in (HTTPStatus.CONFLICT, 422)
+
+
+def test_run_reads_and_writes_only_what_it_may(machine: Machine, tmp_path: Path) -> None:
+    """A file outside the folders, or a report that is no .csv, fails the run; nothing is read or written."""
+    secret = "b8a1-the-password-of-somebody-else"
+    outside = tmp_path / "outside.csv"
+    outside.write_text(f"email,password\nann@contoso.com,{secret}\n")
+    link = machine.watched / "link to outside.csv"
+    link.symlink_to(outside)
+    database = machine.watched / "mailboxes.db"
+    database.write_bytes(b"untouched")
+    lies_outside = "The path lies outside the folders of OUTLOOK_IMPORT_IMPORT_FOLDERS"
+    expected = {
+        machine.create_run(file=str(outside)).json()["id"]: lies_outside,
+        machine.create_run(file=str(link)).json()["id"]: lies_outside,
+        machine.create_run(file=SAMPLE, report=str(outside)).json()["id"]: lies_outside,
+        machine.create_run(file=SAMPLE, report=str(database)).json()["id"]: (
+            "The report has to be a .csv file of its own"
+        ),
+    }
+    for run_id, sentence in expected.items():
+        run = machine.ended(run_id)
+        assert (run["state"]["type"], run["state"]["message"]) == ("FAILED", sentence)
+        (artifact,) = machine.artifacts(run_id).values()
+        assert artifact["description"] == f"Refused: {sentence}"
+        assert secret not in str(artifact)
+    assert database.read_bytes() == b"untouched"
+    assert secret in outside.read_text()
