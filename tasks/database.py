@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -130,6 +131,10 @@ def revision(engine: Engine) -> str | None:
         ) from None
 
 
+# Alembic keeps what it works on in its modules: of two threads, one would work on the other's connection.
+_UPGRADING = threading.Lock()
+
+
 def upgrade(engine: Engine) -> None:
     """Bring the tables up to date; several processes may do so at once, and one of them does it.
 
@@ -138,7 +143,7 @@ def upgrade(engine: Engine) -> None:
     """
     config = Config()
     config.set_main_option("script_location", str(Path(schemas.migrations.__file__).parent))
-    with engine.begin() as connection:  # on SQLite this is the lock already
+    with _UPGRADING, engine.begin() as connection:  # on SQLite this is the lock between processes already
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
         config.attributes["connection"] = connection
