@@ -130,8 +130,12 @@ def refuse_place(file: Path, report: Path | None, settings: Settings) -> Refusal
 async def refuse(refusal: Refusal, file: Path, settings: Settings) -> State:
     """End the run as failed, with the contract's message as its state's; nothing was changed."""
     await publish_refusal(refusal, file.name)
-    await notify(f"{file.name} was refused: {refusal.message}. Nothing was changed.", settings)
+    await tell_refusal(file.name, refusal, settings)
     return Failed(message=refusal.message, data=refusal)
+
+
+async def tell_refusal(name: str, refusal: Refusal, settings: Settings) -> None:
+    await notify(f"{name} was refused: {refusal.message}. Nothing was changed.", settings)
 
 
 async def probe_all(targets: Sequence[Target], mailboxes: Database, settings: Settings) -> ProbeReport:

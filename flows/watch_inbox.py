@@ -14,12 +14,11 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from flows.form import Workspace
-from flows.import_outlook import DEFAULT_WORKSPACE, Imported, import_outlook, tell_crash
+from flows.import_outlook import DEFAULT_WORKSPACE, Imported, import_outlook, tell_crash, tell_refusal
 from schemas.csv_file import Refusal
 from schemas.labels import LABEL_RULE, is_label
 from schemas.settings import load_settings
 from tasks.inbox import Claim, Folders, claim, finish, left_behind, look, reject, settled
-from tasks.notify import notify
 
 BROKEN_OFF = "broken off"
 
@@ -64,7 +63,7 @@ async def import_claimed(claimed: Claim, folders: Folders, workspace: str) -> st
 
 async def import_file(claimed: Claim, folders: Folders, workspace: str) -> object:
     if refusal := refuse_name(claimed):
-        await notify(f"{claimed.name} was refused: {refusal}.", load_settings())
+        await tell_refusal(claimed.name, refusal, load_settings())
         return refusal
     report = claimed.outcome(folders.processed, "report.csv")
     state = await import_outlook(

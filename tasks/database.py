@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-import threading
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

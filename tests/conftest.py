@@ -42,6 +42,7 @@ from prefect.logging.handlers import APILogWorker
 from psycopg import sql
 from pydantic import SecretStr
 
+from flows.temporary_server import RECORDER_SETTINGS
 from sandbox.outlook import Account, Outlook, ServerFaults, running
 from sandbox.script import read_accounts
 from schemas.csv_file import CsvTable
@@ -359,7 +360,8 @@ def prefect_server() -> Iterator[str]:
     url = f"http://127.0.0.1:{port}/api"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with (PREFECT_HOME / "server.log").open("wb") as log:
-        process = subprocess.Popen(bound([*command, "--no-ui"]), stdout=log, stderr=log)
+        variables = os.environ | RECORDER_SETTINGS
+        process = subprocess.Popen(bound([*command, "--no-ui"]), env=variables, stdout=log, stderr=log)
     with ending(process), pytest.MonkeyPatch.context() as patch:
         deadline = time.monotonic() + START_SECONDS
         while not _healthy(url):

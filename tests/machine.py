@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -56,11 +57,11 @@ class Webhook:
 
 
 @contextmanager
-def webhook_listening() -> Iterator[Webhook]:
+def webhook_listening(status: int = HTTPStatus.NO_CONTENT) -> Iterator[Webhook]:
     class Receiver(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             webhook.bodies.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
-            self.send_response(204)
+            self.send_response(status)
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
@@ -127,14 +128,16 @@ class Machine:
         wanted = {"flow_runs": {"id": {"any_": [run_id]}}}
         return {one["key"]: one for one in self.api.post("/artifacts/filter", json=wanted).json()}
 
-    def processes(self) -> dict[int, str]:
-        """What runs of it, told by its environment: process ids with their commands. Linux only."""
+    def processes(self, name: str = "PREFECT_HOME", value: str = "") -> dict[int, str]:
+        """What runs with a variable of that value: process ids with their commands. Linux only.
+
+        Everything that belongs to this machine, by default.
+        """
+        wanted = f"{name}={value or self.environment[name]}".encode()
         found = {}
         for entry in Path("/proc").glob("[0-9]*"):
             try:
-                if f"PREFECT_HOME={self.environment['PREFECT_HOME']}".encode() in (
-                    (entry / "environ").read_bytes().split(b"\0")
-                ):
+                if wanted in (entry / "environ").read_bytes().split(b"\0"):
                     found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ").strip()
             except OSError:
                 continue

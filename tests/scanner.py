@@ -1,13 +1,14 @@
 """Scans of the watched inbox, one after the other, in processes that can be killed at any moment.
 
 They are forked from a process that has imported the flow already, so that a kill hits the work and not the
-seconds before it. Two of them are what two workers are: the deployment's own concurrency limit, which lets one
-scan run at a time, is not theirs.
+seconds before it. Two of them are what two workers are, only that the deployment's own concurrency limit, by
+which one scan runs at a time, does not keep them apart.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import multiprocessing
 import os
 import time
@@ -65,8 +66,13 @@ def scan_repeatedly(variables: dict[str, str], log: Path, stop: Path) -> None:
     from flows.watch_inbox import watch_inbox
 
     refresh_global_settings_context()
+    logging.disable(logging.INFO)
     deadline = time.monotonic() + LIMIT_SECONDS
+
+    async def scan() -> str | None:
+        return (await watch_inbox(return_state=True)).message
+
     while not stop.exists() and time.monotonic() < deadline:
-        state = asyncio.run(watch_inbox(return_state=True))
+        message = asyncio.run(scan())
         with log.open("a") as file:
-            file.write(f"{state.message}\n")
+            file.write(f"{message}\n")

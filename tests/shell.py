@@ -16,6 +16,10 @@ from schemas.sealing import Owner, Sealer, parse_keys
 PROJECT = Path(__file__).resolve().parent.parent
 SAMPLES = PROJECT / "data" / "samples"
 LIMIT_SECONDS = 120
+SCAN = (
+    "import asyncio; from flows.watch_inbox import watch_inbox; "
+    "print(asyncio.run(watch_inbox(return_state=True)).message)"
+)
 
 
 @dataclass
@@ -48,10 +52,17 @@ class Shell:
 
     def run(self, *arguments: str | Path, module: str = "flows.import_outlook", code: int = 0) -> str:
         """Run to the end, hold the exit code to `code`, and return standard output."""
-        with self.start(*arguments, module=module) as process:
+        return self._finish(self.start(*arguments, module=module), code)
+
+    def scan(self) -> str:
+        """Scan the watched inbox once, and return what it came to."""
+        return self._finish(self.start_program(SCAN), 0).strip()
+
+    def _finish(self, started: subprocess.Popen[str], code: int) -> str:
+        with started as process:
             output, errors = process.communicate(timeout=LIMIT_SECONDS)
         assert process.returncode == code, errors + output
-        self.last = subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+        self.last = subprocess.CompletedProcess(process.args, process.returncode, output, errors)
         return output
 
     def rows(self, query: str) -> list[tuple[object, ...]]:

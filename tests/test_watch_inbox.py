@@ -13,12 +13,7 @@ import pytest
 from schemas.csv_file import Refusal
 from tasks.inbox import Folders, claim, left_behind, look, reject, settled
 from tests.conftest import write_csv
-from tests.shell import LIMIT_SECONDS, SAMPLES, Shell
-
-SCAN = (
-    "import asyncio; from flows.watch_inbox import watch_inbox; "
-    "print(asyncio.run(watch_inbox(return_state=True)).message)"
-)
+from tests.shell import SAMPLES, Shell
 
 
 @pytest.fixture
@@ -32,13 +27,6 @@ def watched(shell: Shell) -> Shell:
     }
     Folders(shell.folder)
     return shell
-
-
-def scan(shell: Shell) -> str:
-    with shell.start_program(SCAN) as process:
-        output, errors = process.communicate(timeout=LIMIT_SECONDS)
-    assert process.returncode == 0, errors
-    return output.strip()
 
 
 def files(folder: Path) -> list[str]:
@@ -62,7 +50,7 @@ def test_each_file_leaves_for_its_place(watched: Shell) -> None:
     (inbox / "a link.csv").symlink_to(SAMPLES / "mailboxes.csv")
     os.mkfifo(inbox / "pipe.csv")
 
-    assert scan(watched) == "3 imported, 2 rejected"
+    assert watched.scan() == "3 imported, 2 rejected"
 
     left = ["inbox/.hidden.csv", "inbox/a link.csv", "inbox/download.csv.part"]
     assert files(inbox.parent / "inbox") == sorted(name.removeprefix("inbox/") for name in left)
@@ -93,10 +81,10 @@ def test_mended_rows_go_in_when_they_are_dropped_again(watched: Shell) -> None:
     """The file of failed rows, mended and dropped back, is imported; its error column changes nothing."""
     inbox = watched.folder / "inbox"
     write_csv(inbox / "a.csv", [["ann@contoso.com", "p"], ["bob@contoso", "q"]])
-    assert scan(watched) == "1 imported"
+    assert watched.scan() == "1 imported"
     (failed,) = (watched.folder / "failed").iterdir()
     (inbox / "mended.csv").write_bytes(failed.read_bytes().replace(b"bob@contoso", b"bob@contoso.com"))
-    assert scan(watched) == "1 imported"
+    assert watched.scan() == "1 imported"
     assert watched.rows("SELECT email FROM mailbox ORDER BY id") == [
         ("ann@contoso.com",),
         ("bob@contoso.com",),
@@ -113,7 +101,7 @@ def test_what_a_crash_left_behind_is_taken_up_again(watched: Shell) -> None:
         assert claimed is not None
         if name == "dead.csv":
             os.close(claimed.lock)
-    assert scan(watched) == "1 imported"
+    assert watched.scan() == "1 imported"
     assert [Path(name).name for name in files(folders.processing)] == ["alive.csv"]
     assert watched.rows("SELECT email FROM mailbox") == [("dead@contoso.com",)]
 
@@ -124,10 +112,10 @@ def test_file_that_breaks_off_stays_for_the_next_scan(watched: Shell) -> None:
     write_csv(folders.inbox / "a.csv", [["ann@contoso.com", "p"]])
     folders.processed.rmdir()
     folders.processed.symlink_to("/proc")  # a folder in which not even root can make a file
-    assert scan(watched) == "1 broken off"
+    assert watched.scan() == "1 broken off"
     assert [Path(name).name for name in files(folders.processing)] == ["a.csv"]
     folders.processed.unlink()
-    assert scan(watched) == "1 imported"
+    assert watched.scan() == "1 imported"
     assert files(folders.processing) == []
     assert watched.rows("SELECT count(*) FROM mailbox") == [(1,)]
 
@@ -135,7 +123,7 @@ def test_file_that_breaks_off_stays_for_the_next_scan(watched: Shell) -> None:
 def test_import_runs_hang_under_the_scan(watched: Shell, prefect_server: str) -> None:
     """The run of each file is a child of the scan's run, and its artifact names the report."""
     write_csv(watched.folder / "inbox" / "child of a scan.csv", [["ann@contoso.com", "p"]])
-    scan(watched)
+    watched.scan()
     with httpx.Client(base_url=prefect_server) as client:
         wanted = {"flow_runs": {"name": {"any_": ["child of a scan.csv to default"]}}}
         (run,) = client.post("/flow_runs/filter", json=wanted).json()

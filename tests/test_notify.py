@@ -1,0 +1,126 @@
+"""Somebody is told of refused files, tripped guards and crashes, with counts and without a secret."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from pydantic import SecretStr
+
+from sandbox.outlook import running
+from sandbox.script import Account
+from schemas.labels import LABEL_RULE
+from schemas.settings import Settings
+from tasks.inbox import Folders
+from tasks.notify import notify
+from tests.conftest import HANGING, with_changes, write_csv
+from tests.machine import Machine, Webhook, wait_for, webhook_listening
+from tests.shell import Shell, at
+
+PASSWORD = "Canary-password-of-a-mailbox"
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    with webhook_listening() as listening:
+        yield listening
+
+
+def test_refused_files_are_told(shell: Shell, webhook: Webhook) -> None:
+    """A file that the watched folder refuses is told by its name and the reason, and by nothing within it."""
+    shell.environment |= {
+        "OUTLOOK_IMPORT_WATCH_FOLDER": str(shell.folder),
+        "OUTLOOK_IMPORT_SETTLE_SECONDS": "0",
+        "OUTLOOK_IMPORT_NOTIFY_WEBHOOK": webhook.address,
+    }
+    inbox = Folders(shell.folder).inbox
+    (inbox / "b@d!").mkdir()
+    for name in ("no address column.csv", "b@d!/no tag.csv"):
+        write_csv(inbox / name, [["Ann", PASSWORD]], ("name", "password"))
+    assert shell.scan() == "2 rejected"
+    assert sorted(webhook.texts) == [
+        "no address column.csv was refused: CSV must have email and password columns. Nothing was changed.",
+        f"no tag.csv was refused: The folder's name cannot be a tag: {LABEL_RULE}. Nothing was changed.",
+    ]
+
+
+def test_tripped_guard_is_told_with_counts(shell: Shell, webhook: Webhook) -> None:
+    """When nearly all passwords of a file are wrong, the message says so, with the counts of the run."""
+    rows = [[f"user{n}@contoso.com", PASSWORD] for n in range(8)]
+    with running({email: Account("right") for email, _ in rows}, folder=shell.folder) as outlook:
+        shell.environment |= at(outlook) | {
+            "OUTLOOK_IMPORT_GUARD_AFTER": "3",
+            "OUTLOOK_IMPORT_PROBE_CONCURRENCY": "1",
+            "OUTLOOK_IMPORT_PROBE_GROUP_SIZE": "1",
+            "OUTLOOK_IMPORT_NOTIFY_WEBHOOK": webhook.address,
+        }
+        shell.run(write_csv(shell.folder / "wrong.csv", rows))
+    (text,) = webhook.texts
+    assert text.startswith("wrong.csv: Stopped by the lockout guard")
+    assert "imported 8, skipped 0, failed 0; 0 active, " in text
+    assert "not tested" in text
+    assert PASSWORD not in webhook.bodies[0]
+
+
+def test_unreachable_webhook_stops_nothing_and_is_not_named(shell: Shell) -> None:
+    """What cannot be told is logged without the address, which is a secret, and the work goes on."""
+    address = f"http://127.0.0.1:9/{Webhook.secret}"
+    shell.environment |= {
+        "OUTLOOK_IMPORT_WATCH_FOLDER": str(shell.folder),
+        "OUTLOOK_IMPORT_SETTLE_SECONDS": "0",
+        "OUTLOOK_IMPORT_NOTIFY_WEBHOOK": address,
+        "OUTLOOK_IMPORT_NOTIFY_BLOCK": "custom-webhook/there-is-none",
+        "PREFECT_LOGGING_LEVEL": "DEBUG",
+    }
+    write_csv(Folders(shell.folder).inbox / "empty.csv", [])
+    assert shell.scan() == "1 rejected"
+    said = shell.last.stderr
+    assert "The webhook could not be told: ConnectError" in said
+    assert "The notification block could not be told: ValueError" in said
+    assert Webhook.secret not in said
+
+
+async def test_answer_that_is_no_success_is_logged(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A webhook that answers with an error, or an address that is none, is logged without the address."""
+    with webhook_listening(status=500) as webhook, caplog.at_level(logging.WARNING, "tasks.notify"):
+        for address in (webhook.address, f"no-address-{webhook.secret}"):
+            await notify("text", with_changes(settings, notify_webhook=SecretStr(address)))
+    assert caplog.messages == [
+        "The webhook could not be told: HTTPStatusError",
+        "The webhook could not be told: UnsupportedProtocol",
+    ]
+
+
+@pytest.mark.usefixtures("prefect_server")
+async def test_notification_block_is_told(
+    settings: Settings, webhook: Webhook, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A notification block that is registered with Prefect gets the text; one that fails stops nothing."""
+    for name, secret in (("told", webhook.address), ("failing", "http://127.0.0.1:9")):
+        block = CustomWebhookNotificationBlock(
+            name=name, url="{{address}}", json_data={"text": "{{body}}"}, secrets={"address": secret}
+        )
+        await block.save(name, overwrite=True)
+        await notify("2 mailboxes", with_changes(settings, notify_block=f"custom-webhook/{name}"))
+    assert webhook.texts == ["2 mailboxes"]
+    assert caplog.messages == ["The notification block could not be told: ConnectError"]
+
+
+@pytest.mark.slow
+def test_crashed_run_is_told(machine: Machine) -> None:
+    """When the process of a deployment's run is killed, the worker tells it, and the run ends as crashed."""
+    file = write_csv(machine.watched / "hanging.csv", [[HANGING, PASSWORD]])
+    run_id = machine.create_run(file=str(file)).json()["id"]
+    wait_for("the first probe", lambda: "probe-progress" in machine.artifacts(run_id), 60)
+    (process,) = machine.processes("PREFECT__FLOW_RUN_ID", run_id)
+    os.kill(process, signal.SIGKILL)
+    assert machine.ended(run_id)["state"]["type"] == "CRASHED"
+    told = "The run hanging.csv to default crashed; the next scan or retest goes on from there."
+    wait_for("the message", lambda: told in machine.webhook.texts, 20)
+    assert PASSWORD not in str(machine.webhook.bodies)
