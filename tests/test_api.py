@@ -815,6 +815,7 @@ def test_malformed_bodies_get_nothing_but_4xx_envelopes(api: Api) -> None:
     assert rows_of(api.db, ImportBatch) == rows_of(api.db, Mailbox) == []
 
 
+@pytest.mark.slow
 def test_openapi_document_is_what_the_server_does(api: Api) -> None:
     """Schemathesis, from the document alone, finds no answer that the document does not announce."""
     with api.client() as client:
@@ -894,6 +895,7 @@ def is_live(url: str) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_killed_server_loses_nothing_that_it_answered(shell: Shell) -> None:
     """After kill -9 right behind the answer every mailbox is stored, and a retest gives each its verdict."""
     rows = [[f"user{n}@contoso.com", f"p{n}"] for n in range(100)]

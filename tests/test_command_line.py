@@ -74,11 +74,12 @@ def test_each_refusal_says_its_message_and_changes_nothing(offline: Shell) -> No
         arguments = [path] if path else []
         envelope = {"success": False, "error": {"code": "VALIDATION_ERROR", "message": message}}
         assert json.loads(offline.run(*arguments, "--json", code=1)) == envelope
-        offline.run(*arguments, code=1)
-        assert message in offline.last.stderr
         assert not offline.database.exists()
+    offline.run(offline.folder / "missing.csv", code=1)
+    assert "Refused: CSV file is required\nThere is no file of that name." in offline.last.stderr
 
 
+@pytest.mark.slow
 def test_refusal_leaves_a_filled_database_as_it_is(shell: Shell) -> None:
     """A refused file leaves every byte of the stored mailboxes alone."""
     shell.run(SAMPLES / "mailboxes.csv", "--no-test")
@@ -202,7 +203,8 @@ def test_flow_run_is_found_by_name_tags_and_artifacts(shell: Shell, prefect_serv
             sleep(0.2)
     assert set(run["tags"]) == {"spring", "workspace:sales", "file:found me.csv"}
     assert run["state"]["message"] == "imported 1, skipped 0, failed 0; 0 active, 1 failed"
-    assert set(artifacts) == {"import-summary", "probe-progress", "probe-verdicts", "mailbox-verdicts"}
+    # A run that takes longer has its progress as well.
+    assert set(artifacts) - {"probe-progress"} == {"import-summary", "probe-verdicts", "mailbox-verdicts"}
     assert "imported 1, skipped 0, failed 0" in artifacts["import-summary"]["data"]
     (row,) = json.loads(artifacts["mailbox-verdicts"]["data"])
     assert row["status"] == "failed"
@@ -320,6 +322,7 @@ def test_no_secret_is_left_anywhere(tmp_path: Path) -> None:
     shutil.rmtree(home)
 
 
+@pytest.mark.slow
 def test_without_a_server_one_is_started_and_ends_with_the_command(tmp_path: Path) -> None:
     """Without a Prefect server a run brings its own, has its task runs recorded, and leaves none behind."""
     home = tmp_path / "prefect"
@@ -346,6 +349,7 @@ def _processes_with(text: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_delete_makes_room_for_new_credentials(shell: Shell) -> None:
     """A deleted mailbox can be imported again with another password; an unknown address is named as such."""
     shell.run(write_csv(shell.folder / "a.csv", [["ann@contoso.com", "old"]]), "--no-test")

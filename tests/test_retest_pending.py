@@ -69,6 +69,7 @@ def test_retest_beside_a_running_import_takes_nothing_from_it(shell: Shell) -> N
         assert set(outlook.seen.logins.values()) == {1}
 
 
+@pytest.mark.slow
 def test_untested_imports_wait_until_somebody_asks(shell: Shell) -> None:
     """Mailboxes imported with --no-test are left alone by a retest, and tested by one with --held."""
     with running({"ann@contoso.com": Account("p")}, folder=shell.folder) as outlook:
@@ -97,6 +98,7 @@ def test_guard_holds_the_rest_back_from_later_retests(shell: Shell) -> None:
     assert held == [(60 - tried,)]
 
 
+@pytest.mark.slow
 def test_failed_mailbox_is_tested_again_once_somebody_asks(shell: Shell) -> None:
     """A mailbox that failed for good stays so until `mailboxes retest` makes it due again."""
     folder = shell.folder

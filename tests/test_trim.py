@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import httpx
+import pytest
 
 from schemas.reasons import Protocol, Reason, Stage
 from schemas.settings import Settings
@@ -59,6 +60,7 @@ def test_superseded_answers_and_old_row_errors_go_and_the_last_ones_stay(
     assert len(rows_of(db, Mailbox)) == 2
 
 
+@pytest.mark.slow
 async def test_old_runs_of_this_project_are_removed_from_prefect(shell: Shell, prefect_server: str) -> None:
     """Runs that ended before the given time are gone with their artifacts; later ones are there still."""
     file = write_csv(shell.folder / "to be trimmed.csv", [["ann@contoso.com", "p"]])
