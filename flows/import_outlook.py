@@ -60,9 +60,9 @@ PROGRESS_SECONDS = 2
 
 async def tell_crash(flow: object, flow_run: FlowRun, state: State) -> None:  # noqa: ARG001  Prefect's names
     """Hook: a run of a deployment or of the command line crashed."""
-    await notify(
-        f"The run {flow_run.name} crashed; the next scan or retest goes on from there.", load_settings()
-    )
+    async with get_client() as client:
+        name = (await client.read_flow_run(flow_run.id)).name  # the worker knows the one before it began
+    await notify(f"The run {name} crashed; the next scan or retest goes on from there.", load_settings())
 
 
 @flow(

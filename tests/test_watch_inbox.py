@@ -45,12 +45,13 @@ def test_each_file_leaves_for_its_place(watched: Shell) -> None:
         write_csv(inbox / name, [[f"user@{abs(hash(name))}.com", "p"]])
     (inbox / "part.csv").write_bytes((SAMPLES / "mailboxes.csv").read_bytes())
     (inbox / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
+    (inbox / os.fsdecode(b"caf\xe9.csv")).write_text("email,password\n")
     (inbox / "download.csv.part").write_text("email,password\n")
     (inbox / ".hidden.csv").write_text("email,password\n")
     (inbox / "a link.csv").symlink_to(SAMPLES / "mailboxes.csv")
     os.mkfifo(inbox / "pipe.csv")
 
-    assert watched.scan() == "3 imported, 2 rejected"
+    assert watched.scan() == "3 imported, 3 rejected"
 
     left = ["inbox/.hidden.csv", "inbox/a link.csv", "inbox/download.csv.part"]
     assert files(inbox.parent / "inbox") == sorted(name.removeprefix("inbox/") for name in left)
@@ -68,9 +69,11 @@ def test_each_file_leaves_for_its_place(watched: Shell) -> None:
         "2FA Secret": "",
     }
     rejected = sorted((watched.folder / "rejected").iterdir())
-    assert [path.name.split(".", 1)[0] for path in rejected] == ["no tag", "no tag", "photo", "photo"]
-    assert "cannot be a tag" in rejected[1].read_text()
-    assert rejected[2].read_bytes().startswith(b"\x89PNG")
+    names = [path.name.split(".", 1)[0] for path in rejected]
+    assert names == ["caf�", "caf�", "no tag", "no tag", "photo", "photo"]
+    assert "not UTF-8" in rejected[1].read_text()
+    assert "cannot be a tag" in rejected[3].read_text()
+    assert rejected[4].read_bytes().startswith(b"\x89PNG")
     assert {mode(path) for path in (*reports, failed, *rejected)} == {0o600}
     assert watched.rows("SELECT tag, count(*) FROM mailbox GROUP BY tag") == [(None, 21), ("spring", 1)]
     secret = b"qzkvhwmpltxrbncd"
@@ -107,17 +110,21 @@ def test_what_a_crash_left_behind_is_taken_up_again(watched: Shell) -> None:
 
 
 def test_file_that_breaks_off_stays_for_the_next_scan(watched: Shell) -> None:
-    """Where an outcome cannot be written the file is kept, the scan fails, and the next one finishes it."""
+    """Where an outcome cannot be written its file is kept and others go on; a later scan finishes it."""
     folders = Folders(watched.folder)
-    write_csv(folders.inbox / "a.csv", [["ann@contoso.com", "p"]])
-    folders.processed.rmdir()
-    folders.processed.symlink_to("/proc")  # a folder in which not even root can make a file
-    assert watched.scan() == "1 broken off"
-    assert [Path(name).name for name in files(folders.processing)] == ["a.csv"]
-    folders.processed.unlink()
+    write_csv(folders.inbox / "a.csv", [["ann@contoso.com", "p"], ["", "q"]])
+    write_csv(folders.inbox / "b.csv", [["bob@contoso.com", "p"]])
+    for place, said in ((folders.failed, "1 broken off, 1 imported"), (folders.processed, "1 broken off")):
+        set_aside = place.rename(watched.folder / "set aside")
+        place.symlink_to("/proc")  # a folder in which not even root can make a file
+        assert watched.scan() == said
+        assert [Path(name).name for name in files(folders.processing)] == ["a.csv"]
+        place.unlink()
+        set_aside.rename(place)
     assert watched.scan() == "1 imported"
     assert files(folders.processing) == []
-    assert watched.rows("SELECT count(*) FROM mailbox") == [(1,)]
+    assert watched.rows("SELECT email FROM mailbox") == [("ann@contoso.com",), ("bob@contoso.com",)]
+    assert [name.split(".")[0] for name in files(folders.processed)] == ["a", "b"]
 
 
 def test_import_runs_hang_under_the_scan(watched: Shell, prefect_server: str) -> None:
