@@ -118,11 +118,11 @@ def process(module: str, *arguments: str) -> Iterator[Part]:
         yield part
     finally:
         part.send_signal(signal.SIGINT)
-        try:
+        with suppress(subprocess.TimeoutExpired):
             part.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(part.pid, signal.SIGKILL)
-            part.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(part.pid, signal.SIGKILL)  # it, or what it has left running
+        part.wait()
 
 
 def ready(what: str, part: Part, stop: threading.Event, answers: Callable[[], bool]) -> bool:

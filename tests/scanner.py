@@ -19,7 +19,7 @@ from pathlib import Path
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["flows.watch_inbox"])
-LIMIT_SECONDS = 150  # after which a scanner ends by itself, whatever became of its test
+LIMIT_SECONDS = 330  # after which a scanner ends by itself, whatever became of its test
 
 
 class Scanner:

@@ -120,7 +120,7 @@ def test_two_workers_import_each_of_40_files_once(shell: Shell, folders: Folders
         for one in dropped:
             drop(one, folders)
             sleep(0.02)
-        wait_for("an empty inbox", lambda: all_done(folders), 120)
+        wait_for("an empty inbox", lambda: all_done(folders), 300)
         for scanner in scanners:
             scanner.stop()
     said = [message for scanner in scanners for message in scanner.messages]
