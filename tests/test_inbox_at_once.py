@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import os
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -73,9 +74,8 @@ def drop(dropped: Dropped, folders: Folders) -> None:
 
 
 def all_done(folders: Folders) -> bool:
-    return not [
-        path for top in (folders.inbox, folders.processing) for path in top.rglob("*") if path.is_file()
-    ]
+    """Whether no file is left to do; os.walk, because folders of claims vanish while one looks."""
+    return not any(names for top in (folders.inbox, folders.processing) for _, _, names in os.walk(top))
 
 
 def names_in(folder: Path, ending: str) -> Counter[str]:

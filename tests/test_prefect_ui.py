@@ -97,7 +97,8 @@ def test_sample_is_imported_by_the_form(machine: Machine, page: Page, tmp_path: 
 
     open_artifact(page, machine, run_id, "mailbox-verdicts")
     page.get_by_placeholder("Search").fill("tobiah")
-    page.get_by_text("fenella.coppersmythe@msn.com").wait_for(state="hidden")
+    table = page.get_by_test_id("table-display")
+    table.get_by_text("fenella.coppersmythe@msn.com").wait_for(state="hidden")
     page.get_by_role("row", name="tobiah.wrenfold@outlook.com failed Wrong password").wait_for()
     page.screenshot(path=tmp_path / "mailbox-verdicts.png")
 
