@@ -400,8 +400,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests that share one running machine come last and together, so that it disturbs no others."""
-    items.sort(key=lambda item: "machine" in getattr(item, "fixturenames", ()))
+    """The tests that share one machine come last, so that it disturbs no others; `test_up` ends it."""
+    items.sort(key=lambda item: item.path.name if "machine" in getattr(item, "fixturenames", ()) else "")
 
 
 # --- Commands --------------------------------------------------------

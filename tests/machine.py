@@ -106,9 +106,15 @@ class Machine:
         return found
 
     def create_run(self, **parameters: object) -> httpx.Response:
-        """Ask for a run of the import by hand, as the form does."""
+        """Ask for a run of the import by hand, as the form does; again while Prefect's SQLite is locked."""
         place = f"/deployments/{self.deployment('import-outlook/manual')['id']}/create_flow_run"
-        return self.api.post(place, json={"parameters": parameters, "state": {"type": "SCHEDULED"}})
+        wanted = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+
+        def ask() -> tuple[httpx.Response] | None:
+            answer = self.api.post(place, json=wanted)
+            return None if answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE else (answer,)
+
+        return wait_for("an answer to the wish for a run", ask, 20)[0]
 
     def run(self, run_id: str) -> dict[str, Any]:
         found: dict[str, Any] = self.api.get(f"/flow_runs/{run_id}").json()
