@@ -23,7 +23,8 @@ from schemas.sealing import Owner, Sealer, new_key, parse_keys
 from schemas.settings import Settings, SettingsError
 from schemas.tables import Table, Workspace, columns_of, now
 from tasks.database import Database, database, key_file, make_engine, revision, upgrade, url_of
-from tests.conftest import PostgreSql, with_changes
+from tests.conftest import with_changes
+from tests.postgresql import PostgreSql
 
 OWNER = Owner("default", "anna@outlook.com", "password")
 

@@ -25,10 +25,6 @@ from tasks.database import database
 from tasks.login import Credentials, log_in, tls_context
 from tasks.probe import Probing
 from tests.conftest import (
-    START_SECONDS,
-    bound,
-    ending,
-    folder_of_nobody,
     free_port,
     import_file,
     probe_targets,
@@ -36,6 +32,7 @@ from tests.conftest import (
     with_changes,
     write_csv,
 )
+from tests.postgresql import START_SECONDS, bound, ending, folder_of_nobody
 
 MAILBOXES = 500
 ODD_CHARACTERS = " \"'\\{}()%*+,;:=~&#!?/<>@[]^`|äßñ漢🔑"
