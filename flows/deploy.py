@@ -16,9 +16,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 
+from tasks.trim import FLOWS
+
 PROJECT = Path(__file__).resolve().parent.parent
 WORK_POOL = "outlook-import"
-FLOWS = ["import-outlook", "watch-inbox", "retest-pending"]
 AUTOMATION = "outlook-import: mark runs as crashed whose process has died"
 HEARTBEAT_SECONDS = 30
 SILENCE = timedelta(seconds=3 * HEARTBEAT_SECONDS)

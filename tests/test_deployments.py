@@ -16,6 +16,7 @@ DEPLOYMENTS = {
     "import-outlook/manual": None,
     "watch-inbox/every-minute": "* * * * *",
     "retest-pending/every-10-minutes": "*/10 * * * *",
+    "trim-history/every-day": "17 3 * * *",
 }
 
 
@@ -34,9 +35,9 @@ def found_on(machine: Machine) -> dict[str, list[Any]]:
 
 
 def test_setting_up_again_changes_nothing(machine: Machine) -> None:
-    """`manage deploy` a second time asks nothing and leaves three deployments, one pool, one automation."""
+    """`manage deploy` a second time asks nothing and leaves four deployments, one pool, one automation."""
     before = found_on(machine)
-    assert [len(parts) for parts in before.values()] == [3, 1, 1]
+    assert [len(parts) for parts in before.values()] == [4, 1, 1]
     shell = Shell(
         machine.folder, machine.environment | {"PREFECT_API_URL": f"http://127.0.0.1:{machine.port}/api"}
     )
@@ -73,7 +74,7 @@ def test_dead_runs_are_found_by_their_silence(machine: Machine) -> None:
     assert (automation["name"], automation["enabled"]) == (AUTOMATION, True)
     assert trigger["match_related"] == {
         "prefect.resource.role": "flow",
-        "prefect.resource.name": ["import-outlook", "watch-inbox", "retest-pending"],
+        "prefect.resource.name": ["import-outlook", "watch-inbox", "retest-pending", "trim-history"],
     }
     assert (trigger["posture"], trigger["within"], trigger["threshold"]) == ("Proactive", 90, 1)
     assert trigger["after"] == ["prefect.flow-run.heartbeat"]

@@ -45,7 +45,8 @@ def set_up_deployments(_options: argparse.Namespace, _settings: Settings) -> int
         sys.stderr.write(f"{error}\n")
         return USAGE
     sys.stdout.write(
-        "Deployments: import-outlook/manual, watch-inbox/every-minute, retest-pending/every-10-minutes\n"
+        "Deployments: import-outlook/manual, watch-inbox/every-minute, retest-pending/every-10-minutes, "
+        "trim-history/every-day\n"
     )
     return DONE
 
