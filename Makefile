@@ -3,9 +3,10 @@ VENV := .venv
 PYTHON ?= python3
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
+WORKERS := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-troubled up test test-slow lint bench lock clean
+.PHONY: help demo demo-troubled up test test-postgresql test-slow lint bench lock clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -21,7 +22,10 @@ up: $(READY)  ## Run Prefect's server, the deployments and a worker until Ctrl-C
 	$(RUN) -m flows.up
 
 test: $(READY)  ## Run the tests
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup
+
+test-postgresql: $(READY)  ## Run all that uses a database on PostgreSQL
+	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup --database postgresql
 
 test-slow: $(READY)  ## Run the tests that take long: browser, crashes, workers
 	$(RUN) -m pytest -m slow

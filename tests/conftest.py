@@ -60,7 +60,7 @@ from tests.postgresql import (
     postgresql_binaries,
     postgresql_of,
 )
-from tests.shell import SAMPLES, Shell, environment
+from tests.shell import SAMPLES, Shell, environment, on_sqlite
 
 LOG = logging.getLogger("tests")
 HANGING = "hanging@contoso.com"
@@ -72,11 +72,12 @@ StartOutlook = Callable[..., Awaitable[Outlook]]
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """The defaults with a SQLite database in a folder of the test's own, here and for programs it starts."""
+def settings(fresh_database: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The defaults with a database of the test's own, here and for programs it starts."""
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv(f"{PREFIX}DATABASE_URL", f"sqlite:///{tmp_path}/mailboxes.db")
+    for name, value in fresh_database.items():
+        monkeypatch.setenv(name, value)
     return load_settings()
 
 
@@ -94,6 +95,19 @@ def with_changes(settings: Settings, **changes: Any) -> Settings:
 
 
 # --- Databases -------------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--database", choices=["sqlite", "postgresql"], help="run what uses one on this only")
+
+
+@pytest.fixture
+def fresh_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The variables of a database of the test's own: PostgreSQL if `--database` says so, or else SQLite."""
+    if request.config.getoption("--database") == "postgresql":
+        yield request.getfixturevalue("on_postgresql")
+    else:
+        yield on_sqlite(tmp_path)
 
 
 @pytest.fixture(scope="session")
@@ -122,19 +136,23 @@ def migrated(postgresql: PostgreSql) -> Iterator[str]:
         yield str(engine.url.database)
 
 
+@pytest.fixture
+def on_postgresql(postgresql: PostgreSql, migrated: str) -> Iterator[dict[str, str]]:
+    """The variables of a fresh database on PostgreSQL whose tables are up to date."""
+    with postgresql.new_database(migrated) as address:
+        yield {f"{PREFIX}DATABASE_URL": address, f"{PREFIX}ENCRYPTION_KEYS": new_key()}
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def either_settings(
     request: pytest.FixtureRequest, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Settings]:
+) -> Settings:
     """Settings with a fresh database whose tables are up to date: SQLite, then PostgreSQL."""
     if request.param == "sqlite":
-        yield settings
-        return
-    server: PostgreSql = request.getfixturevalue("postgresql")
-    with server.new_database(request.getfixturevalue("migrated")) as address:
-        monkeypatch.setenv(f"{PREFIX}DATABASE_URL", address)
-        monkeypatch.setenv(f"{PREFIX}ENCRYPTION_KEYS", new_key())
-        yield load_settings()
+        return settings
+    for name, value in request.getfixturevalue("on_postgresql").items():
+        monkeypatch.setenv(name, value)
+    return load_settings()
 
 
 @pytest.fixture
@@ -291,21 +309,45 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         yield up
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests that share one machine come last, so that it disturbs no others; `test_up` ends it."""
-    items.sort(key=lambda item: item.path.name if "machine" in getattr(item, "fixturenames", ()) else "")
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give what is dear to one worker, and with `--database` keep what uses a database, on that one only."""
+    # The tests that share one machine come last, so that it disturbs no others; `test_up` ends it.
+    items.sort(key=lambda item: item.path.name if "machine" in fixtures_of(item) else "")
+    for item in items:
+        for dear in ("machine", "prefect_server"):
+            if dear in fixtures_of(item):
+                item.add_marker(pytest.mark.xdist_group(dear))
+                break
+    if wanted := config.getoption("--database"):
+        away = [item for item in items if not concerns(item, wanted)]
+        config.hook.pytest_deselected(items=away)
+        items[:] = [item for item in items if item not in set(away)]
+
+
+def fixtures_of(item: pytest.Item) -> Sequence[str]:
+    return getattr(item, "fixturenames", ())
+
+
+def concerns(item: pytest.Item, kind: str) -> bool:
+    """Whether a test uses a database, and may use one of this kind."""
+    if "fresh_database" not in fixtures_of(item) or (kind != "sqlite" and item.get_closest_marker("sqlite")):
+        return False
+    parameters = (
+        item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    )
+    return bool(parameters.get("either_settings", kind) == kind)
 
 
 # --- Commands --------------------------------------------------------
 
 
 @pytest.fixture
-def shell(tmp_path: Path, prefect_server: str) -> Shell:
+def shell(tmp_path: Path, fresh_database: Mapping[str, str], prefect_server: str) -> Shell:
     """Runs the project's commands against a database of the test's own and the session's Prefect server."""
-    return Shell(tmp_path, environment(tmp_path, PREFECT_API_URL=prefect_server))
+    return Shell(tmp_path, environment(PREFECT_API_URL=prefect_server, **fresh_database))
 
 
 @pytest.fixture
-def offline(tmp_path: Path) -> Shell:
+def offline(tmp_path: Path, fresh_database: Mapping[str, str]) -> Shell:
     """A shell whose Prefect server does not exist: a command that asks for it fails."""
-    return Shell(tmp_path, environment(tmp_path, PREFECT_API_URL="http://127.0.0.1:9/api"))
+    return Shell(tmp_path, environment(PREFECT_API_URL="http://127.0.0.1:9/api", **fresh_database))

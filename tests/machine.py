@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import httpx
 
 from sandbox.outlook import Outlook
-from tests.shell import PROJECT, SAMPLES, at, environment
+from tests.shell import PROJECT, SAMPLES, at, environment, on_sqlite
 
 START_SECONDS = 120
 STOP_SECONDS = 40
@@ -161,7 +161,7 @@ def machine_running(folder: Path, port: int, outlook: Outlook, webhook: Webhook)
         "OUTLOOK_IMPORT_SETTLE_SECONDS": "0.5",
         "OUTLOOK_IMPORT_NOTIFY_WEBHOOK": webhook.address,
     }
-    variables = environment(folder, **settings, **at(outlook))
+    variables = environment(**on_sqlite(folder), **settings, **at(outlook))
     with (folder / "up.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.up", "--port", str(port)],

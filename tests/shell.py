@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import SecretStr
+from sqlalchemy import text
+
 from sandbox.outlook import Outlook
-from schemas.sealing import Owner, Sealer, parse_keys
+from schemas.sealing import Owner
+from schemas.settings import PREFIX, Settings
+from schemas.tables import Mailbox, columns_of
+from tasks.database import database, url_of
 
 PROJECT = Path(__file__).resolve().parent.parent
 SAMPLES = PROJECT / "data" / "samples"
@@ -31,8 +36,14 @@ class Shell:
     last: subprocess.CompletedProcess[str] = field(init=False)
 
     @property
-    def database(self) -> Path:
-        return self.folder / "mailboxes.db"
+    def settings(self) -> Settings:
+        """The settings with the database that the commands use."""
+        address, keys = (
+            self.environment.get(f"{PREFIX}{name}") for name in ("DATABASE_URL", "ENCRYPTION_KEYS")
+        )
+        return Settings(
+            database_url=SecretStr(address or ""), encryption_keys=SecretStr(keys) if keys else None
+        )
 
     def start(self, *arguments: str | Path, module: str = "flows.import_outlook") -> subprocess.Popen[str]:
         return self._start("-m", module, *map(str, arguments))
@@ -65,33 +76,43 @@ class Shell:
         self.last = subprocess.CompletedProcess(process.args, process.returncode, output, errors)
         return output
 
-    def rows(self, query: str) -> list[tuple[object, ...]]:
-        with sqlite3.connect(self.database) as connection:
-            rows = connection.execute(query).fetchall()
-        connection.close()
-        return rows
+    def is_untouched(self) -> bool:
+        """Whether nothing was stored: there is not even a file, or on PostgreSQL no workspace."""
+        address = url_of(self.settings)
+        if address.get_backend_name() == "sqlite":
+            return not Path(address.database or "").exists()
+        return self.rows("SELECT id FROM workspace") == []
 
-    def change(self, statement: str, *values: object) -> None:
-        with sqlite3.connect(self.database) as connection:
-            connection.execute(statement, values)
-        connection.close()
+    def rows(self, query: str) -> list[tuple[object, ...]]:
+        with database(self.settings) as opened, opened.engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(text(query))]
+
+    def change(self, statement: str, **values: object) -> None:
+        with database(self.settings) as opened, opened.engine.begin() as connection:
+            connection.execute(text(statement), values)
 
     def open_password(self, email: str) -> str:
         """What the database gives back of a mailbox's password."""
-        key = parse_keys(self.database.with_suffix(".key").read_text())
-        connection = sqlite3.connect(self.database)
-        (sealed,) = connection.execute("SELECT password FROM mailbox WHERE email = ?", [email]).fetchone()
-        connection.close()
-        return Sealer(key).open(sealed, Owner("default", email.casefold(), "password"))
+        mailbox = columns_of(Mailbox)
+        with database(self.settings) as opened, opened.engine.connect() as connection:
+            sealed = connection.scalars(
+                mailbox.select().with_only_columns(mailbox.c.password).where(mailbox.c.email == email)
+            ).one()
+            return opened.sealer.open(sealed, Owner("default", email.casefold(), "password"))
 
 
-def environment(folder: Path, **more: str) -> dict[str, str]:
+def on_sqlite(folder: Path) -> dict[str, str]:
+    """The variables of a SQLite database in a folder."""
+    return {f"{PREFIX}DATABASE_URL": f"sqlite:///{folder / 'mailboxes.db'}"}
+
+
+def environment(**more: str) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("OUTLOOK_IMPORT_", "PREFECT_"))
     }
-    return kept | {"OUTLOOK_IMPORT_DATABASE_URL": f"sqlite:///{folder / 'mailboxes.db'}"} | more
+    return kept | more
 
 
 def at(outlook: Outlook) -> dict[str, str]:

@@ -7,7 +7,6 @@ import json
 import random
 import shutil
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -32,7 +31,6 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from pydantic import SecretStr
 from schemathesis import CheckFunction, GenerationMode
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import positive_data_acceptance
@@ -870,7 +868,7 @@ def test_32_clients_with_overlapping_files_store_the_exact_union(either_api: Api
 
 
 def key_for(shell: Shell) -> str:
-    with database(Settings(database_url=SecretStr(f"sqlite:///{shell.database}"))) as db:
+    with database(shell.settings) as db:
         return create_key(db, "default", "test")
 
 
@@ -962,9 +960,7 @@ def test_nothing_tells_a_password(shell: Shell) -> None:
             wait_until(lambda: bool(client.get("/v1/mailboxes?status=failed").json()["data"]["mailboxes"]))
             paths = ("mailboxes?limit=200", "imports/1", "mailboxes/1", f"mailboxes?limit={CANARY}")
             told += [client.get(f"/v1/{path}").text for path in paths]
-            connection = sqlite3.connect(shell.database)
-            connection.execute("ALTER TABLE mailbox RENAME COLUMN totp TO gone")
-            connection.close()
+            shell.change("ALTER TABLE mailbox RENAME COLUMN totp TO gone")
             broken = send(client, csv_of(["z@b.co", CANARY]))
             process.terminate()
             told += [error_of(broken, 500), *process.communicate(timeout=30)]
@@ -1018,7 +1014,7 @@ RUN_FOR_BATCH_1 = (
 
 def test_batch_run_tests_its_import_once_and_before_it_is_due(shell: Shell) -> None:
     """The run that the API asks for tries one import's pending mailboxes once, and no other's."""
-    settings = Settings(database_url=SecretStr(f"sqlite:///{shell.database}"))
+    settings = shell.settings
     accounts = {name: Account("p") for name in ("mine@contoso.com", "theirs@contoso.com")}
     accounts["busy@contoso.com"] = Account("p", smtp="service-not-available")
     with running(accounts, folder=shell.folder) as outlook, database(settings) as db:

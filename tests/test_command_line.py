@@ -23,7 +23,7 @@ import pytest
 from sandbox.outlook import running
 from sandbox.script import Account
 from tests.conftest import write_csv
-from tests.shell import LIMIT_SECONDS, PROJECT, SAMPLES, Shell, at, environment
+from tests.shell import LIMIT_SECONDS, PROJECT, SAMPLES, Shell, at, environment, on_sqlite
 
 ODD_PASSWORD = ' 0"quo""ted", back\\slash, größe ñ€ '
 
@@ -74,7 +74,7 @@ def test_each_refusal_says_its_message_and_changes_nothing(offline: Shell) -> No
         arguments = [path] if path else []
         envelope = {"success": False, "error": {"code": "VALIDATION_ERROR", "message": message}}
         assert json.loads(offline.run(*arguments, "--json", code=1)) == envelope
-        assert not offline.database.exists()
+        assert offline.is_untouched()
     offline.run(offline.folder / "missing.csv", code=1)
     assert "Refused: CSV file is required\nThere is no file of that name." in offline.last.stderr
 
@@ -83,7 +83,7 @@ def test_each_refusal_says_its_message_and_changes_nothing(offline: Shell) -> No
 def test_refusal_leaves_a_filled_database_as_it_is(shell: Shell) -> None:
     """A refused file leaves every byte of the stored mailboxes alone."""
     shell.run(SAMPLES / "mailboxes.csv", "--no-test")
-    tables = "SELECT (SELECT count(*) FROM mailbox), (SELECT count(*) FROM import_batch), total_changes()"
+    tables = "SELECT mailbox.*, import_batch.* FROM mailbox JOIN import_batch ON true ORDER BY mailbox.id"
     before = shell.rows(tables)
     for _, path in refused_files(shell.folder):
         shell.run(*([path] if path else []), code=1)
@@ -233,7 +233,7 @@ def test_flow_run_of_a_refused_file_fails_with_the_message(shell: Shell, prefect
     assert (run["state"]["type"], run["state"]["message"]) == ("FAILED", "CSV file is empty")
     assert "refused" in artifact["data"]
     assert "CSV file is empty" in artifact["data"]
-    assert not shell.database.exists()
+    assert shell.is_untouched()
 
 
 def test_wrong_settings_are_named_and_change_nothing(offline: Shell) -> None:
@@ -296,7 +296,7 @@ def test_no_secret_is_left_anywhere(tmp_path: Path) -> None:
     shell = Shell(
         tmp_path,
         environment(
-            tmp_path,
+            **on_sqlite(tmp_path),
             HOME=str(home),
             PREFECT_HOME=str(home / ".prefect"),
             PREFECT_LOGGING_LEVEL="DEBUG",
@@ -326,7 +326,7 @@ def test_no_secret_is_left_anywhere(tmp_path: Path) -> None:
 def test_without_a_server_one_is_started_and_ends_with_the_command(tmp_path: Path) -> None:
     """Without a Prefect server a run brings its own, has its task runs recorded, and leaves none behind."""
     home = tmp_path / "prefect"
-    shell = Shell(tmp_path, environment(tmp_path, PREFECT_HOME=str(home)))
+    shell = Shell(tmp_path, environment(PREFECT_HOME=str(home), **on_sqlite(tmp_path)))
     output = shell.run(SAMPLES / "mailboxes.csv", "--no-test")
     assert "Missing email or password" in output
     connection = sqlite3.connect(home / "prefect.db")

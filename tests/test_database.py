@@ -55,6 +55,7 @@ def test_sqlite_is_made_by_itself(tmp_path: Path) -> None:
         }
 
 
+@pytest.mark.sqlite
 def test_sqlite_opens_again_with_the_same_key(settings: Settings) -> None:
     """What was sealed before the database was closed opens after it is opened again."""
     with database(settings) as opened:
@@ -63,6 +64,7 @@ def test_sqlite_opens_again_with_the_same_key(settings: Settings) -> None:
         assert opened.sealer.open(sealed, OWNER) == "secret"
 
 
+@pytest.mark.sqlite
 def test_a_key_in_the_settings_makes_no_file(settings: Settings) -> None:
     """Where the settings hold a key, that one is used and none is made."""
     key = new_key()
@@ -158,6 +160,7 @@ def test_migrations_make_the_tables_of_the_code(db: Database) -> None:
 # What it refuses.
 
 
+@pytest.mark.sqlite
 def test_a_missing_key_file_is_refused(settings: Settings, tmp_path: Path) -> None:
     """A database whose key file is gone is not opened, and no new key hides the loss."""
     with database(settings):
@@ -168,6 +171,7 @@ def test_a_missing_key_file_is_refused(settings: Settings, tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["mailboxes.db"]
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
@@ -321,6 +325,7 @@ def test_errors_show_no_parameters(db: Database) -> None:
     assert "SQL parameters hidden" in str(error.value)
 
 
+@pytest.mark.sqlite
 def test_sqlite_enforces_foreign_keys(settings: Settings) -> None:
     """A row that refers to nothing is refused on SQLite as well, which by itself would take it."""
     statement = sa.text("INSERT INTO batch_row_error (batch_id, line, email, reason) VALUES (7, 1, 'a', 'b')")
@@ -332,6 +337,7 @@ def test_sqlite_enforces_foreign_keys(settings: Settings) -> None:
         connection.execute(statement)
 
 
+@pytest.mark.sqlite
 def test_sqlite_can_be_read_while_it_is_written(settings: Settings, tmp_path: Path) -> None:
     """Another program may look into the database while a transaction is open."""
     with database(settings) as opened, opened.engine.begin() as connection:

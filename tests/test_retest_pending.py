@@ -110,8 +110,8 @@ def test_failed_mailbox_is_tested_again_once_somebody_asks(shell: Shell) -> None
         assert "1 failed" in shell.run(file)
     with running({"ann@contoso.com": Account("p")}, folder=folder) as outlook:
         # The admin has mended it; the mailbox keeps the address of its servers.
-        ports = outlook.smtp_port, outlook.imap_port
-        shell.change("UPDATE mailbox SET smtp_port = ?, imap_port = ?", *ports)
+        ports = {"smtp": outlook.smtp_port, "imap": outlook.imap_port}
+        shell.change("UPDATE mailbox SET smtp_port = :smtp, imap_port = :imap", **ports)
         shell.environment |= at(outlook)
         assert "no mailbox to test" in shell.run(module="flows.retest_pending")
         shell.run("mailboxes", "retest", "Ann@contoso.com", module="flows.manage")
