@@ -22,7 +22,7 @@ from typing import NoReturn
 import polars as pl
 from polars.exceptions import PolarsError
 
-from schemas.headers import FIELDS, MOST_COLUMNS, Columns, find_columns
+from schemas.headers import FIELDS, MOST_COLUMNS, Columns, find_columns, normalise
 
 CSV_REQUIRED = "CSV file is required"
 CSV_EMPTY = "CSV file is empty"
@@ -30,6 +30,7 @@ COLUMNS_REQUIRED = "CSV must have email and password columns"
 TWO_READINGS = "CSV file can be read in more than one way: save it again as “CSV UTF-8”"
 
 DELIMITERS = (",", ";", "\t", "|")
+ERROR_HEADER = "error"
 
 BYTE_ORDER_MARKS = (  # the UTF-32 mark begins with the UTF-16 one, so the longer ones come first
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -150,26 +151,36 @@ def parse(data: bytes, encoding: str | None = None) -> CsvTable | Refusal:
 
 
 def extract_rows(data: bytes, errors: Mapping[int, str], encoding: str | None = None) -> bytes:
-    """Copy some rows of a file that `parse` took, as they came, behind a first column `error`.
+    """Copy some rows of a file that `parse` took, as they came but for a column `error`.
 
     Args:
-        errors: Line of the row → what to write in front of it.
+        errors: Line of the row → what to write in front of it, or into the `error` column of an earlier copy.
 
     Returns:
-        A CSV in UTF-8 with a byte order mark, which `parse` takes again: it ignores the new column.
+        A CSV in UTF-8 with a byte order mark, which `parse` takes again: it ignores the column `error`.
     """
     text = decode(data, encoding)
     assert isinstance(text, str)  # noqa: S101  parse() has decoded it before
     first_line, text = _skip_to_header(text)
-    header = _find_header(text)
-    assert header is not None  # noqa: S101  parse() has found it before
+    found = _find_header(text)
+    assert found is not None  # noqa: S101  parse() has found it before
     copy = io.StringIO(newline="")
-    writer = csv.writer(copy, delimiter=header[0], lineterminator="\r\n")
-    for line, cells in _records(text, header[0]):
-        if line == 1:
-            writer.writerow(["error", *cells])
-        elif error := errors.get(first_line + line - 1):
-            writer.writerow([error, *cells])
+    writer = csv.writer(copy, delimiter=found[0], lineterminator="\r\n")
+    records = ((line, cells) for line, cells in _records(text, found[0]) if _filled(cells))
+    _, header = next(records)
+    names = [normalise(cell) for cell in header]
+    at = names.index(ERROR_HEADER) if ERROR_HEADER in names else None
+
+    def with_error(cells: list[str], error: str) -> list[str]:
+        if at is None:
+            return [error, *cells]
+        padded = cells + [""] * (at + 1 - len(cells))
+        return [*padded[:at], error, *padded[at + 1 :]]
+
+    writer.writerow(with_error(header, ERROR_HEADER))
+    for line, cells in records:
+        if error := errors.get(first_line + line - 1):
+            writer.writerow(with_error(cells, error))
     return copy.getvalue().encode("utf-8-sig")
 
 
@@ -207,7 +218,11 @@ def _unix_line_ends(text: str) -> str:
 
 def _not_text(data: bytes, codec: str, start: int) -> str:
     """Say where the text stops being `codec`, without quoting it."""
-    line = _unix_line_ends(data[:start].decode(codec, errors="ignore")).count("\n") + 1
+    try:
+        before = data[:start].decode(codec, errors="ignore")
+    except UnicodeError:  # such as idna, which knows no `ignore`
+        before = ""
+    line = _unix_line_ends(before).count("\n") + 1
     advice = (
         ", or name its encoding (--encoding cp1252 is the usual one for Western Windows)"
         if codec == "utf-8"

@@ -398,8 +398,12 @@ _FALLBACKS = {
 }
 
 
+LONGEST_REPLY = 10_000
+
+
 def _candidates(reply: Reply) -> Iterator[Reason]:
-    text = " ".join(reply.text.split())  # a reply of several lines breaks its sentences anywhere
+    # A reply of several lines breaks its sentences anywhere. To search megabytes would hold up all logins.
+    text = " ".join(reply.text[:LONGEST_REPLY].split())
     yield from (reason for pattern, reason in _SENTENCES if pattern.search(text))
     enhanced = _ENHANCED_CODE.search(text)
     if enhanced and enhanced[1] in _ENHANCED_CODES:
@@ -442,17 +446,29 @@ SHORTEST_SECRET = 4  # to blot out a shorter one would only garble the text, and
 
 def one_line(text: str, *secrets: str) -> str:
     """A server's text as it may be stored and shown: printable, one line, bounded, without credentials."""
-    traces = {trace for secret in secrets if len(secret) >= SHORTEST_SECRET for trace in _traces(secret)}
-    for trace in sorted(traces, key=len, reverse=True):
-        text = text.replace(trace, "…")
+    traces = sorted(
+        {trace for secret in secrets if len(secret) >= SHORTEST_SECRET for trace in _traces(secret)},
+        key=len,
+        reverse=True,
+    )
+    text = _without(traces, text)
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    line = _without(traces, line)  # a line break in the echo has become a space in the secret
     line = _TRAILER.sub("", line)
     return line if len(line) <= LONGEST_TEXT else line[: LONGEST_TEXT - 1] + "…"
+
+
+def _without(traces: Iterable[str], text: str) -> str:
+    for trace in traces:
+        text = text.replace(trace, "…")
+    return text
 
 
 def _traces(secret: str) -> Iterator[str]:
     """The forms in which a server may echo a secret: as it is, as an IMAP quoted string, in base64."""
     yield secret
+    if len(trimmed := " ".join(secret.split())) >= SHORTEST_SECRET:
+        yield trimmed
     yield secret.replace("\\", "\\\\").replace('"', '\\"')
     data = secret.encode(errors="replace")
     padded = base64.b64encode(data).decode()

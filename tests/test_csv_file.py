@@ -29,6 +29,7 @@ from schemas.csv_file import (
     CsvTable,
     Plaintext,
     Refusal,
+    extract_rows,
     parse,
     read_bytes,
 )
@@ -253,6 +254,12 @@ def test_named_encoding(data: bytes, encoding: str, expected: str) -> None:
             id="no such encoding",
         ),
         pytest.param(
+            b"email,password\nann@x.co,\xe9\n",
+            "idna",
+            "Line 1: the file is not valid IDNA text; save it as “CSV UTF-8”",
+            id="no encoding of files",
+        ),
+        pytest.param(
             PLAIN.encode(), "hex", "There is no text encoding named 'hex': try cp1252 or utf-16", id="no text"
         ),
         pytest.param(
@@ -335,6 +342,31 @@ def test_hostile_file(data: bytes) -> None:
     started = time.process_time()
     parse(data)
     assert time.process_time() - started < 3
+
+
+# --- the rows that failed --------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "copied"),
+    [
+        ("email,password\nann,pw\nbob@x.co,pw\n", "error,email,password\r\nWhy,ann,pw\r\n"),
+        (";;\nemail;password\n;\nann;p,w\n", "error;email;password\r\nWhy;ann;p,w\r\n"),
+        (
+            "error,email,password\nOld,ann,pw\nOld,bob@x.co,pw\n",
+            "error,email,password\r\nWhy,ann,pw\r\n",
+        ),
+        ("email,password,ERROR\nann\n", "email,password,error\r\nann,,Why\r\n"),
+        ("email,password,Error\nann,pw,Old,x\n", "email,password,error\r\nann,pw,Why,x\r\n"),
+    ],
+    ids=["plain", "blank cells before the header", "a copy again", "a row too short", "a row too long"],
+)
+def test_failed_rows_can_be_read_again(data: str, copied: str) -> None:
+    """The rows that failed are copied under their header, with one column of errors however often."""
+    judged = judge(table_of(data))
+    copy = extract_rows(data.encode(), {error.line: "Why" for error in judged.errors})
+    assert copy == codecs.BOM_UTF8 + copied.encode()
+    assert len(judge(table_of(copy)).errors) == len(judged.errors)
 
 
 # --- reading the file ------------------------------------------------

@@ -555,6 +555,17 @@ def test_no_credentials_in_plain(user: str) -> None:
     assert len(rest[2]) <= 1
 
 
+@pytest.mark.parametrize("echo", [f"{CANARY[:5]}\r\n{CANARY[5:]}", f"{CANARY[:5]}\t {CANARY[5:]}"])
+def test_no_credentials_over_two_lines(echo: str) -> None:
+    """A line break or a tab that an echo has in a space's place does not bring the password through."""
+    assert one_line(f"Cannot take <{echo}>", f"{CANARY[:5]} {CANARY[5:]}") == "Cannot take <…>"
+
+
+def test_no_trimmed_credentials() -> None:
+    """A server that trims the password before it echoes it does not get it into a report either."""
+    assert one_line("Cannot take <pass word>", " pass  word ") == "Cannot take <…>"
+
+
 def test_longer_secrets_go_first() -> None:
     """Of two secrets of which one holds the other, nothing is left over."""
     assert one_line("no sesame-open", "sesame", "sesame-open") == "no …"
@@ -587,6 +598,14 @@ def test_hostile_text(piece: str) -> None:
         classify(Protocol.SMTP, Stage.LOGIN, Reply("535", variant))
         backoff_named(variant)
         one_line(variant, CANARY)
+    assert time.process_time() - started < 0.5
+
+
+@pytest.mark.parametrize("piece", ["account ", "wait ", "too many "])
+def test_hostile_reply(piece: str) -> None:
+    """A reply as long as a login reads takes little time: all other logins wait for it."""
+    started = time.process_time()
+    classify(Protocol.SMTP, Stage.LOGIN, Reply("535", piece * (3_000_000 // len(piece))))
     assert time.process_time() - started < 0.5
 
 
