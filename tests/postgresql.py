@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -66,11 +66,13 @@ def postgresql_binaries() -> Iterator[Path]:
 
 
 class PostgreSql:
-    """A server for the session, and a fresh database for each test."""
+    """A server on a socket of its own, and fresh databases on it. May be killed and started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, binaries: Path, folder: Path) -> None:
+        self._binaries = binaries
         self._folder = folder
         self._numbers = count(1)
+        self._process: subprocess.Popen[bytes] | None = None
 
     def address(self, name: str) -> str:
         return f"postgresql://postgres@/{name}?host={self._folder}"
@@ -96,35 +98,76 @@ class PostgreSql:
             return False
         return True
 
+    def initialise(self) -> None:
+        """Make the data folder."""
+        options = ["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-sync"]
+        init = [str(self._binaries / "initdb"), "-D", str(self._folder / "data"), *options]
+        subprocess.run(
+            bound(init, as_nobody=True), cwd=self._folder, check=True, capture_output=True, timeout=60
+        )
+
+    def start(self) -> None:
+        """Start it and wait until it answers.
+
+        Raises:
+            OSError: When it does not.
+        """
+        options = {"listen_addresses": "", "unix_socket_directories": self._folder, "fsync": "off"}
+        serve = [str(self._binaries / "postgres"), "-D", str(self._folder / "data")]
+        serve += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        with (self._folder / "log").open("ab") as log:
+            command = bound(serve, as_nobody=True)
+            self._process = subprocess.Popen(command, cwd=self._folder, stdout=log, stderr=log)
+        deadline = time.monotonic() + START_SECONDS
+        while not self.answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise OSError((self._folder / "log").read_text()[-500:])
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End it in good order; it does not wait for its clients."""
+        assert self._process is not None
+        with ending(self._process, signal.SIGINT):  # TERM would wait for them
+            pass
+
+    def kill(self) -> None:
+        """Kill -9 of the server and of every process that works for it; returns once they are gone.
+
+        Each of those has a session of its own, and as long as one lives the data folder counts as in use.
+        """
+        assert self._process is not None
+        workers = self.workers()
+        self._process.kill()
+        for number in workers:
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        self._process.wait()
+        while any(is_running(number) for number in workers):
+            time.sleep(0.01)
+
+    def workers(self) -> list[int]:
+        """The processes that work for the server, one for each connection among them. Linux only."""
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        return [int(number) for number in children.read_text().split()]
+
+
+def is_running(number: int) -> bool:
+    """Whether there is such a process, one that waits to be reaped left out. Linux only."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
 
 @contextmanager
 def postgresql_of(binaries: Path) -> Iterator[PostgreSql]:
+    """Yields a running server with an empty data folder, for as long as the context lasts."""
     with folder_of_nobody("pg-") as folder:
-        data = folder / "data"
-        init = [
-            binaries / "initdb",
-            "-D",
-            data,
-            "-U",
-            "postgres",
-            "--auth=trust",
-            "--encoding=UTF8",
-            "--no-sync",
-        ]
-        subprocess.run(
-            bound([*map(str, init)], as_nobody=True), cwd=folder, check=True, capture_output=True, timeout=60
-        )
-        options = {"listen_addresses": "", "unix_socket_directories": folder, "fsync": "off"}
-        serve = [binaries / "postgres", "-D", data]
-        serve += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-        with (folder / "log").open("wb") as log:
-            command = bound([*map(str, serve)], as_nobody=True)
-            process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
-        with ending(process, signal.SIGINT):  # TERM would wait for its clients
-            server = PostgreSql(folder)
-            deadline = time.monotonic() + START_SECONDS
-            while not server.answers():
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise OSError((folder / "log").read_text()[-500:])
-                time.sleep(0.05)
+        server = PostgreSql(binaries, folder)
+        server.initialise()
+        try:
+            server.start()
             yield server
+        finally:
+            server.stop()
