@@ -22,10 +22,10 @@ up: $(READY)  ## Run Prefect's server, the deployments and a worker until Ctrl-C
 	$(RUN) -m flows.up
 
 test: $(READY)  ## Run the tests
-	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup
+	$(RUN) -m pytest -q -n $(WORKERS) --dist loadgroup
 
 test-postgresql: $(READY)  ## Run all that uses a database on PostgreSQL
-	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup --database postgresql
+	$(RUN) -m pytest -q -n $(WORKERS) --dist loadgroup --database postgresql
 
 test-slow: $(READY)  ## Run the tests that take long: browser, crashes, workers
 	$(RUN) -m pytest -m slow

@@ -191,7 +191,7 @@ def test_a_bad_key_file_is_refused(settings: Settings, content: bytes, fault: st
     assert content == b"" or content.decode("utf-8", "replace")[:5] not in str(refusal.value)
 
 
-@pytest.mark.parametrize("keys", ["nonsense", "c2hvcnQ=", ",", f"{new_key()},short", "schlüssel"])
+@pytest.mark.parametrize("keys", ["nonsense", "c2hvcnQ=", ",", f"{'A' * 43}=,short", "schlüssel"])
 def test_bad_keys_in_the_settings_are_refused(settings: Settings, keys: str) -> None:
     """Keys that are none are refused by the name of their setting, which nothing is quoted from."""
     with (
