@@ -68,9 +68,10 @@ def postgresql_binaries() -> Iterator[Path]:
 class PostgreSql:
     """A server on a socket of its own, and fresh databases on it. May be killed and started again."""
 
-    def __init__(self, binaries: Path, folder: Path) -> None:
+    def __init__(self, binaries: Path, folder: Path, *, durable: bool = False) -> None:
         self._binaries = binaries
         self._folder = folder
+        self._fsync = "on" if durable else "off"
         self._numbers = count(1)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -112,7 +113,7 @@ class PostgreSql:
         Raises:
             OSError: When it does not.
         """
-        options = {"listen_addresses": "", "unix_socket_directories": self._folder, "fsync": "off"}
+        options = {"listen_addresses": "", "unix_socket_directories": self._folder, "fsync": self._fsync}
         serve = [str(self._binaries / "postgres"), "-D", str(self._folder / "data")]
         serve += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         with (self._folder / "log").open("ab") as log:
@@ -161,10 +162,13 @@ def is_running(number: int) -> bool:
 
 
 @contextmanager
-def postgresql_of(binaries: Path) -> Iterator[PostgreSql]:
-    """Yields a running server with an empty data folder, for as long as the context lasts."""
+def postgresql_of(binaries: Path, *, durable: bool = False) -> Iterator[PostgreSql]:
+    """Yields a running server with an empty data folder, for as long as the context lasts.
+
+    Tests do without its waiting for the disk; `durable` has it wait, as anywhere else.
+    """
     with folder_of_nobody("pg-") as folder:
-        server = PostgreSql(binaries, folder)
+        server = PostgreSql(binaries, folder, durable=durable)
         server.initialise()
         try:
             server.start()
