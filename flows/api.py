@@ -29,7 +29,6 @@ from fastapi.responses import JSONResponse
 from fastapi.security import APIKeyHeader
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import IntegrityError
 from starlette.exceptions import HTTPException
 
 import schemas.migrations
@@ -39,8 +38,10 @@ from flows.http_edge import (
     Limits,
     Protocol,
     header_text,
+    not_ready,
     on_http_error,
     on_invalid_request,
+    on_lost_database,
     tidied,
 )
 from flows.upload import Upload, read_upload
@@ -49,7 +50,6 @@ from schemas.labels import LABEL_RULE, LONGEST_LABEL, is_label
 from schemas.responses import (
     KEY_REQUIRED,
     KEY_USED,
-    NOT_READY,
     OTHER_WORKSPACE,
     Envelope,
     Import,
@@ -67,10 +67,10 @@ from schemas.summary import MAX_ERRORS_SHOWN
 from schemas.verdicts import MailboxStatus
 from tasks.api_keys import Holder, find_key
 from tasks.background import BackgroundTests
-from tasks.database import Database, database, for_reading, revision
+from tasks.database import Database, DatabaseLostError, database, for_reading, revision
 from tasks.dedupe import dedupe
-from tasks.lookup import find_import, find_keyed_import, find_mailbox, find_mailboxes
-from tasks.store import Origin, store
+from tasks.lookup import Filters, find_import, find_keyed_import, find_mailbox, find_mailboxes
+from tasks.store import KeyTakenError, Origin, store
 from tasks.validate import validate
 
 DEFAULT_WORKSPACE = "default"
@@ -122,7 +122,11 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         redoc_url=None,
         redirect_slashes=False,
-        exception_handlers={HTTPException: on_http_error, RequestValidationError: on_invalid_request},
+        exception_handlers={
+            HTTPException: on_http_error,
+            RequestValidationError: on_invalid_request,
+            DatabaseLostError: on_lost_database,
+        },
     )
     app.add_middleware(Edge, limit=settings.max_file_bytes + FRAME_BYTES)
     app.include_router(router)
@@ -232,7 +236,9 @@ UPLOAD = {
 @router.post(
     "/v1/mailboxes/import/outlook",
     summary="Import a CSV of Outlook mailboxes",
-    responses=documented(ImportCounts, 400, 401, 403, 409, 413, 429, 500, X_Import_Id="Of /v1/imports/{id}."),
+    responses=documented(
+        ImportCounts, 400, 401, 403, 409, 413, 429, 500, 503, X_Import_Id="Of /v1/imports/{id}."
+    ),
     openapi_extra=UPLOAD,
 )
 async def import_outlook(
@@ -278,7 +284,7 @@ def import_upload(upload: Upload, workspace: str, key: str | None, service: Serv
     )
     try:
         return run_steps(upload, origin, service)
-    except IntegrityError:  # the same request came twice at once, and the other one was stored first
+    except KeyTakenError:  # the same request came twice at once, and the other one was stored first
         answered = answered_before(owner, digest, service.mailboxes)
         if answered is None:
             raise
@@ -320,7 +326,7 @@ def answered_before(owner: Owner, digest: str, mailboxes: Database) -> Answered 
 
 
 @router.get(
-    "/v1/mailboxes", summary="List mailboxes", responses=documented(MailboxPage, 400, 401, 403, 429, 500)
+    "/v1/mailboxes", summary="List mailboxes", responses=documented(MailboxPage, 400, 401, 403, 429, 500, 503)
 )
 def list_mailboxes(
     caller: Caller, service: Here, wanted: Annotated[Wanted, Query()]
@@ -328,7 +334,7 @@ def list_mailboxes(
     """In the order of their ids."""
     if wanted.tag is not None and not is_label(wanted.tag):
         return Envelope(data=MailboxPage(mailboxes=[], next_cursor=None))  # no mailbox has such a tag
-    filters = {"status": wanted.status, "tag": wanted.tag, "batch_id": wanted.batch}
+    filters = Filters(wanted.status, wanted.tag, wanted.batch)
     workspace = str(caller.workspace)
     return Envelope(data=find_mailboxes(service.mailboxes, workspace, wanted.cursor, wanted.limit, filters))
 
@@ -336,7 +342,7 @@ def list_mailboxes(
 @router.get(
     "/v1/mailboxes/{mailbox_id}",
     summary="One mailbox, with what each protocol said last",
-    responses=documented(MailboxDetail, 400, 401, 403, 404, 429, 500),
+    responses=documented(MailboxDetail, 400, 401, 403, 404, 429, 500, 503),
 )
 def show_mailbox(caller: Caller, service: Here, mailbox_id: Id) -> Envelope[MailboxDetail]:
     found = find_mailbox(service.mailboxes, str(caller.workspace), mailbox_id)
@@ -348,7 +354,7 @@ def show_mailbox(caller: Caller, service: Here, mailbox_id: Id) -> Envelope[Mail
 @router.get(
     "/v1/imports/{import_id}",
     summary="One import: its counts, how far its tests are, and its row errors by page",
-    responses=documented(Import, 400, 401, 403, 404, 429, 500),
+    responses=documented(Import, 400, 401, 403, 404, 429, 500, 503),
 )
 def show_import(
     caller: Caller, service: Here, import_id: Id, page: Annotated[Paging, Query()]
@@ -371,7 +377,7 @@ def readyz(service: Here) -> Envelope[Status]:
     except SettingsError:
         ready = False
     if not ready:
-        raise HTTPException(503, NOT_READY)
+        raise not_ready()
     return Envelope(data=Status(status="ready"))
 
 

@@ -100,6 +100,17 @@ class MailboxDetail(Mailbox):
     results: list[ProtocolResult]
 
 
+class MailboxRecord(MailboxDetail):
+    """What the housekeeping shows besides; no part of the HTTP API."""
+
+    workspace: str
+    file: str = Field(description="The file that it was imported from.")
+    has_totp: bool
+    claimed_until: datetime | None = Field(
+        description="A run is testing the mailbox, and it belongs to that run until then at the latest."
+    )
+
+
 class MailboxPage(BaseModel):
     mailboxes: list[Mailbox]
     next_cursor: int | None = Field(description="The `cursor` of the next page; null on the last one.")
@@ -119,7 +130,7 @@ class RowFault(FailedRow):
     line: int = Field(description="Line of the file where the row begins; the first line is 1.")
 
 
-class Import(BaseModel):
+class ImportSummary(BaseModel):
     id: int
     file: str
     tag: str | None
@@ -128,6 +139,9 @@ class Import(BaseModel):
     skipped: int
     failed: int
     progress: Progress
+
+
+class Import(ImportSummary):
     errors: list[RowFault]
     next_cursor: int | None = Field(description="The `cursor` of the next page of errors.")
 
@@ -227,8 +241,8 @@ def documented(data: type[BaseModel], *errors: int, **headers: str) -> dict[int 
             "model": ErrorEnvelope,
             "content": {"application/json": {"example": failure(status, ERROR_EXAMPLES[status])}},
         }
-    if 429 in answers:
-        answers[429]["headers"] = {"Retry-After": _header("Seconds to wait.")}
+    for status in {429, 503} & set(errors):
+        answers[status]["headers"] = {"Retry-After": _header("Seconds to wait.")}
     return answers
 
 
