@@ -10,7 +10,7 @@ import base64
 import hashlib
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -43,26 +43,40 @@ class UnsealError(Exception):
 
 
 class Sealer:
-    """Seals with the first of its keys and opens with any of them."""
+    """Seals with the first of its keys and opens with any of them.
 
-    def __init__(self, keys: Sequence[bytes]) -> None:
+    Args:
+        changed: Gives the keys anew once they have changed, else none. It is asked before each seal, and
+            where a value's key is not known. Keys that were known once go on opening.
+    """
+
+    def __init__(self, keys: Sequence[bytes], changed: Callable[[], Sequence[bytes]] = tuple) -> None:
         if not keys:
             raise ValueError("a Sealer needs a key at least")
-        self._ciphers = {key_id(key): AESGCM(key) for key in keys}
-        self._first = key_id(keys[0])
+        self._changed = changed
+        self._ciphers: dict[bytes, AESGCM] = {}  # the one that seals comes first
+        self._take(keys)
 
     def __repr__(self) -> str:
         return f"<Sealer with {len(self._ciphers)} keys>"
 
+    @property
+    def header(self) -> bytes:
+        """What each value begins with that is sealed from now on."""
+        self._take(self._changed())
+        return VERSION + next(iter(self._ciphers))
+
     def seal(self, plaintext: str, owner: Owner) -> bytes:
+        header = self.header
         nonce = os.urandom(NONCE_BYTES)
         data = plaintext.encode(errors=_ANY_STRING)
-        sealed = self._ciphers[self._first].encrypt(nonce, data, owner.associated_data())
-        return VERSION + self._first + nonce + sealed
+        return header + nonce + self._ciphers[header[1:]].encrypt(nonce, data, owner.associated_data())
 
     def open(self, sealed: bytes, owner: Owner) -> str:
         """Raises `UnsealError`; its text names the key id and never the content."""
         header, nonce, body = sealed[:5], sealed[5 : 5 + NONCE_BYTES], sealed[5 + NONCE_BYTES :]
+        if header[1:] not in self._ciphers:
+            self._take(self._changed())
         cipher = self._ciphers.get(header[1:])
         if header[:1] != VERSION or cipher is None:
             raise UnsealError(f"no key {header[1:].hex()} among those in the settings")
@@ -71,6 +85,10 @@ class Sealer:
         except (InvalidTag, ValueError):  # ValueError: a nonce cut short
             raise UnsealError("the value is damaged or belongs to another mailbox") from None
         return plaintext.decode(errors=_ANY_STRING)
+
+    def _take(self, keys: Sequence[bytes]) -> None:
+        if keys:  # in one step, because other threads seal and open meanwhile
+            self._ciphers = {key_id(key): AESGCM(key) for key in keys} | self._ciphers
 
 
 def key_id(key: bytes) -> bytes:
