@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 DONE, NOTHING_FOUND, USAGE = 0, 1, 2
+FULL_LENGTH = 100_000
 
 Areas: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -27,11 +28,21 @@ def print_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, as_
         return
     table = Table(*(column.replace("_", " ") for column in columns), highlight=False)
     for row in rows:
-        table.add_row(*(_cell(row[column]) for column in columns))
-    Console(highlight=False, markup=False).print(table)
+        table.add_row(*(cell(row[column]) for column in columns))
+    terminal().print(table)
 
 
-def _cell(value: object) -> str:
+def terminal() -> Console:
+    """Standard output for tables: as wide as the terminal; a pipe or a file gets every line at full length."""
+    return Console(
+        width=None if sys.stdout.isatty() else FULL_LENGTH, highlight=False, markup=False, emoji=False
+    )
+
+
+def cell(value: object) -> str:
+    """A value as text on one line, in which nothing steers the terminal; None is empty."""
     if value is None:
         return ""
-    return f"{value:%Y-%m-%d %H:%M}" if hasattr(value, "strftime") else str(value)
+    if hasattr(value, "strftime"):
+        return f"{value:%Y-%m-%d %H:%M}"
+    return "".join(char if char.isprintable() else " " for char in str(value))
