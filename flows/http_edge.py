@@ -25,12 +25,20 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from schemas.responses import BODY_TOO_LARGE, INTERNAL_ERROR, TOO_MANY_IMPORTS, TOO_MANY_REQUESTS, failure
+from schemas.responses import (
+    BODY_TOO_LARGE,
+    INTERNAL_ERROR,
+    NOT_READY,
+    TOO_MANY_IMPORTS,
+    TOO_MANY_REQUESTS,
+    failure,
+)
 from tasks.background import outline
 
 FRAME_BYTES = 64 * 1024  # room around the file: boundaries, part headers, the tag
 DISCARD_SECONDS = 2.0
 PAUSE_SECONDS = 0.5
+RETRY_SECONDS = 5
 LOGGER = logging.getLogger(__name__)
 
 
@@ -41,6 +49,15 @@ def error_response(status: int, message: str, headers: Mapping[str, str] | None 
 async def on_http_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101  it is registered for these
     return error_response(error.status_code, error.detail, error.headers)
+
+
+async def on_lost_database(request: Request, _error: Exception) -> JSONResponse:
+    return await on_http_error(request, not_ready())
+
+
+def not_ready() -> HTTPException:
+    headers = {"Retry-After": str(RETRY_SECONDS)}
+    return HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, NOT_READY, headers)
 
 
 async def on_invalid_request(_request: Request, error: Exception) -> JSONResponse:

@@ -77,8 +77,8 @@ class ApiKey(Table, table=True):
 class ImportBatch(Table, table=True):
     """One import of one file: its counts, which add up to its rows.
 
-    `idempotency_key` is the caller's, of an import over HTTP, and `fingerprint` what it came with, sealed: a
-    digest in clear would let whoever has the database try out passwords against it.
+    `idempotency_key` is the caller's, of an import over HTTP, else a random one. `fingerprint` is what the
+    caller's came with, sealed: a digest in clear would let who has the database try out passwords with it.
     """
 
     __tablename__ = "import_batch"

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from sqlalchemy import or_, select
 
 from schemas.tables import ApiKey, Workspace, columns_of, now
-from tasks.database import Database, for_reading
+from tasks.database import Database, for_reading, through_restarts
 from tasks.store import workspace_id_of
 
 WORKSPACE_KIND, PLATFORM_KIND = "sk_", "sk_user_"
@@ -84,6 +84,7 @@ def revoke_key(database: Database, prefix: str) -> bool:
         return bool(revoked.rowcount)
 
 
+@through_restarts
 def find_key(database: Database, presented: str) -> Holder | None:
     """Whose key that is; None when it is nobody's, or revoked."""
     if not presented.startswith(WORKSPACE_KIND) or len(presented) > LONGEST:

@@ -2,29 +2,76 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 import schemas.migrations
 from schemas.sealing import Sealer, new_key, parse_keys
 from schemas.settings import PREFIX, Settings, SettingsError
+from tasks.key_file import Watch, sync
 
 # Any number will do as long as everybody who migrates takes the same.
 MIGRATION_LOCK = 0x6F75746C6F6F6B
 BUSY_SECONDS = 60
+
+# How many connections to PostgreSQL a process may hold, of which half are kept open.
+MOST_CONNECTIONS = 10
+# libpq's own: a host that is gone is noticed within a minute. The address may say otherwise.
+LIVENESS = {
+    "connect_timeout": "10",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+}
+
+# For so many seconds an operation is tried again where the database went away.
+PATIENCE = 60.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 4.0
+# Of PostgreSQL: shutting down, crashed, starting up; too many clients, as when all come back at once.
+AWAY = {"57P01", "57P02", "57P03", "53300"}
+
+LOGGER = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class DatabaseLostError(Exception):
+    """The database went away and did not come back in time. The text is a sentence and quotes no value."""
+
+
+class Outage:
+    """How long a database has been away: one clock for all threads, so that none begins to wait anew."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def seconds(self) -> float:
+        """How long it lasts so far; the first who asks begins it."""
+        if self._since is None:
+            self._since = time.monotonic()
+            LOGGER.warning("The database went away: waiting up to %d seconds for it", PATIENCE)
+        return time.monotonic() - self._since
+
+    def end(self, *_event: object) -> None:
+        self._since = None
 
 
 @dataclass(frozen=True)
@@ -33,6 +80,7 @@ class Database:
 
     engine: Engine
     sealer: Sealer
+    outage: Outage = field(default_factory=Outage)
 
 
 @contextmanager
@@ -46,7 +94,7 @@ def database(settings: Settings) -> Iterator[Database]:
     """
     url = url_of(settings)
     try:
-        sealer = Sealer(_keys(settings, url))
+        sealer = sealer_of(settings, url)
         engine = make_engine(url)
     except OSError as error:
         raise SettingsError(f"{error.filename} cannot be used: {error.strerror}") from None
@@ -57,9 +105,61 @@ def database(settings: Settings) -> Iterator[Database]:
                     "the database's tables are not up to date: run `python -m flows.manage database upgrade`"
                 )
             upgrade(engine)
-        yield Database(engine, sealer)
+        opened = Database(engine, sealer)
+        event.listen(engine, "checkout", opened.outage.end)
+        yield opened
     finally:
         engine.dispose()
+
+
+def through_restarts(
+    operation: Callable[Concatenate[Database, P], T],
+) -> Callable[Concatenate[Database, P], T]:
+    """Repeat an operation as a whole where its connection is lost, until the database is back.
+
+    For operations in one transaction that end the same when they are repeated: the connection may be lost
+    behind the COMMIT and before its answer.
+
+    Raises:
+        DatabaseLostError: When the database has been away for `PATIENCE`; it is not known then whether the
+            operation was done.
+    """
+
+    @wraps(operation)
+    def repeated(database: Database, /, *arguments: P.args, **named: P.kwargs) -> T:
+        pause, waited = FIRST_PAUSE, 0.0
+        while True:
+            try:
+                return operation(database, *arguments, **named)
+            except (OperationalError, PoolTimeoutError) as error:
+                if not is_lost(error):
+                    raise
+                cause = cause_of(error)
+            waited += pause
+            # The second bound is for a server that comes back each time and is brought down by this again.
+            if max(database.outage.seconds(), waited) > PATIENCE:
+                raise DatabaseLostError(f"the database went away for over {PATIENCE:.0f} seconds: {cause}")
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    return repeated
+
+
+def is_lost(error: OperationalError | PoolTimeoutError) -> bool:
+    """Whether the server went away, or there is no connection to be had, and nothing is wrong otherwise.
+
+    Source: PostgreSQL's appendix on error codes. A connection that was never made has none.
+    """
+    if isinstance(error, PoolTimeoutError) or error.connection_invalidated:
+        return True
+    code: str | None = getattr(error.orig, "sqlstate", "")  # SQLite's errors have no such thing
+    return code is None or code in AWAY or code.startswith("08")
+
+
+def cause_of(error: DBAPIError | PoolTimeoutError) -> str:
+    """The driver's own words, their first line."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return str(cause).strip().partition("\n")[0]
 
 
 def url_of(settings: Settings) -> URL:
@@ -84,7 +184,14 @@ _ADDRESSES = (
 def make_engine(url: URL) -> Engine:
     """Make the engine; errors of the engine never show a statement's parameters."""
     if url.get_backend_name() != "sqlite":
-        return create_engine(url, hide_parameters=True, pool_pre_ping=True)
+        return create_engine(
+            url.set(query=LIVENESS | dict(url.query)),
+            hide_parameters=True,
+            pool_pre_ping=True,
+            pool_size=MOST_CONNECTIONS // 2,
+            max_overflow=MOST_CONNECTIONS // 2,
+            pool_timeout=30,
+        )
     path = Path(url.database or "")
     if not path.exists():
         _make(path, _write_ahead_database)
@@ -124,10 +231,9 @@ def revision(engine: Engine) -> str | None:
                 return None
             found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
             return found
-    except DBAPIError as error:
-        cause = str(error.orig).strip().partition("\n")[0]
+    except (DBAPIError, PoolTimeoutError) as error:
         raise SettingsError(
-            f"the database cannot be opened: {cause}: check that it is up, and {PREFIX}DATABASE_URL"
+            f"the database cannot be opened: {cause_of(error)}: check that it is up, and {PREFIX}DATABASE_URL"
         ) from None
 
 
@@ -153,6 +259,12 @@ def upgrade(engine: Engine) -> None:
             raise SettingsError(
                 "the database's tables are newer than this program: update the program"
             ) from None
+
+
+def sealer_of(settings: Settings, url: URL) -> Sealer:
+    """The sealer of the configured keys; where they are in the key file, it follows each change of that."""
+    watch = Watch(key_file(url))  # before the keys are read: a change in between is seen
+    return Sealer(_keys(settings, url), watch.changed if settings.encryption_keys is None else tuple)
 
 
 def _keys(settings: Settings, url: URL) -> list[bytes]:
@@ -197,21 +309,13 @@ def _make(path: Path, fill: Callable[[Path], object]) -> None:
     draft.touch(mode=0o600, exist_ok=False)
     try:
         fill(draft)
-        _sync(draft)
+        sync(draft)
         os.link(draft, path)
     except FileExistsError:
         pass  # another process was faster: its file counts
     finally:
         draft.unlink()
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)
 
 
 def _write_ahead_database(path: Path) -> None:

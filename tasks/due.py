@@ -9,10 +9,11 @@ from sqlalchemy import or_, select
 from schemas.providers import Endpoint
 from schemas.tables import Mailbox, Workspace, columns_of, now
 from schemas.verdicts import MailboxStatus, Target
-from tasks.database import Database
+from tasks.database import Database, through_restarts
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
+@through_restarts
 def find_due(
     database: Database, most: int, workspace: str | None, *, held: bool, batch: int | None = None
 ) -> tuple[Target, ...]:

@@ -26,7 +26,7 @@ from schemas.sealing import Owner
 from schemas.settings import Settings
 from schemas.tables import Mailbox, ProbeResult, Workspace, columns_of, now
 from schemas.verdicts import Answer, Group, MailboxStatus, ProbeReport, Verdict, judge_answers
-from tasks.database import Database
+from tasks.database import Database, through_restarts
 from tasks.limits import limits_of
 from tasks.login import Credentials, log_in, tls_context
 from tasks.store import insert_for
@@ -244,6 +244,7 @@ class Probing:
                 self.verdicts += [verdict for _, verdict in batch]
 
 
+@through_restarts
 def claim(database: Database, mailbox_ids: Sequence[int], begun: datetime, until: datetime) -> list[Claimed]:
     """Take the mailboxes that are pending and that nobody else is testing; each counts one attempt from here.
 
@@ -251,7 +252,7 @@ def claim(database: Database, mailbox_ids: Sequence[int], begun: datetime, until
 
     Args:
         begun: When the run began; whatever another run has tested since then is not tested again.
-        until: When the claim runs out.
+        until: When the claim runs out; to the microsecond it is what the claim is known by.
     """
     mailbox, workspace = columns_of(Mailbox), columns_of(Workspace)
     free = (
@@ -266,16 +267,16 @@ def claim(database: Database, mailbox_ids: Sequence[int], begun: datetime, until
         .with_for_update(skip_locked=True)
     )
     with database.engine.begin() as connection:
-        taken = connection.scalars(
+        connection.execute(
             mailbox.update()
             .where(mailbox.c.id.in_(free))
             .values(claimed_until=until, attempts=mailbox.c.attempts + 1)
-            .returning(mailbox.c.id)
-        ).all()
+        )
+        # Asked for by its end, a claim is found again whose COMMIT had no answer, and is not counted twice.
         rows = connection.execute(
             select(mailbox, workspace.c.name.label("workspace"))
             .join(workspace, workspace.c.id == mailbox.c.workspace_id)
-            .where(mailbox.c.id.in_(taken))
+            .where(mailbox.c.id.in_(mailbox_ids), mailbox.c.claimed_until == until)
             .order_by(mailbox.c.id)
         ).mappings()
         return [_claimed(row, until) for row in rows]
@@ -294,6 +295,7 @@ def _claimed(row: Any, until: datetime) -> Claimed:
     )
 
 
+@through_restarts
 def save(database: Database, verdicts: Sequence[tuple[Claimed, Verdict]]) -> None:
     """Store verdicts with every answer behind them, and give up the claims.
 
@@ -364,6 +366,7 @@ def _result(verdict: Verdict, answer: Answer, moment: datetime) -> dict[str, Any
     }
 
 
+@through_restarts
 def release(database: Database, mailboxes: Sequence[Claimed], tried: Collection[int]) -> None:
     """Give back what was not tested to the end; where no password was sent, no attempt is counted."""
     if not mailboxes:
@@ -385,6 +388,7 @@ def release(database: Database, mailboxes: Sequence[Claimed], tried: Collection[
         )
 
 
+@through_restarts
 def hold_back(database: Database, mailbox_ids: Sequence[int]) -> None:
     """Let mailboxes wait until somebody asks for a test.
 

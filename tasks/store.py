@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import polars as pl
 from prefect import task
@@ -12,12 +14,12 @@ from sqlalchemy import Connection, Table, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from schemas.providers import Endpoint, servers_for
-from schemas.rows import Duplicate
+from schemas.rows import Duplicate, RowError
 from schemas.settings import Settings
 from schemas.summary import Summary, outcomes_of
 from schemas.tables import BatchRowError, ImportBatch, Mailbox, Workspace, columns_of, now
 from schemas.verdicts import MailboxStatus, Target
-from tasks.database import Database
+from tasks.database import Database, through_restarts
 from tasks.validate import Validated
 
 NOT_TESTED = "Not tested: imported without a connection test."
@@ -26,7 +28,8 @@ NOT_TESTED = "Not tested: imported without a connection test."
 class Origin(NamedTuple):
     """Where a batch comes from, and whether its mailboxes are due for a test at once.
 
-    A workspace takes an idempotency key once: a second batch with it raises `IntegrityError`.
+    A workspace takes an idempotency key once: a second batch with it raises `KeyTakenError`. Where the caller
+    has none, `store` makes one up: by it a batch is known again.
     """
 
     file_name: str
@@ -35,6 +38,10 @@ class Origin(NamedTuple):
     test: bool
     idempotency_key: str | None = None
     fingerprint: bytes | None = None
+
+
+class KeyTakenError(Exception):
+    """Another import has the idempotency key."""
 
 
 @dataclass(frozen=True)
@@ -59,39 +66,11 @@ def store(
     Args:
         kept: The rows that are to become mailboxes, with the columns of `Validated.valid`.
     """
-    mailbox = columns_of(Mailbox)
-    batch = columns_of(ImportBatch)
-    with database.engine.begin() as connection:
-        workspace_id = workspace_id_of(connection, origin.workspace)
-        batch_id = connection.scalars(
-            insert(batch)
-            .values(
-                workspace_id=workspace_id,
-                file_name=origin.file_name[:255],
-                tag=origin.tag,
-                imported=0,
-                skipped=0,
-                failed=len(validated.errors),
-                created_at=now(),
-                idempotency_key=origin.idempotency_key,
-                fingerprint=origin.fingerprint,
-            )
-            .returning(batch.c.id)
-        ).one()
-        shared = {"workspace_id": workspace_id, "batch_id": batch_id, "tag": origin.tag}
-        candidates = [
-            _candidate(row, settings, test=origin.test) | shared for row in kept.iter_rows(named=True)
-        ]
-        ids = _insert_new(connection, mailbox, candidates)
-        summary = _summary(kept, ids, duplicates, validated, origin, batch_id)
-        connection.execute(
-            batch.update()
-            .where(batch.c.id == batch_id)
-            .values(imported=summary.imported, skipped=summary.skipped)
-        )
-        if validated.errors:
-            errors = [{"batch_id": batch_id, **error._asdict()} for error in validated.errors]
-            connection.execute(insert(columns_of(BatchRowError)), errors)
+    if origin.idempotency_key is None:
+        origin = origin._replace(idempotency_key=str(uuid4()))
+    candidates = [_candidate(row, settings, test=origin.test) for row in kept.iter_rows(named=True)]
+    batch_id, ids = _store_once(database, candidates, len(duplicates), validated.errors, origin)
+    summary = _summary(kept, ids, duplicates, validated, origin, batch_id)
     targets = tuple(
         Target(
             ids[candidate["email_key"]],
@@ -102,6 +81,74 @@ def store(
         if candidate["email_key"] in ids
     )
     return Stored(summary, targets)
+
+
+@through_restarts
+def _store_once(
+    database: Database,
+    candidates: list[dict[str, Any]],
+    repeated: int,
+    errors: Sequence[RowError],
+    origin: Origin,
+) -> tuple[int, dict[str, int]]:
+    """Store a batch, or find it where it was stored already and the connection lost before the answer.
+
+    Args:
+        repeated: How many rows of the file were left out for an earlier one of the same mailbox.
+
+    Returns:
+        The batch's id; email key → mailbox id of those that are new.
+    """
+    mailbox, batch = columns_of(Mailbox), columns_of(ImportBatch)
+    with database.engine.begin() as connection:
+        workspace_id = workspace_id_of(connection, origin.workspace)
+        batch_id = connection.scalar(
+            insert_for(connection, batch)
+            .values(
+                workspace_id=workspace_id,
+                file_name=origin.file_name[:255],
+                tag=origin.tag,
+                imported=0,
+                skipped=0,
+                failed=len(errors),
+                created_at=now(),
+                idempotency_key=origin.idempotency_key,
+                fingerprint=origin.fingerprint,
+            )
+            .on_conflict_do_nothing(index_elements=["workspace_id", "idempotency_key"])
+            .returning(batch.c.id)
+        )
+        if batch_id is None:
+            return _stored_before(connection, workspace_id, origin)
+        shared = {"workspace_id": workspace_id, "batch_id": batch_id, "tag": origin.tag}
+        ids = _insert_new(connection, mailbox, [candidate | shared for candidate in candidates])
+        skipped = len(candidates) - len(ids) + repeated
+        connection.execute(
+            batch.update().where(batch.c.id == batch_id).values(imported=len(ids), skipped=skipped)
+        )
+        if errors:
+            rows = [{"batch_id": batch_id, **error._asdict()} for error in errors]
+            connection.execute(insert(columns_of(BatchRowError)), rows)
+        return batch_id, ids
+
+
+def _stored_before(connection: Connection, workspace_id: int, origin: Origin) -> tuple[int, dict[str, int]]:
+    """What `_store_once` returned when it stored this very batch.
+
+    A fingerprint is sealed anew for every request, so that no two have the same one.
+    """
+    mailbox, batch = columns_of(Mailbox), columns_of(ImportBatch)
+    batch_id = connection.scalar(
+        select(batch.c.id).where(
+            batch.c.workspace_id == workspace_id,
+            batch.c.idempotency_key == origin.idempotency_key,
+            batch.c.fingerprint == origin.fingerprint,
+        )
+    )
+    if batch_id is None:
+        raise KeyTakenError
+    rows = connection.execute(select(mailbox.c.email_key, mailbox.c.id).where(mailbox.c.batch_id == batch_id))
+    return batch_id, {row.email_key: row.id for row in rows}
 
 
 def insert_for(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
