@@ -131,7 +131,7 @@ def through_restarts(
         while True:
             try:
                 return operation(database, *arguments, **named)
-            except (OperationalError, PoolTimeoutError) as error:
+            except (DBAPIError, PoolTimeoutError) as error:
                 if not is_lost(error):
                     raise
                 cause = cause_of(error)
@@ -145,13 +145,15 @@ def through_restarts(
     return repeated
 
 
-def is_lost(error: OperationalError | PoolTimeoutError) -> bool:
+def is_lost(error: DBAPIError | PoolTimeoutError) -> bool:
     """Whether the server went away, or there is no connection to be had, and nothing is wrong otherwise.
 
     Source: PostgreSQL's appendix on error codes. A connection that was never made has none.
     """
     if isinstance(error, PoolTimeoutError) or error.connection_invalidated:
         return True
+    if not isinstance(error, OperationalError):
+        return False
     code: str | None = getattr(error.orig, "sqlstate", "")  # SQLite's errors have no such thing
     return code is None or code in AWAY or code.startswith("08")
 
