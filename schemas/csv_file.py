@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import codecs
 import csv
+import errno
 import io
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,9 +24,11 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from schemas.headers import FIELDS, MOST_COLUMNS, Columns, find_columns, normalise
+from schemas.places import OutsideError, open_to_read
 
 CSV_REQUIRED = "CSV file is required"
 CSV_EMPTY = "CSV file is empty"
+NO_FILE = "that is a folder, a device or a pipe and no file"
 COLUMNS_REQUIRED = "CSV must have email and password columns"
 TWO_READINGS = "CSV file can be read in more than one way: save it again as “CSV UTF-8”"
 
@@ -95,27 +98,46 @@ class CsvTable(Plaintext):
     ignored: tuple[str, ...]
 
 
-def read_bytes(path: Path, limit: int) -> bytes | Refusal:
-    """Read a regular file of at most `limit` bytes; anything else is a refusal."""
+def read_bytes(path: Path, limit: int, within: Sequence[Path] | None = None) -> bytes | Refusal:
+    """Read a regular file of at most `limit` bytes; anything else is a refusal, and waited for is nothing.
+
+    Args:
+        within: Folders of which one has to hold the file, wherever links lead; None for any place.
+    """
     try:
-        # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        descriptor = open_to_read(path, within)
         try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                return Refusal(CSV_REQUIRED, "that is a folder, a device or a pipe and no file")
-            if status.st_size > limit:
-                return too_large(limit)
-            with os.fdopen(descriptor, "rb", closefd=False) as file:
-                data = file.read(limit + 1)  # the file may have grown since
+            return _read_regular(descriptor, limit)
         finally:
             os.close(descriptor)
+    except OutsideError as error:
+        return Refusal(str(error))
     except FileNotFoundError:
         return Refusal(CSV_REQUIRED, "there is no file of that name")
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENXIO:  # a socket
+            return Refusal(CSV_REQUIRED, NO_FILE)
         reason = error.strerror if isinstance(error, OSError) else None
         return Refusal(CSV_REQUIRED, f"it cannot be read: {reason or 'not a file name'}")
-    return too_large(limit) if len(data) > limit else data
+
+
+def _read_regular(descriptor: int, limit: int) -> bytes | Refusal:
+    before = os.fstat(descriptor)
+    if not stat.S_ISREG(before.st_mode):
+        return Refusal(CSV_REQUIRED, NO_FILE)
+    if before.st_size > limit:
+        return too_large(limit)
+    with os.fdopen(descriptor, "rb", closefd=False) as file:
+        # The file may have grown since. Some of the kernel's have no end, and nothing to give just now.
+        data: bytes | None = file.read(limit + 1)
+    if data is None:
+        return Refusal(CSV_REQUIRED, NO_FILE)
+    if len(data) > limit:
+        return too_large(limit)
+    after = os.fstat(descriptor)
+    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        return Refusal("CSV file is still being written: import it once that is done")
+    return data
 
 
 def too_large(limit: int) -> Refusal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import task
@@ -11,7 +12,13 @@ from schemas.csv_file import CsvTable, Refusal, parse, read_bytes
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
-def read_csv(file: Path, byte_limit: int, encoding: str | None = None) -> CsvTable | Refusal:
-    """Read a CSV file of mailboxes; a file that cannot be taken is a `Refusal`."""
-    data = read_bytes(file, byte_limit)
+def read_csv(
+    file: Path, byte_limit: int, encoding: str | None = None, within: Sequence[Path] | None = None
+) -> CsvTable | Refusal:
+    """Read a CSV file of mailboxes; a file that cannot be taken is a `Refusal`.
+
+    Args:
+        within: Folders of which one has to hold the file; None for any place.
+    """
+    data = read_bytes(file, byte_limit, within)
     return data if isinstance(data, Refusal) else parse(data, encoding)
