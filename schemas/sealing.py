@@ -61,10 +61,15 @@ class Sealer:
         return f"<Sealer with {len(self._ciphers)} keys>"
 
     @property
+    def key_ids(self) -> tuple[bytes, ...]:
+        """The ids of the keys; the first one seals."""
+        self._take(self._changed())
+        return tuple(self._ciphers)
+
+    @property
     def header(self) -> bytes:
         """What each value begins with that is sealed from now on."""
-        self._take(self._changed())
-        return VERSION + next(iter(self._ciphers))
+        return VERSION + self.key_ids[0]
 
     def seal(self, plaintext: str, owner: Owner) -> bytes:
         header = self.header
