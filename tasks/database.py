@@ -99,8 +99,9 @@ def database(settings: Settings) -> Iterator[Database]:
     except OSError as error:
         raise SettingsError(f"{error.filename} cannot be used: {error.strerror}") from None
     try:
-        if revision(engine) != schemas.migrations.HEAD:
-            if url.get_backend_name() != "sqlite":
+        if (found := revision(engine)) != schemas.migrations.HEAD:
+            # Newer tables: `upgrade` says so.
+            if url.get_backend_name() != "sqlite" and (found or "") < schemas.migrations.HEAD:
                 raise SettingsError(
                     "the database's tables are not up to date: run `python -m flows.manage database upgrade`"
                 )
