@@ -20,6 +20,8 @@ from tasks.trim import FLOWS
 
 PROJECT = Path(__file__).resolve().parent.parent
 WORK_POOL = "outlook-import"
+SCHEDULED = ("watch-inbox/every-minute", "retest-pending/every-10-minutes", "trim-history/every-day")
+DEPLOYMENTS = ("import-outlook/manual", *SCHEDULED)
 AUTOMATION = "outlook-import: mark runs as crashed whose process has died"
 HEARTBEAT_SECONDS = 30
 SILENCE = timedelta(seconds=3 * HEARTBEAT_SECONDS)

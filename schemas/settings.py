@@ -145,11 +145,21 @@ def load_settings() -> Settings:
     Raises:
         SettingsError: When one is malformed; names the variable and the fault, never the value.
     """
+    settings, faults = read_settings()
+    if faults:
+        raise SettingsError("; ".join(faults))
+    return settings
+
+
+def read_settings() -> tuple[Settings, list[str]]:
+    """Read the settings; one that is malformed has its default, and a sentence says so."""
     try:
-        return Settings()
+        return Settings(), []
     except ValidationError as error:
         faults = error.errors(include_input=False, include_url=False, include_context=False)
-    raise SettingsError("; ".join(f"{_place(fault['loc'])}: {_what(fault['msg'])}" for fault in faults))
+    malformed = {str(fault["loc"][0]) for fault in faults}
+    defaults = {name: Settings.model_fields[name].default for name in malformed}
+    return Settings(**defaults), [f"{_place(fault['loc'])}: {_what(fault['msg'])}" for fault in faults]
 
 
 def _place(loc: tuple[int | str, ...]) -> str:

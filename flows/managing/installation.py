@@ -37,17 +37,14 @@ def upgrade_database(_options: argparse.Namespace, settings: Settings) -> int:
 
 
 def set_up_deployments(_options: argparse.Namespace, _settings: Settings) -> int:
-    from flows.deploy import DeployError, deploy  # imports Prefect
+    from flows.deploy import DEPLOYMENTS, DeployError, deploy  # imports Prefect
 
     try:
         deploy()
     except DeployError as error:
         sys.stderr.write(f"{error}\n")
         return USAGE
-    sys.stdout.write(
-        "Deployments: import-outlook/manual, watch-inbox/every-minute, retest-pending/every-10-minutes, "
-        "trim-history/every-day\n"
-    )
+    sys.stdout.write(f"Deployments: {', '.join(DEPLOYMENTS)}\n")
     return DONE
 
 

@@ -1,0 +1,83 @@
+"""Is this set-up sound? `doctor` says so, a verdict a line, and what to do where it is not."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+from pydantic import ValidationError
+
+from flows.managing.output import DONE, NOTHING_FOUND, Areas, cell, print_json
+from schemas.findings import Finding, Health, fault, ok
+from schemas.settings import Settings, read_settings
+from tasks.checkup import (
+    check_disk,
+    check_folders,
+    check_libraries,
+    check_servers,
+    check_storage,
+    check_variables,
+)
+
+
+def add_arguments(areas: Areas) -> None:
+    doctor = areas.add_parser("doctor", help="examine settings, keys, database, folders, Prefect and servers")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+
+
+def examine(options: argparse.Namespace) -> int:
+    """Look at everything, and print what was found. Needs no settings: they may be what is broken."""
+    # glibc's: a name server that is silent would keep a process from ending for up to half a minute.
+    os.environ.setdefault("RES_OPTIONS", "timeout:3 attempts:1")
+    findings = list(find())
+    if options.json:
+        print_json([finding._asdict() for finding in findings])
+    else:
+        for finding in findings:
+            sys.stdout.write(f"{finding.health:<8} {cell(finding.about)}: {cell(finding.text)}\n")
+    counts = Counter(finding.health for finding in findings)
+    sys.stderr.write(f"{counts[Health.FAULT]} faults, {counts[Health.WARNING]} warnings\n")
+    return NOTHING_FOUND if counts[Health.FAULT] else DONE
+
+
+def find() -> Iterator[Finding]:
+    settings, faults = read_settings()
+    yield from (fault("settings", f"{text}; its default is used below") for text in faults)
+    if not faults:
+        yield ok("settings", "all can be read")
+    yield from check_variables(os.environ)
+    yield check_libraries()
+    yield from _guarded("database", lambda: check_storage(settings))
+    yield from _guarded("folders", lambda: check_folders(settings))
+    yield from _guarded("disk", lambda: check_disk(settings))
+    yield from asyncio.run(_ask(settings))
+
+
+def _guarded(about: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from check()
+    except OSError as error:
+        yield fault(
+            about, f"{error.filename} cannot be used: {error.strerror}: see who owns it, and its mode"
+        )
+
+
+async def _ask(settings: Settings) -> list[Finding]:
+    """What is beyond this machine's files, all at once."""
+    prefect, servers = await asyncio.gather(_check_prefect(), check_servers(settings))
+    return [*prefect, *servers]
+
+
+async def _check_prefect() -> list[Finding]:
+    try:
+        from flows.deploy import AUTOMATION, DEPLOYMENTS, SCHEDULED, WORK_POOL  # imports Prefect
+        from tasks.checkup_prefect import Parts, check_prefect
+    except ValidationError as error:  # Prefect reads its own settings when it is imported
+        names = {str(part["loc"][0]) for part in error.errors(include_input=False) if part["loc"]}
+        text = f"its settings cannot be read ({', '.join(sorted(names))}): correct the PREFECT_… variables"
+        return [fault("Prefect", text)]
+    return await check_prefect(Parts(WORK_POOL, DEPLOYMENTS, SCHEDULED, AUTOMATION))
