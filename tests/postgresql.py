@@ -69,14 +69,14 @@ class PostgreSql:
     """A server on a socket of its own, and fresh databases on it. May be killed and started again."""
 
     def __init__(self, binaries: Path, folder: Path, *, durable: bool = False) -> None:
-        self._binaries = binaries
-        self._folder = folder
+        self.binaries = binaries
+        self.folder = folder
         self._fsync = "on" if durable else "off"
         self._numbers = count(1)
         self._process: subprocess.Popen[bytes] | None = None
 
     def address(self, name: str) -> str:
-        return f"postgresql://postgres@/{name}?host={self._folder}"
+        return f"postgresql://postgres@/{name}?host={self.folder}"
 
     @contextmanager
     def new_database(self, template: str = "template1") -> Iterator[str]:
@@ -102,9 +102,9 @@ class PostgreSql:
     def initialise(self) -> None:
         """Make the data folder."""
         options = ["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-sync"]
-        init = [str(self._binaries / "initdb"), "-D", str(self._folder / "data"), *options]
+        init = [str(self.binaries / "initdb"), "-D", str(self.folder / "data"), *options]
         subprocess.run(
-            bound(init, as_nobody=True), cwd=self._folder, check=True, capture_output=True, timeout=60
+            bound(init, as_nobody=True), cwd=self.folder, check=True, capture_output=True, timeout=60
         )
 
     def start(self) -> None:
@@ -113,16 +113,16 @@ class PostgreSql:
         Raises:
             OSError: When it does not.
         """
-        options = {"listen_addresses": "", "unix_socket_directories": self._folder, "fsync": self._fsync}
-        serve = [str(self._binaries / "postgres"), "-D", str(self._folder / "data")]
+        options = {"listen_addresses": "", "unix_socket_directories": self.folder, "fsync": self._fsync}
+        serve = [str(self.binaries / "postgres"), "-D", str(self.folder / "data")]
         serve += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-        with (self._folder / "log").open("ab") as log:
+        with (self.folder / "log").open("ab") as log:
             command = bound(serve, as_nobody=True)
-            self._process = subprocess.Popen(command, cwd=self._folder, stdout=log, stderr=log)
+            self._process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log)
         deadline = time.monotonic() + START_SECONDS
         while not self.answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise OSError((self._folder / "log").read_text()[-500:])
+                raise OSError((self.folder / "log").read_text()[-500:])
             time.sleep(0.05)
 
     def stop(self) -> None:
