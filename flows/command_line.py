@@ -150,6 +150,7 @@ def attend(
     say: Console,
 ) -> int:
     """Run a flow on the configured Prefect server, or on one of its own for as long as it takes."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # nothing about a run is told to anybody but its operator
     if not options.verbose:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     from prefect.settings import PREFECT_API_URL
@@ -159,6 +160,8 @@ def attend(
         from flows.attended import drain, run_attended  # the rest of Prefect, while the server starts
 
         ended = run_attended(start, say, server)
+        if isinstance(ended.outcome, SettingsError):
+            raise ended.outcome
         code = show(ended, options, say)
         if server is not None:
             drain(server, ended.state)

@@ -73,6 +73,7 @@ def run(port: int, inbox: Path, parts: ExitStack, stop: threading.Event) -> None
             "PREFECT_API_URL": url,
             "PREFECT_SERVER_UI_API_URL": url,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
             # Kept in memory, a restart of the server would lose which scan is the one that may run.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             # What the automation listens for, to find runs whose process has died.
