@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
-from flows.managing import installation, keys, mailboxes
-from flows.managing.output import USAGE
+from flows.managing import doctor, imports, installation, keys, mailboxes, template, totp
+from flows.managing.output import NOTHING_FOUND, USAGE
 from schemas.settings import SettingsError, load_settings
 
-AREAS = (mailboxes, keys, installation)
+AREAS = (mailboxes, imports, template, totp, keys, installation, doctor)
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m flows.manage", description="Housekeeping by hand.")
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.manage",
+        description="Housekeeping by hand.",
+        epilog="Exit codes: 0 done, 1 nothing found or not all of it, 2 wrong usage or settings.",
+    )
     areas = parser.add_subparsers(dest="area", required=True)
     for area in AREAS:
         area.add_arguments(areas)
@@ -24,7 +29,14 @@ def arguments() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     options = arguments().parse_args(argv)
     try:
-        code: int = options.run(options, load_settings())
+        if options.area == "doctor":  # it says itself what is wrong with the settings
+            code: int = doctor.examine(options)
+        else:
+            code = options.run(options, load_settings())
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOTHING_FOUND
     except SettingsError as error:
         sys.stderr.write(f"Settings: {error}\n")
         return USAGE

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 DONE, NOTHING_FOUND, USAGE = 0, 1, 2
 FULL_LENGTH = 100_000
@@ -23,17 +24,25 @@ def print_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, as_
     A cell that is None is empty; times are shown to the minute, in UTC.
     """
     if as_json:
-        json.dump([dict(row) for row in rows], sys.stdout, default=str, ensure_ascii=False, indent=2)
-        sys.stdout.write("\n")
+        print_json([dict(row) for row in rows])
         return
-    table = Table(*(column.replace("_", " ") for column in columns), highlight=False)
+    table = plain_table(*(column.replace("_", " ") for column in columns))
     for row in rows:
         table.add_row(*(cell(row[column]) for column in columns))
     terminal().print(table)
 
 
+def print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, default=str, ensure_ascii=False, indent=2) + "\n")
+
+
+def plain_table(*columns: Column | str) -> Table:
+    """A table without lines between columns: they would cost room and come along when a cell is copied."""
+    return Table(*columns, box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+
+
 def terminal() -> Console:
-    """Standard output for tables: as wide as the terminal; a pipe or a file gets every line at full length."""
+    """Standard output for tables: as wide as the terminal; pipes and files get every line at full length."""
     return Console(
         width=None if sys.stdout.isatty() else FULL_LENGTH, highlight=False, markup=False, emoji=False
     )

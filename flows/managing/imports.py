@@ -1,0 +1,227 @@
+"""Past imports: `imports list|show|errors`."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Callable, Iterable, Sequence
+
+from rich.table import Column, Table
+
+from flows.managing.choosing import add_workspace
+from flows.managing.output import (
+    DONE,
+    NOTHING_FOUND,
+    Areas,
+    cell,
+    plain_table,
+    print_json,
+    print_rows,
+    terminal,
+)
+from schemas.reasons import Reason
+from schemas.responses import ImportSummary, RowFault
+from schemas.rows import RowReason
+from schemas.settings import Settings
+from tasks.database import database
+from tasks.lookup import (
+    count_imports,
+    count_reasons,
+    count_row_errors,
+    find_import,
+    find_imports,
+    find_row_errors,
+)
+
+COLUMNS = (
+    *("id", "created_at", "file", "tag", "rows", "imported", "skipped", "failed"),
+    *("mailboxes", "tested", "active", "mailboxes_failed", "pending"),
+)
+ERROR_COLUMNS = ("line", "email", "error")
+
+
+def add_arguments(areas: Areas) -> None:
+    about = "List and show past imports, and the rows that failed in them."
+    actions = areas.add_parser("imports", help=about, description=about).add_subparsers(
+        dest="action", required=True
+    )
+
+    def action(name: str, about: str, run: Callable[..., int]) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = actions.add_parser(name, help=about, description=about)
+        add_workspace(parser)
+        parser.set_defaults(run=run)
+        return parser
+
+    listing = action("list", "List the imports, the newest first.", print_list)
+    listing.add_argument(
+        "--limit", type=int, default=50, metavar="N", help="List so many at most (default: %(default)s)."
+    )
+    listing.add_argument("--json", action="store_true", help="Print them as a JSON list.")
+    about = "Show what became of an import, why its mailboxes do not work, and what to do about it."
+    show = action("show", about, print_import)
+    show.add_argument("import_id", type=int, metavar="ID")
+    show.add_argument("--json", action="store_true", help="Print it as JSON.")
+    errors = action("errors", "List every row of an import that failed, by line.", print_errors)
+    errors.add_argument("import_id", type=int, metavar="ID")
+    form = errors.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="Print them as CSV.")
+    form.add_argument("--json", action="store_true", help="Print them as a JSON list.")
+
+
+def print_list(options: argparse.Namespace, settings: Settings) -> int:
+    with database(settings) as opened:
+        imports = find_imports(opened, options.workspace, max(options.limit, 1))
+        total = count_imports(opened, options.workspace)
+    if options.json:
+        print_json([one.model_dump(mode="json") for one in imports])
+    elif not imports:
+        sys.stderr.write(f"No import in workspace {options.workspace!r}.\n")
+    elif sys.stdout.isatty():
+        terminal().print(_stacked(imports))
+    else:
+        print_rows([_row(one) for one in imports], COLUMNS, as_json=False)
+    if hidden := total - len(imports):
+        sys.stdout.flush()
+        sys.stderr.write(f"… and {hidden} more: --limit {total} lists them all.\n")
+    return DONE if imports else NOTHING_FOUND
+
+
+def _row(one: ImportSummary) -> dict[str, object]:
+    progress = one.progress.model_dump()
+    return {
+        **progress,
+        "mailboxes_failed": progress["failed"],
+        **one.model_dump(exclude={"progress"}),
+        "rows": rows_of(one),
+    }
+
+
+def rows_of(one: ImportSummary) -> int:
+    return one.imported + one.skipped + one.failed
+
+
+def _stacked(imports: Sequence[ImportSummary]) -> Table:
+    """Two lines for each import: what became of its rows, and of its mailboxes."""
+    table = plain_table(
+        Column("id", justify="right"),
+        Column("file\ntime (UTC)", overflow="fold"),
+        Column("tag", overflow="fold"),
+        "rows\nmailboxes",
+    )
+    for one in imports:
+        table.add_row(
+            str(one.id),
+            f"{cell(one.file)}\n{cell(one.created_at)}",
+            cell(one.tag),
+            f"{_rows(one)}\n{_mailboxes(one)}",
+        )
+    return table
+
+
+def _rows(one: ImportSummary) -> str:
+    return f"{rows_of(one)} rows: {one.imported} imported, {one.skipped} skipped, {one.failed} failed"
+
+
+def _mailboxes(one: ImportSummary) -> str:
+    """How the mailboxes of an import are; what was deleted since, or imported anew, is not among them."""
+    progress = one.progress
+    if not progress.mailboxes:
+        return "no mailbox"
+    states = {name: getattr(progress, name) for name in ("active", "failed", "pending")}
+    found = ", ".join(f"{count} {name}" for name, count in states.items() if count)
+    return f"{progress.tested} of {progress.mailboxes} tested: {found}"
+
+
+def print_import(options: argparse.Namespace, settings: Settings) -> int:
+    with database(settings) as opened:
+        found = find_import(opened, options.workspace, options.import_id, 0, 0)
+        if found is None:
+            return _no_such_import(options)
+        reasons = count_reasons(opened, found.id)
+        faults = count_row_errors(opened, found.id)
+    if options.json:
+        print_json(
+            found.model_dump(mode="json", exclude={"errors", "next_cursor"})
+            | {"reasons": [_reason(reason, count) for reason, count in reasons]}
+            | {"row_errors": [_fault(reason, count) for reason, count in faults]}
+        )
+        return DONE
+    out = terminal()
+    out.print(f"Import {found.id}: {cell(found.file)}", style="bold")
+    out.print(f"{cell(found.created_at)} UTC, tag {cell(found.tag) or '–'}, workspace {options.workspace}")
+    out.print(f"{_rows(found)}\n{_mailboxes(found)}")
+    if reasons:
+        out.print()
+        out.print(_causes("Mailboxes", [(count, *_words(reason)) for reason, count in reasons]))
+        out.print(
+            f"Which ones: python -m flows.manage mailboxes list --import {found.id} --reason CODE",
+            soft_wrap=True,
+        )
+    if faults:
+        out.print()
+        out.print(_causes("Rows", [(count, reason.message, "", reason.remedy) for reason, count in faults]))
+        out.print(f"Which ones: python -m flows.manage imports errors {found.id}", soft_wrap=True)
+    return DONE
+
+
+def _words(reason: Reason) -> tuple[str, str, str]:
+    return reason.explanation.title, reason.value, reason.explanation.remedy
+
+
+def _reason(reason: Reason, count: int) -> dict[str, object]:
+    why = reason.explanation
+    return {
+        "reason": reason,
+        "mailboxes": count,
+        "title": why.title,
+        "meaning": why.meaning,
+        "remedy": why.remedy,
+    }
+
+
+def _fault(reason: RowReason, count: int) -> dict[str, object]:
+    return {"reason": reason, "rows": count, "error": reason.message, "remedy": reason.remedy}
+
+
+def _causes(what: str, rows: Iterable[tuple[int, str, str, str]]) -> Table:
+    """Reasons, how many they hold for, and what to do about each; the code, if any, below the title."""
+    # Narrow enough to leave room for the names of an admin's commands, which want to be copied.
+    reason = Column("Reason, code", max_width=30)
+    table = plain_table(Column(what, justify="right"), reason, Column("What to do", overflow="fold"))
+    for count, title, code, remedy in rows:
+        table.add_row(str(count), f"{title}\n{code}".strip(), remedy)
+    return table
+
+
+def print_errors(options: argparse.Namespace, settings: Settings) -> int:
+    with database(settings) as opened:
+        found = find_import(opened, options.workspace, options.import_id, 0, 0)
+        if found is None:
+            return _no_such_import(options)
+        errors = find_row_errors(opened, found.id)
+    if options.json:
+        print_json([{column: getattr(error, column) for column in ERROR_COLUMNS} for error in errors])
+    elif options.csv:
+        _write_csv(errors)
+    elif errors:
+        print_rows([dict(error) for error in errors], ERROR_COLUMNS, as_json=False)
+    if found.failed and not errors:
+        sys.stderr.write(f"{found.failed} rows failed; which ones is not kept any longer.\n")
+    elif not errors:
+        sys.stderr.write("No row failed.\n")
+    return DONE
+
+
+def _write_csv(errors: Iterable[RowFault]) -> None:
+    from tasks.report import defused  # imports Prefect
+
+    writer = csv.writer(sys.stdout)
+    writer.writerow(ERROR_COLUMNS)
+    for error in errors:
+        writer.writerow([defused(str(getattr(error, column))) for column in ERROR_COLUMNS])
+
+
+def _no_such_import(options: argparse.Namespace) -> int:
+    sys.stderr.write(f"There is no import {options.import_id} in workspace {options.workspace!r}.\n")
+    return NOTHING_FOUND
