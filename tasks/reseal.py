@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,8 +64,7 @@ class Unopened(NamedTuple):
     fault: str
 
 
-@dataclass(frozen=True)
-class Resealed:
+class Resealed(NamedTuple):
     """What came of it; `left` are values that others held all the time, or sealed with an old key."""
 
     values: int

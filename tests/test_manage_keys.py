@@ -1,0 +1,410 @@
+"""Encryption keys by hand: added, rotated and removed while everything else goes on, and never shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import select
+
+import tasks.reseal
+from flows.manage import main
+from schemas.sealing import Owner, Sealer, UnsealError, key_id, new_key, parse_keys
+from schemas.settings import PREFIX, Settings, load_settings
+from schemas.tables import ImportBatch, Mailbox, columns_of, now
+from tasks.database import Database, database, key_file, url_of
+from tasks.probe import Probing
+from tasks.reseal import SETTLING_SECONDS, count_sealed, reseal
+from tasks.store import workspace_id_of
+from tests.conftest import (
+    StartOutlook,
+    accounts,
+    import_file,
+    import_mailboxes,
+    probe_targets,
+    with_changes,
+    with_servers,
+    write_csv,
+)
+from tests.postgresql import ending
+from tests.shell import PROJECT
+
+OLD, NEW = BOTH = new_key(), new_key()
+ENCRYPTION = ("keys", "encryption")
+SECRETS = {"ann@contoso.com": ("Canary pass", "JBSWY3DPEHPK3PXP"), "bob@contoso.com": ("Canary p2", "")}
+FINGERPRINT = Owner("default", "key-1", "fingerprint")
+
+
+def id_of(*keys: str) -> str:
+    return ", ".join(key_id(key).hex() for key in parse_keys(",".join(keys)))
+
+
+@pytest.fixture
+def either_database(either_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """SQLite, then PostgreSQL, whose keys come from the settings; the old one alone, at first."""
+    monkeypatch.setenv(f"{PREFIX}ENCRYPTION_KEYS", OLD)
+    return with_changes(either_settings, encryption_keys=SecretStr(OLD))
+
+
+def fill(settings: Settings, folder: Path) -> None:
+    """Two mailboxes, one with a TOTP secret, and an import with an idempotency key."""
+    rows = [(email, *secrets) for email, secrets in SECRETS.items()]
+    file = write_csv(folder / "in.csv", rows, ("email", "password", "totp"))
+    with database(settings) as opened:
+        import_file(opened, settings, file)
+        batch = columns_of(ImportBatch)
+        sealed = opened.sealer.seal("Canary digest", FINGERPRINT)
+        with opened.engine.begin() as connection:
+            connection.execute(batch.update().values(idempotency_key="key-1", fingerprint=sealed))
+
+
+def everything_in(settings: Settings, *keys: str) -> list[str]:
+    """Every secret that is stored, opened with these keys alone."""
+    mailbox, batch = columns_of(Mailbox), columns_of(ImportBatch)
+    sealer = Sealer(parse_keys(",".join(keys)))
+    with database(settings) as opened, opened.engine.connect() as connection:
+        found = [
+            sealer.open(row[field], Owner("default", row["email_key"], field))
+            for row in connection.execute(select(mailbox).order_by(mailbox.c.id)).mappings()
+            for field in ("password", "totp")
+            if row[field] is not None
+        ]
+        sealed = connection.scalars(select(batch.c.fingerprint).where(batch.c.fingerprint.is_not(None)))
+        return found + [sealer.open(value, FINGERPRINT) for value in sealed]
+
+
+# Rotation, on both databases.
+
+
+def test_rotation_seals_everything_with_the_first_key(
+    either_database: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Afterwards the first key alone opens passwords, TOTP secrets and fingerprints; no secret is said."""
+    fill(either_database, tmp_path)
+    before = everything_in(either_database, OLD)
+    assert len(before) == 4
+    monkeypatch.setenv(f"{PREFIX}ENCRYPTION_KEYS", f"{NEW},{OLD}")
+    assert main([*ENCRYPTION, "rotate"]) == 0
+    assert everything_in(either_database, NEW) == before
+    with pytest.raises(UnsealError):
+        everything_in(either_database, OLD)
+    said = capsys.readouterr()
+    assert f"Sealed anew with key {id_of(NEW)}: 4 values" in said.out
+    assert f"No longer needed: {id_of(OLD)}. Take it out of {PREFIX}ENCRYPTION_KEYS" in said.out
+    assert not [secret for secret in ("Canary", "JBSWY", NEW, OLD) if secret in said.out + said.err]
+
+    assert main([*ENCRYPTION, "rotate", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "key": id_of(NEW),
+        "resealed": 0,
+        "left": 0,
+        "unopened": [],
+        "no_longer_needed": [id_of(OLD)],
+    }
+
+
+def test_values_that_do_not_open_are_named_and_the_others_rotated(
+    either_database: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A damaged value and one of a lost key are named by their mailbox, with exit code 1, and left alone."""
+    fill(either_database, tmp_path)
+    lost = Sealer(parse_keys(new_key()))
+    mailbox = columns_of(Mailbox)
+    with database(either_database) as opened, opened.engine.begin() as connection:
+        ann, bob = connection.scalars(select(mailbox.c.id).order_by(mailbox.c.id)).all()
+        sealed = connection.scalars(select(mailbox.c.totp).where(mailbox.c.id == ann)).one()
+        damaged = {"totp": sealed[:-1] + bytes([sealed[-1] ^ 1])}
+        connection.execute(mailbox.update().where(mailbox.c.id == ann).values(damaged))
+        foreign = {"password": lost.seal("x", Owner("default", "bob@contoso.com", "password"))}
+        connection.execute(mailbox.update().where(mailbox.c.id == bob).values(foreign))
+    monkeypatch.setenv(f"{PREFIX}ENCRYPTION_KEYS", f"{NEW},{OLD}")
+    for resealed in (2, 0):
+        assert main([*ENCRYPTION, "rotate"]) == 1
+        said = capsys.readouterr()
+        assert f": {resealed} values" in said.out
+        assert "No longer needed" not in said.out
+        assert f"mailbox {ann}, totp: the value is damaged" in said.err
+        assert f"mailbox {bob}, password: no key {lost.key_ids[0].hex()} among those" in said.err
+    with database(load_settings()) as opened:
+        assert count_sealed(opened.engine)[lost.key_ids[0]] == {"password": 1}
+    assert main([*ENCRYPTION, "list", "--json"]) == 0
+    states = {row["key"]: row["state"] for row in json.loads(capsys.readouterr().out)}
+    assert states == {id_of(NEW): "seals", id_of(OLD): "opens", lost.key_ids[0].hex(): "missing"}
+
+
+def test_rotation_waits_for_nobody(
+    on_postgresql: dict[str, str],
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A row that somebody holds on PostgreSQL is not waited for, counted at the end, and taken next time."""
+    address = SecretStr(on_postgresql[f"{PREFIX}DATABASE_URL"])
+    keyed = with_changes(settings, database_url=address, encryption_keys=SecretStr(OLD))
+    fill(keyed, tmp_path)
+    monkeypatch.setattr(tasks.reseal, "PAUSE_SECONDS", 0.01)
+    mailbox = columns_of(Mailbox)
+    with database(with_changes(keyed, encryption_keys=SecretStr(f"{NEW},{OLD}"))) as opened:
+        with opened.engine.begin() as connection:
+            connection.execute(
+                mailbox.update().where(mailbox.c.email == "bob@contoso.com").values(tag="held")
+            )
+            assert reseal(opened)[:2] == (3, ())
+        assert (reseal(opened).values, everything_in(keyed, NEW)[2]) == (1, "Canary p2")
+
+
+ROWS = 20_000
+
+
+@contextmanager
+def working_on(settings: Settings, folder: Path) -> Iterator[list[str]]:
+    """Imports small files and deletes a mailbox of each, over and over on one open database.
+
+    Yields the addresses that are to be there at the end.
+    """
+    stop, kept = Event(), list[str]()
+
+    def work() -> None:
+        with database(settings) as opened:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                emails = [f"import{number}-{n}@contoso.com" for n in range(5)]
+                file = write_csv(folder / f"{number}.csv", [(email, f"p of {email}") for email in emails])
+                import_file(opened, settings, file)
+                mailbox = columns_of(Mailbox)
+                with opened.engine.begin() as connection:
+                    connection.execute(mailbox.delete().where(mailbox.c.email == emails[0]))
+                kept.extend(emails[1:])
+
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        try:
+            yield kept
+        finally:
+            stop.set()
+            working.result()
+
+
+def fill_up(opened: Database, number: int) -> None:
+    """So many mailboxes that a rotation takes a while."""
+    with opened.engine.begin() as connection:
+        workspace = workspace_id_of(connection, "default")
+        counts = {"imported": number, "skipped": 0, "failed": 0}
+        row = {"workspace_id": workspace, "file_name": "x", "created_at": now(), **counts}
+        batch = connection.scalars(
+            columns_of(ImportBatch).insert().values(row).returning(ImportBatch.id)
+        ).one()
+        servers = {"smtp_host": "x", "smtp_port": 1, "imap_host": "x", "imap_port": 1}
+        shared = {"workspace_id": workspace, "batch_id": batch, "status": "active", **servers}
+        shared |= {"diagnosis": "", "attempts": 1, "created_at": now()}
+        connection.execute(
+            columns_of(Mailbox).insert(),
+            [
+                {"email": email, "email_key": email, "password": sealed, **shared}
+                for email in (f"user{n}@contoso.com" for n in range(number))
+                for sealed in [opened.sealer.seal(f"p of {email}", Owner("default", email, "password"))]
+            ],
+        )
+
+
+def rotation() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.manage", *ENCRYPTION, "rotate"],
+        cwd=PROJECT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.slow
+def test_killed_rotation_beside_imports_loses_nothing(
+    either_database: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After kill -9 in the middle, beside imports and deletions, another rotation finishes; all opens."""
+    # Whatever works at the time seals with the old key still and knows the new one, as the manual wants it.
+    beside = with_changes(either_database, encryption_keys=SecretStr(f"{OLD},{NEW}"))
+    monkeypatch.setenv(f"{PREFIX}ENCRYPTION_KEYS", f"{NEW},{OLD}")
+    new, old = (key_id(*parse_keys(key)) for key in (NEW, OLD))
+    with database(either_database) as opened:
+        fill_up(opened, ROWS)
+        with working_on(beside, tmp_path) as kept:
+            process = rotation()
+            with ending(process):
+                while new not in (sealed := count_sealed(opened.engine)):
+                    assert process.poll() is None
+                    time.sleep(0.01)
+                process.kill()
+                process.wait()
+            assert 0 < sealed[new]["password"] < ROWS
+            assert sum(count_sealed(opened.engine)[old].values()) > 0
+            with ending(again := rotation()):
+                again.wait(120)
+        assert main([*ENCRYPTION, "rotate"]) == 0
+        assert set(count_sealed(opened.engine)) == {new}
+    emails = [*(f"user{n}@contoso.com" for n in range(ROWS)), *kept]
+    assert len(kept) > 0
+    assert sorted(everything_in(either_database, NEW)) == sorted(f"p of {email}" for email in emails)
+
+
+async def test_mailboxes_are_tested_while_their_passwords_are_sealed_anew(
+    either_settings: Settings, monkeypatch: pytest.MonkeyPatch, start: StartOutlook
+) -> None:
+    """Logins that a run makes during rotations use the right passwords, and no verdict is lost."""
+    monkeypatch.setattr(tasks.reseal, "ROWS_AT_ONCE", 3)
+    mailboxes = accounts(20)
+    outlook = await start(mailboxes, delay=0.01)
+    lists = [
+        with_changes(either_settings, encryption_keys=SecretStr(f"{a},{b}")) for a, b in (BOTH, BOTH[::-1])
+    ]
+    chosen = with_servers(lists[0], outlook, probe_concurrency=5)
+    ended = Event()
+
+    def rotate() -> int:
+        values = 0
+        while not ended.is_set():
+            for settings in lists:
+                with database(settings) as opened:
+                    values += reseal(opened).values
+        return values
+
+    with database(chosen) as opened, ThreadPoolExecutor(1) as pool:
+        targets = import_mailboxes(opened, chosen, mailboxes)
+        probing = Probing(opened, chosen, [target.mailbox_id for target in targets])
+        rotations = pool.submit(rotate)
+        await probe_targets(probing, targets, 3)
+        ended.set()
+        assert rotations.result() >= 20
+    assert [str(verdict.status) for verdict in probing.verdicts] == ["active"] * 20
+    assert sorted(everything_in(lists[0], *BOTH)) == sorted(a.password for a in mailboxes.values())
+
+
+# The key file.
+
+
+def keys_in(settings: Settings) -> list[str]:
+    return key_file(url_of(settings)).read_text().split()
+
+
+def an_hour_later(settings: Settings) -> None:
+    path = key_file(url_of(settings))
+    then = path.stat().st_mtime - SETTLING_SECONDS - 1
+    os.utime(path, (then, then))
+
+
+@pytest.mark.sqlite
+def test_added_key_is_followed_by_who_runs_already(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who opened the database before a key was added seals with the new one, and opens what others sealed."""
+    fill(settings, tmp_path)
+    with database(settings) as running:
+        (old,) = keys_in(settings)
+        assert main([*ENCRYPTION, "add"]) == 0
+        new, *others = keys_in(settings)
+        assert others == [old]
+        assert Sealer(parse_keys(new)).open(running.sealer.seal("x", FINGERPRINT), FINGERPRINT) == "x"
+        assert main([*ENCRYPTION, "rotate"]) == 0
+        assert len(everything_in(settings, new)) == 4
+        assert main([*ENCRYPTION, "add"]) == 0
+        with database(settings) as newer:
+            sealed = newer.sealer.seal("y", FINGERPRINT)
+        assert running.sealer.open(sealed, FINGERPRINT) == "y"
+    assert key_file(url_of(settings)).stat().st_mode & 0o777 == 0o600
+    said = capsys.readouterr()
+    assert f"Key {id_of(new)} is the first in" in said.out
+    assert not [key for key in keys_in(settings) if key in said.out + said.err]
+
+
+@pytest.mark.sqlite
+def test_process_goes_on_where_the_key_file_cannot_be_read(settings: Settings) -> None:
+    """A key file that is gone, or broken, for a moment stops nobody who has its keys."""
+    path = key_file(url_of(settings))
+    with database(settings) as running:
+        kept = path.read_text()
+        path.write_text("nonsense")
+        sealed = running.sealer.seal("x", FINGERPRINT)
+        path.unlink()
+        assert running.sealer.open(sealed, FINGERPRINT) == "x"
+        path.write_text(f"{NEW}\n{kept}")
+        assert running.sealer.key_ids[0] == key_id(*parse_keys(NEW))
+
+
+@pytest.mark.sqlite
+def test_keys_added_at_once_are_all_kept(settings: Settings, tmp_path: Path) -> None:
+    """Eight keys added at the same moment are all in the file, beside the first, and nothing else is left."""
+    with database(settings):
+        pass
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(main, [[*ENCRYPTION, "add"]] * 8)) == [0] * 8
+    assert len(set(keys_in(settings))) == 9
+    assert {path.name for path in tmp_path.iterdir() if ".db" not in path.name} == {"mailboxes.key"}
+
+
+@pytest.mark.sqlite
+def test_key_is_removed_only_when_nothing_needs_it(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The key that seals, one that has sealed something, and one just replaced are not taken out."""
+    fill(settings, tmp_path)
+    (old,) = keys_in(settings)
+
+    def removal(*keys: str) -> tuple[int, str]:
+        code = main([*ENCRYPTION, "remove", *(id_of(key) for key in keys)])
+        return code, capsys.readouterr().err
+
+    an_hour_later(settings)
+    assert removal(old) == (1, f"Nothing was removed: {id_of(old)} is the key that seals\n")
+    assert removal(NEW)[0] == 1
+    main([*ENCRYPTION, "add"])
+    new = keys_in(settings)[0]
+    an_hour_later(settings)
+    code, said = removal(old)
+    assert (code, "has sealed 4 stored values: rotate first" in said) == (1, True)
+    main([*ENCRYPTION, "rotate"])
+    key_file(url_of(settings)).touch()
+    code, said = removal(old)
+    assert (code, "within the last hour" in said) == (1, True)
+    assert keys_in(settings) == [new, old]
+    an_hour_later(settings)
+    assert removal(old) == (0, "")
+    assert keys_in(settings) == [new]
+    assert len(everything_in(settings, new)) == 4
+
+
+# The keys in the settings.
+
+
+@pytest.mark.usefixtures("either_database")
+def test_key_for_the_settings_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where keys come from the settings, `add` prints a new one on standard output and changes nothing."""
+    assert main([*ENCRYPTION, "add"]) == 0
+    said = capsys.readouterr()
+    (key,) = parse_keys(said.out)
+    assert key_id(key).hex() != id_of(OLD)
+    assert f"first in the list in {PREFIX}ENCRYPTION_KEYS" in said.err
+    assert main([*ENCRYPTION, "remove", id_of(OLD)]) == 2
+    assert f"take the key out of {PREFIX}ENCRYPTION_KEYS" in capsys.readouterr().err
+
+
+def test_key_in_place_of_an_id_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    """Who gives a key where its id is wanted does not find it in the error."""
+    with pytest.raises(SystemExit):
+        main([*ENCRYPTION, "remove", NEW])
+    assert NEW not in capsys.readouterr().err
