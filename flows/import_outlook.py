@@ -41,7 +41,7 @@ from tasks.limits import configured_limits
 from tasks.notify import notify
 from tasks.probe import GUARD_TRIPPED, INTERRUPTED, Probing, probe
 from tasks.read_csv import read_csv
-from tasks.report import publish_refusal, publish_summary, publish_verdicts, write_report
+from tasks.report import publish_refusal, publish_summary, publish_verdicts, refuse_report, write_report
 from tasks.store import Origin, store
 from tasks.validate import validate
 
@@ -91,9 +91,10 @@ async def import_outlook(
     """
     settings = load_settings()
     await tag_run(file, tag, workspace)
-    if refusal := refuse_place(file, report, settings):
+    within = folders_of_run(settings)
+    if report is not None and (refusal := refuse_report(report, within)):
         return await refuse(refusal, file, settings)
-    table = read_csv(file, settings.max_file_bytes, encoding)
+    table = read_csv(file, settings.max_file_bytes, encoding, within)
     if isinstance(table, Refusal):
         return await refuse(table, file, settings)
     with database(settings) as mailboxes:
@@ -105,26 +106,18 @@ async def import_outlook(
         await publish_summary(stored.summary, report)
         verdicts = await probe_all(stored.targets, mailboxes, settings) if test else None
     if report is not None:
-        write_report(report, stored.summary, verdicts)
+        write_report(report, stored.summary, verdicts, within)
     if verdicts is not None and verdicts.stopped == GUARD_TRIPPED:
         await notify(f"{file.name}: {verdicts.stopped} {stored.summary}; {verdicts}.", settings)
     return conclude(Imported(stored.summary, verdicts))
 
 
-def refuse_place(file: Path, report: Path | None, settings: Settings) -> Refusal | None:
-    """Hold a deployment's runs to the configured folders, and to writing .csv files.
+def folders_of_run(settings: Settings) -> tuple[Path, ...] | None:
+    """The folders that a deployment's run is held to; None at the command line, for any place.
 
     Whoever starts one must not read just any file, nor replace what else lies there, such as the database.
     """
-    if not deployment.id:
-        return None
-    folders = [folder.resolve() for folder in (*settings.import_folders, settings.watch_folder)]
-    places = [path.resolve() for path in (file, report) if path is not None]
-    if not all(any(place.is_relative_to(folder) for folder in folders) for place in places):
-        return Refusal("The path lies outside the folders of OUTLOOK_IMPORT_IMPORT_FOLDERS")
-    if report is not None and (report.suffix != ".csv" or places[0] == places[1]):
-        return Refusal("The report has to be a .csv file of its own")
-    return None
+    return (*settings.import_folders, settings.watch_folder) if deployment.id else None
 
 
 async def refuse(refusal: Refusal, file: Path, settings: Settings) -> State:

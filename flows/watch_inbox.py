@@ -15,7 +15,7 @@ from prefect.states import Completed, Failed
 
 from flows.form import Workspace
 from flows.import_outlook import DEFAULT_WORKSPACE, Imported, import_outlook, tell_crash, tell_refusal
-from schemas.csv_file import Refusal
+from schemas.csv_file import CSV_REQUIRED, Refusal
 from schemas.labels import LABEL_RULE, is_label
 from schemas.settings import load_settings
 from tasks.inbox import Claim, Folders, claim, finish, left_behind, look, reject, settled
@@ -47,7 +47,10 @@ async def watch_inbox(workspace: Workspace = DEFAULT_WORKSPACE) -> State:
 async def import_claimed(claimed: Claim, folders: Folders, workspace: str) -> str:
     """Import one claimed file in a run of its own and leave its outcome; returns it in a word."""
     with claimed:
+        before = claimed.look()
         outcome = await import_file(claimed, folders, workspace)
+        if claimed.look() != before:  # by a program that has it open: those rows must not be lost
+            outcome = BROKEN_OFF
         try:
             if isinstance(outcome, Refusal):
                 reject(claimed, folders, outcome)
@@ -62,7 +65,7 @@ async def import_claimed(claimed: Claim, folders: Folders, workspace: str) -> st
 
 
 async def import_file(claimed: Claim, folders: Folders, workspace: str) -> object:
-    if refusal := refuse_name(claimed):
+    if refusal := refuse_oddity(claimed):
         await tell_refusal(claimed.name, refusal, load_settings())
         return refusal
     report = claimed.outcome(folders.processed, "report.csv")
@@ -72,8 +75,10 @@ async def import_file(claimed: Claim, folders: Folders, workspace: str) -> objec
     return await state.aresult(raise_on_failure=False)
 
 
-def refuse_name(claimed: Claim) -> Refusal | None:
-    """A name that Prefect could not store, or a folder whose name cannot be a tag."""
+def refuse_oddity(claimed: Claim) -> Refusal | None:
+    """What is no file any more, a name that Prefect could not store, a folder whose name cannot be a tag."""
+    if not claimed.is_file():
+        return Refusal(CSV_REQUIRED, "a link, a folder or a pipe was put in its place")
     if claimed.tag is not None and not is_label(claimed.tag):
         return Refusal(f"The folder's name cannot be a tag: {LABEL_RULE}")
     if claimed.name != claimed.path.name:

@@ -27,6 +27,7 @@ import schemas.migrations
 from schemas.sealing import Sealer, new_key, parse_keys
 from schemas.settings import PREFIX, Settings, SettingsError
 from tasks.key_file import Watch, sync
+from tasks.private import read_key_file, refuse_open_database, refuse_open_to_change
 
 # Any number will do as long as everybody who migrates takes the same.
 MIGRATION_LOCK = 0x6F75746C6F6F6B
@@ -198,6 +199,7 @@ def make_engine(url: URL) -> Engine:
     path = Path(url.database or "")
     if not path.exists():
         _make(path, _write_ahead_database)
+    refuse_open_database(path)
     engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_SECONDS})
 
     @event.listens_for(engine, "connect")
@@ -287,7 +289,7 @@ def _keys(settings: Settings, url: URL) -> list[bytes]:
                 f"without it: put it back, or set {PREFIX}ENCRYPTION_KEYS"
             )
         _make(path, lambda draft: draft.write_text(new_key() + "\n"))
-    return _parsed(path.read_text(errors="replace"), str(path))
+    return _parsed(read_key_file(path), str(path))
 
 
 def key_file(url: URL) -> Path:
@@ -307,9 +309,11 @@ def _parsed(text: str, where: str) -> list[bytes]:
 
 def _make(path: Path, fill: Callable[[Path], object]) -> None:
     """Make a private file in one step that only one process wins, and have it on disk before any row."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    refuse_open_to_change(path.parent)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     draft.touch(mode=0o600, exist_ok=False)
+    draft.chmod(0o600)  # the umask may have kept out its owner, too
     try:
         fill(draft)
         sync(draft)

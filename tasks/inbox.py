@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from schemas.csv_file import Refusal, extract_rows
+from schemas.places import OutsideError, folder_of
 from schemas.summary import Summary
 from schemas.tables import now
-from tasks.report import write_privately
+from tasks.private import make_private, private_folder, refuse_open_to_change, write_privately
 
 UNFINISHED_SUFFIXES = (".tmp", ".part", ".crdownload")
 # An empty file is often one whose writer has only just opened it.
@@ -36,7 +37,11 @@ LONGEST_STEM = 200  # bytes; with its time and ending the name still fits a file
 
 
 class Folders:
-    """The places of the watched folder, made where missing, all but the inbox for their owner only."""
+    """The places of the watched folder, made where missing, and closed to all but their owner and its group.
+
+    Raises:
+        SettingsError: When every user may put files into one of them, or one is a link.
+    """
 
     def __init__(self, root: Path) -> None:
         self.inbox = root / "inbox"
@@ -44,9 +49,10 @@ class Folders:
         self.processed = root / "processed"
         self.failed = root / "failed"
         self.rejected = root / "rejected"
-        self.inbox.mkdir(parents=True, exist_ok=True)
-        for folder in (self.processing, self.processed, self.failed, self.rejected):
-            folder.mkdir(mode=0o700, exist_ok=True)
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        refuse_open_to_change(root)
+        for folder in (self.inbox, self.processing, self.processed, self.failed, self.rejected):
+            private_folder(folder)
 
 
 class Look(NamedTuple):
@@ -58,18 +64,33 @@ class Look(NamedTuple):
 
 
 def look(inbox: Path) -> dict[Path, Look]:
-    """See what lies in the inbox: regular files, in it or one folder down, neither hidden nor unfinished."""
-    seen = {}
-    for path in (*inbox.glob("*"), *inbox.glob("*/*")):
-        if any(part.startswith(".") for part in path.relative_to(inbox).parts):
-            continue
-        try:
-            status = path.lstat()
-        except FileNotFoundError:  # taken by another worker
-            continue
-        if stat.S_ISREG(status.st_mode) and path.suffix.lower() not in UNFINISHED_SUFFIXES:
-            seen[path] = Look(status.st_ino, status.st_size, status.st_mtime_ns)
-    return seen
+    """See what lies in the inbox: regular files, in it or one folder down, neither hidden nor unfinished.
+
+    No link is followed, neither to a file nor to a folder.
+    """
+    found = _entries(inbox)
+    folders = [path for path, status in found.items() if stat.S_ISDIR(status.st_mode)]
+    for folder in folders:
+        found |= _entries(folder)
+    return {
+        path: _look_of(status)
+        for path, status in found.items()
+        if stat.S_ISREG(status.st_mode) and path.suffix.lower() not in UNFINISHED_SUFFIXES
+    }
+
+
+def _entries(folder: Path) -> dict[Path, os.stat_result]:
+    found = {}
+    with suppress(FileNotFoundError, NotADirectoryError):  # gone, or another thing by now
+        for path in folder.iterdir():
+            with suppress(FileNotFoundError):  # taken by another worker
+                if not path.name.startswith("."):
+                    found[path] = path.lstat()
+    return found
+
+
+def _look_of(status: os.stat_result) -> Look:
+    return Look(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def settled(before: dict[Path, Look], after: dict[Path, Look]) -> list[Path]:
@@ -104,6 +125,13 @@ class Claim:
         stem = os.fsencode(self.path.stem)[:LONGEST_STEM].decode(errors="replace")
         return folder / f"{stem}.{self.time}.{ending}"
 
+    def is_file(self) -> bool:
+        """Whether it is a file: until it was claimed, something else could be put in its place."""
+        return stat.S_ISREG(self.path.lstat().st_mode)
+
+    def look(self) -> Look:
+        return _look_of(self.path.lstat())
+
     def release(self) -> None:
         """End the claim; removes its folder once the file is gone."""
         _end(self.path.parent if self.tag is None else self.path.parent.parent, self.lock)
@@ -127,8 +155,9 @@ def claim(path: Path, folders: Folders) -> Claim | None:
     try:
         if claimed.tag is not None:
             claimed.path.parent.mkdir(mode=0o700)
-        path.rename(claimed.path)
-    except FileNotFoundError:
+        with folder_of(path, [folders.inbox]) as (source, name):
+            os.rename(name, claimed.path, src_dir_fd=source)
+    except (FileNotFoundError, NotADirectoryError, OutsideError):  # a link where its folder was
         claimed.release()
         return None
     except OSError:
@@ -143,7 +172,7 @@ def left_behind(folders: Folders) -> Iterator[Claim]:
         lock = _lock(folder)
         if lock is None:
             continue
-        files = [path for path in folder.rglob("*") if not path.is_dir()]
+        files = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
         for path in files[:1]:
             yield _claim_in(folder, path, lock)
         if not files:  # it ended before it had moved the file, or behind the outcome
@@ -187,8 +216,10 @@ def finish(claimed: Claim, folders: Folders, summary: Summary) -> None:
 
 
 def reject(claimed: Claim, folders: Folders, refusal: Refusal) -> None:
-    """Move a refused file away, untouched, with the reason beside it."""
+    """Move a refused file away, untouched, with the reason beside it.
+
+    A link in its place is moved as a link. Of a file that has other names too only this one goes away.
+    """
     write_privately(claimed.outcome(folders.rejected, "error.txt"), f"{refusal}\n".encode())
-    with suppress(PermissionError):  # somebody else's file; its folder keeps it private
-        claimed.path.chmod(0o600)
+    make_private(claimed.path)
     claimed.path.rename(claimed.outcome(folders.rejected, "csv"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import os
+import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import task
@@ -12,8 +14,10 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from schemas.csv_file import Refusal
+from schemas.places import OutsideError, folder_of
 from schemas.summary import Result, Summary, markdown_cell
 from schemas.verdicts import ProbeReport
+from tasks.private import write_privately
 
 # Fixed keys: the Prefect UI keeps the history of a key. Of an artifact its list shows the description only.
 SUMMARY_KEY = "import-summary"
@@ -21,6 +25,8 @@ VERDICTS_KEY = "probe-verdicts"
 MAILBOXES_KEY = "mailbox-verdicts"
 
 REPORT_COLUMNS = ("line", "email", "result", "reason", "status", "diagnosis", "smtp", "imap")
+REPORT_START = ",".join(REPORT_COLUMNS[:4]).encode("utf-8-sig")
+NO_REPORT = "The report would replace what is no report: give it a name of its own"
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
@@ -51,10 +57,19 @@ async def publish_verdicts(report: ProbeReport) -> None:
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
-def write_report(path: Path, summary: Summary, report: ProbeReport | None) -> None:
+def write_report(
+    path: Path, summary: Summary, report: ProbeReport | None, within: Sequence[Path] | None = None
+) -> None:
     """Write the CSV report: a line per row of the file, and the verdicts on the mailboxes that came of them.
 
     Readable by its owner only, in place as a whole or not at all, and safe to open in a spreadsheet.
+
+    Args:
+        within: Folders of which one has to hold it; None for any place.
+
+    Raises:
+        OutsideError: When none does.
+        OSError: When it cannot be written.
     """
     verdicts = {row["email"]: row for row in report.table()} if report else {}
     text = io.StringIO(newline="")
@@ -64,11 +79,11 @@ def write_report(path: Path, summary: Summary, report: ProbeReport | None) -> No
         row: dict[str, object] = outcome._asdict()
         if outcome.result is Result.IMPORTED:
             row |= {"status": "pending"} | verdicts.get(outcome.email, {})
-        writer.writerow({column: _defused(str(cell)) for column, cell in row.items()})
-    write_privately(path, text.getvalue().encode("utf-8-sig"))  # the mark is for Excel
+        writer.writerow({column: defused(str(cell)) for column, cell in row.items()})
+    write_privately(path, text.getvalue().encode("utf-8-sig"), within)  # the mark is for Excel
 
 
-def _defused(cell: str) -> str:
+def defused(cell: str) -> str:
     """Keep a spreadsheet from running a cell as a formula.
 
     Source: OWASP, CSV injection.
@@ -76,15 +91,31 @@ def _defused(cell: str) -> str:
     return f"'{cell}" if cell.startswith(tuple("=+-@＝＋－＠\t\r\n")) else cell
 
 
-def write_privately(path: Path, data: bytes) -> None:
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.unlink(missing_ok=True)  # of a run that was killed
-    draft.touch(mode=0o600, exist_ok=False)
+def refuse_report(path: Path, within: Sequence[Path] | None) -> Refusal | None:
+    """Hold a report to its folders, and to taking no other file's place but an earlier report's.
+
+    Raises:
+        OSError: When its place cannot be looked at, such as in a folder that is not there.
+    """
     try:
-        with draft.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        with folder_of(path, within) as (folder, name):
+            if within is not None and path.suffix != ".csv":
+                return Refusal("The report has to be a .csv file of its own")
+            return None if _replaceable(name, folder) else Refusal(NO_REPORT)
+    except OutsideError as error:
+        return Refusal(str(error))
+
+
+def _replaceable(name: str, folder: int) -> bool:
+    """Whether there is nothing of that name, an empty file or a report. A link is none of them."""
+    try:
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return True
+    if not stat.S_ISREG(status.st_mode):
+        return False
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        return os.read(descriptor, len(REPORT_START)) in (b"", REPORT_START)
     finally:
-        draft.unlink(missing_ok=True)
+        os.close(descriptor)

@@ -184,6 +184,7 @@ def test_a_missing_key_file_is_refused(settings: Settings, tmp_path: Path) -> No
 def test_a_bad_key_file_is_refused(settings: Settings, content: bytes, fault: str) -> None:
     """A key file with anything but keys in it is refused by its name, and what is in it isn't told."""
     path = key_file(url_of(settings))
+    path.touch(mode=0o600)
     path.write_bytes(content)
     with pytest.raises(SettingsError, match=fault) as refusal, database(settings):
         pass
@@ -241,6 +242,7 @@ def test_a_database_that_does_not_answer_is_refused() -> None:
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     """A file of another kind in the database's place is refused and left as it is."""
     file = tmp_path / "mailboxes.db"
+    file.touch(mode=0o600)
     file.write_bytes(b"email,password\n" * 100)
     with (
         pytest.raises(SettingsError, match="not a database"),
