@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 WORKERS := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-troubled up test test-postgresql test-slow lint audit bench lock clean
+.PHONY: help demo demo-troubled up test test-postgresql test-slow lint audit fuzz bench lock clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -37,6 +37,9 @@ lint: $(READY)  ## Check style and types
 
 audit: $(READY)  ## Look up known vulnerabilities of the locked packages (needs the network)
 	$(RUN) -m tests.audit
+
+fuzz: $(READY)  ## Look for 20 minutes for files, uploads and servers that break it
+	$(RUN) -m tests.fuzz --minutes 20
 
 bench: $(READY)  ## Measure speed, as ratios
 	$(RUN) -m tests.bench

@@ -453,8 +453,8 @@ def one_line(text: str, *secrets: str) -> str:
     )
     text = _without(traces, text)
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    line = _without(traces, line)  # a line break in the echo has become a space in the secret
     line = _TRAILER.sub("", line)
+    line = _without(traces, line)  # what stood in the middle of an echo is gone by now
     return line if len(line) <= LONGEST_TEXT else line[: LONGEST_TEXT - 1] + "…"
 
 

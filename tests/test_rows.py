@@ -12,8 +12,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pyotp.totp import TOTP
 
 from schemas import rows
@@ -471,24 +469,3 @@ def test_every_row_fails() -> None:
     kept = dedupe(judged.valid)
     assert not isinstance(kept, Refusal)
     assert kept[1] == ()
-
-
-CELLS = st.one_of(
-    st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
-    st.sampled_from(
-        ["ann@x.co", "ANN@x.co", TOTP_80_BITS, "otpauth://totp/x?secret=", "abcd efgh ijkl mnop"]
-    ),
-    st.from_regex(r"[a-z]{1,3}@[a-z]{1,3}\.(co|de)", fullmatch=True),
-)
-
-
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(st.lists(st.tuples(CELLS, CELLS, CELLS, CELLS), min_size=1, max_size=5))
-def test_every_row_is_counted_once(records: list[tuple[str, str, str, str]]) -> None:
-    """Kept, duplicate and failed rows add up to the rows, and a stored password is the one in the file."""
-    judged = judge(table_of(*(dict(zip(FIELDS, record, strict=True)) for record in records)))
-    kept = dedupe(judged.valid)
-    assert not isinstance(kept, Refusal)
-    assert kept[0].height + len(kept[1]) + len(judged.errors) == judged.rows == len(records)
-    for line, password in judged.valid.select("line", "password").iter_rows():
-        assert password in (records[line - 2][1], records[line - 2][1].replace(" ", ""))

@@ -1,0 +1,61 @@
+"""Every property of `tests.fuzz`, briefly, with the same examples each time; and that a finding is found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import pytest
+from hypothesis import strategies as st
+
+from tests import fuzz
+from tests.fuzz import Property
+
+# Name → how many examples, and what has to become of a tenth of them, or the examples would say little.
+SHORT_RUN = {
+    "envelope": (60, {"read"}),
+    "passwords": (60, {"read"}),
+    "counts": (60, {"one row", "several rows"}),
+    "order": (50, {"several rows"}),
+    "failed rows": (40, {"failed rows"}),
+    "command line": (25, {"read"}),
+    "store": (20, {"stored"}),
+    "uploads": (60, {"taken"}),
+    "replies": (60, {"clean", "blotted out"}),
+    "dialogues": (25, {"protocol_error", "dropped", "ok"}),
+}
+
+
+@pytest.fixture(scope="module")
+def properties() -> Iterator[dict[str, Property]]:
+    with fuzz.properties() as found:
+        yield found
+
+
+@pytest.mark.parametrize("name", SHORT_RUN)
+def test_property(name: str, properties: dict[str, Property]) -> None:
+    """The property holds for some examples, and enough of them come as far as it is about."""
+    examples, wanted = SHORT_RUN[name]
+    became = properties[name].run(examples)
+    assert 10 * sum(became[end] for end in wanted) >= became.total(), became
+
+
+def test_every_property_is_run_briefly(properties: dict[str, Property]) -> None:
+    """The short run leaves none out."""
+    assert list(properties) == list(SHORT_RUN)
+
+
+def test_a_finding_ends_the_run(
+    properties: dict[str, Property], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What does not hold ends the run with 1 and the smallest example of it."""
+
+    def check(number: int) -> str:
+        assert number < 1000
+        return "small"
+
+    false = Property("false", st.integers(), check)
+    monkeypatch.setattr(fuzz, "properties", lambda: nullcontext({"false": false}))
+    assert fuzz.main(["--minutes", "1"]) == 1
+    assert capsys.readouterr().out.endswith("Finding: false: 1000\n")
+    assert properties
