@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -266,23 +266,30 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[str]:
     """The address of a real Prefect server's API, which this process and all that it starts then use."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}/api"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with (PREFECT_HOME / "server.log").open("wb") as log:
-        variables = os.environ | RECORDER_SETTINGS
-        process = subprocess.Popen(bound([*command, "--no-ui"]), env=variables, stdout=log, stderr=log)
-    with ending(process), pytest.MonkeyPatch.context() as patch:
-        deadline = time.monotonic() + START_SECONDS
-        while not _healthy(url):
-            if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"no Prefect server: {(PREFECT_HOME / 'server.log').read_text()[-2000:]}")
-            time.sleep(0.1)
+    with prefect_running(PREFECT_HOME) as url, pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_API_URL", url)
         prefect.context.refresh_global_settings_context()
         yield url
         APILogWorker.drain_all(timeout=5)  # the last lines still want the server
     prefect.context.refresh_global_settings_context()
+
+
+@contextmanager
+def prefect_running(home: Path, **variables: str) -> Iterator[str]:
+    """A real Prefect server with variables of its own; yields the address of its API."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    surroundings = os.environ | RECORDER_SETTINGS | {"PREFECT_HOME": str(home)} | variables
+    with (home / "server.log").open("wb") as log:
+        process = subprocess.Popen(bound([*command, "--no-ui"]), env=surroundings, stdout=log, stderr=log)
+    with ending(process):
+        deadline = time.monotonic() + START_SECONDS
+        while not _healthy(url):
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"no Prefect server: {(home / 'server.log').read_text()[-2000:]}")
+            time.sleep(0.1)
+        yield url
 
 
 def _healthy(url: str) -> bool:
