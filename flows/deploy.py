@@ -55,10 +55,10 @@ def prefect(*arguments: str) -> None:
 
 
 def zombie_automation() -> AutomationCore:
-    """A run that sends no heartbeat for 90 seconds and has not ended is marked as crashed.
+    """A run that gives no sign of life for 90 seconds and has not ended is marked as crashed.
 
-    Without it a run whose worker was killed stays Running for ever and blocks the next scan. The processes
-    have to send heartbeats: PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30.
+    Without it a run whose worker was killed stays Running for ever and blocks the next scan, or Pending where
+    its process had not begun. The processes have to send heartbeats: PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30.
 
     Source: Prefect's documentation, “Detect zombie flows”.
     """
@@ -68,7 +68,7 @@ def zombie_automation() -> AutomationCore:
         trigger=EventTrigger(
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related={"prefect.resource.role": "flow", "prefect.resource.name": FLOWS},
-            after={"prefect.flow-run.heartbeat"},
+            after={"prefect.flow-run.Pending", "prefect.flow-run.heartbeat"},
             expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{end}" for end in ends)},
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
@@ -77,7 +77,7 @@ def zombie_automation() -> AutomationCore:
         ),
         actions=[
             ChangeFlowRunState(
-                state=StateType.CRASHED, message="The process of this run died: no heartbeat any more."
+                state=StateType.CRASHED, message="The process of this run died: no sign of life any more."
             )
         ],
     )

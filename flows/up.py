@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import TypeAlias
 
@@ -24,6 +25,7 @@ import httpx
 from flows.deploy import HEARTBEAT_SECONDS, WORK_POOL
 from flows.temporary_server import RECORDER_SETTINGS
 from schemas.settings import SettingsError, load_settings
+from tasks.crash import leave_no_core_file
 from tasks.inbox import Folders
 
 START_SECONDS = 90
@@ -41,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.up", description="Run everything on this machine.")
     parser.add_argument("--port", type=int, default=4200, help="port of the Prefect server (default: 4200)")
     port = parser.parse_args(argv).port
+    leave_no_core_file()
     stop = threading.Event()
 
     def stopped(_number: int, _frame: FrameType | None) -> None:
@@ -76,6 +79,8 @@ def run(port: int, inbox: Path, parts: ExitStack, stop: threading.Event) -> None
             "DO_NOT_TRACK": "1",
             # Kept in memory, a restart of the server would lose which scan is the one that may run.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+            # A worker's copies of its environment, keys and all, end with it even when it is killed.
+            "TMPDIR": parts.enter_context(TemporaryDirectory(prefix="outlook-import-")),
             # What the automation listens for, to find runs whose process has died.
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         }

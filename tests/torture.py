@@ -2,11 +2,12 @@
 
     python -m tests.torture [--kills 100] [--seed N] [--minutes LIMIT]
 
-Command lines, two workers with their flow runs, the API, Prefect's server and PostgreSQL get kill -9 at random
-points, and are started again by and by as systemd would. Then nobody kills any more until all work is done; then
-it is looked whether anything was lost, doubled, stuck or leaked. Exit code 1 says that something was.
+Command lines, workers with their flow runs, the API, Prefect's server and PostgreSQL get kill -9 at random
+points, and are started again by and by, as systemd would. Then nobody kills any more, until all work is done;
+then it is looked whether anything was lost, doubled, stuck or leaked. Exit code 1 says that something was.
 
-Loopback only; Linux only; it ends by itself, and ends all that it started.
+Fewer than 25 kills make a short form: one worker, fewer files, and no waiting until Prefect has found the
+runs whose process died. Loopback only; Linux only; it ends by itself, and ends all that it started.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from schemas.sealing import Sealer, new_key, parse_keys
 from tests.postgresql import PostgreSql, bound, postgresql_binaries, postgresql_of
 from tests.shell import PROJECT, at, environment
 from tests.torture_checks import (
+    RUNTIME,
     Check,
     check_answers,
     check_batches,
@@ -55,38 +57,49 @@ from tests.torture_imports import WAYS, Files, Site, feed, make_accounts
 ACCOUNTS = 8000
 REPLY_SECONDS = 0.03  # the stand-in's delay, so that kills find logins under way
 START_SECONDS = 120
-# Of 25 kills, who gets how many.
-DECK = {
-    "flow run": 8,
-    "worker": 3,
-    "worker with its flow runs": 1,
-    "worker with its flow runs, by SIGTERM": 1,
-    "API": 4,
-    "command line": 3,
-    "PostgreSQL": 3,
-    "a connection's PostgreSQL": 1,
-    "Prefect's server": 1,
-}
 
 
 class Form(NamedTuple):
     """How long and how thorough a run is.
 
     Attributes:
+        deck: Of so many kills, who gets how many.
+        workers: How many there are.
         pause: Least and most seconds between two kills.
+        rest: Seconds that a client rests between two files.
         probe_timeout: Seconds; what a killed run had claimed is free six times as long after it, and 10 s.
         quiet: Seconds that the work may take to come to its end.
         dead_runs: Wait until Prefect has found the runs whose process died, which takes it two minutes.
     """
 
     deck: Mapping[str, int]
+    workers: int
     pause: tuple[float, float]
+    rest: float
     probe_timeout: float
     quiet: float
     dead_runs: bool
 
 
-LONG = Form(DECK, (0.5, 6.0), 5, 900, dead_runs=True)
+LONG = Form(
+    {
+        "flow run": 8,
+        "worker": 3,
+        "worker with its flow runs": 1,
+        "worker with its flow runs, by SIGTERM": 1,
+        "API": 4,
+        "command line": 3,
+        "PostgreSQL": 3,
+        "a connection's PostgreSQL": 1,
+        "Prefect's server": 1,
+    },
+    workers=2,
+    pause=(0.5, 6.0),
+    rest=2,
+    probe_timeout=5,
+    quiet=1200,
+    dead_runs=True,
+)
 SHORT = Form(
     {
         "flow run": 2,
@@ -96,9 +109,11 @@ SHORT = Form(
         "PostgreSQL": 1,
         "a connection's PostgreSQL": 1,
     },
-    (0.3, 2.0),
-    2,
-    150,
+    workers=1,
+    pause=(0.3, 1.5),
+    rest=5,
+    probe_timeout=2,
+    quiet=300,
     dead_runs=False,
 )
 SHORT_KILLS = 25
@@ -127,10 +142,11 @@ class Part:
             self.start()
 
     def start(self) -> None:
+        variables = self.site.environment | {"TMPDIR": str(self.site.folder / RUNTIME)}
         with (self.site.folder / "logs" / f"{self.name}.log").open("ab") as log:
             words = bound([sys.executable, "-m", *self.words])
             self.process = subprocess.Popen(
-                words, cwd=PROJECT, env=self.site.environment, stdout=log, stderr=log, start_new_session=True
+                words, cwd=PROJECT, env=variables, stdout=log, stderr=log, start_new_session=True
             )
         self.due = 0.0
         self.starts += 1
@@ -203,7 +219,8 @@ def machine_of(form: Form, seed: int) -> Iterator[Machine]:
         server = Part("prefect", [*prefect, "--port", port_of(site.prefect_url)], site)
         api = Part("api", ["flows.api", "--port", port_of(site.api_url)], site)
         worker = ["prefect", "worker", "start", "--pool", WORK_POOL, "--limit", "3", "--name"]
-        workers = [Part(name, [*worker, name], site) for name in ("worker-1", "worker-2")]
+        names = [f"worker-{number}" for number in range(1, form.workers + 1)]
+        workers = [Part(name, [*worker, name], site) for name in names]
         sealer = Sealer(parse_keys(key))
         machine = Machine(
             site, form, postgresql, database, sealer, accounts, outlook.seen, server, api, workers
@@ -225,7 +242,7 @@ def free_port() -> int:
 
 
 def site_of(folder: Path, database: str, key: str, outlook: Outlook, files: Files, form: Form) -> Site:
-    for name in ("source", "reports", "logs", "tmp", "watched/inbox"):
+    for name in ("source", "reports", "logs", "tmp", RUNTIME, "watched/inbox"):
         (folder / name).mkdir(parents=True)
     prefect_url = f"http://127.0.0.1:{free_port()}/api"
     settings = {
@@ -254,6 +271,7 @@ def site_of(folder: Path, database: str, key: str, outlook: Outlook, files: File
 def set_up(machine: Machine) -> None:
     """Start the parts in turn; the tables are made while Prefect's server starts."""
     site = machine.site
+    say("Starting …")
     machine.server.start()
     run(site, "flows.manage", "database", "upgrade")
     site.api_key = run(site, "flows.manage", "keys", "create").strip()
@@ -287,8 +305,11 @@ def wait_until(what: str, look: Callable[[], object], seconds: float = START_SEC
         time.sleep(0.2)
 
 
+BEGUN = time.monotonic()
+
+
 def say(line: object) -> None:
-    sys.stdout.write(f"{line}\n")
+    sys.stdout.write(f"{time.monotonic() - BEGUN:5.0f} s  {line}\n")
     sys.stdout.flush()
 
 
@@ -305,7 +326,7 @@ def torture(machine: Machine, kills: int, dice: random.Random, deadline: float) 
             if killed := kill(machine, choice, dice):
                 break
         machine.killed[choice] += 1
-        say(f"{number:4} {choice}: {', '.join(map(str, killed))}")
+        say(f"{number:3} {choice}: {', '.join(map(str, killed))}")
         trigger(machine, dice)
         if time.monotonic() > deadline:
             return
@@ -326,7 +347,7 @@ def tend_for(machine: Machine, seconds: float) -> None:
 
 
 def wait_for_work(machine: Machine, dice: random.Random) -> None:
-    """Wait until a login is under way or a file is in processing/: kills would mostly hit programs that start."""
+    """Wait until a login is under way or a file in processing/: else most kills hit programs that start."""
     until = time.monotonic() + 4
     before = machine.seen.passwords_received
     processing = machine.site.watched / "processing"
@@ -402,7 +423,7 @@ def come_to_rest(machine: Machine, clients: Collection[Future[None]]) -> list[st
         left = still_to_do(machine, clients)
         if not left or time.monotonic() > deadline:
             return left
-        say(f"     still to do: {', '.join(left)}")
+        say(f"still to do: {', '.join(left)}")
         if site.unfinished_files():
             site.create_run("watch-inbox/every-minute")  # refused by Prefect where one is running
         if due(machine):
@@ -482,7 +503,8 @@ def main() -> int:
     dice = random.Random(options.seed)  # noqa: S311
     deadline = time.monotonic() + 60 * options.minutes
     with machine_of(form, options.seed) as machine, ThreadPoolExecutor(len(WAYS) + 2) as pool:
-        clients = feed(machine.site, pool)
+        say("Killing …")
+        clients = feed(machine.site, pool, form.rest)
         try:
             torture(machine, options.kills, dice, deadline)
             machine.site.full.set()

@@ -28,6 +28,7 @@ from tests.torture_imports import MARK, TOTP_MARK, Counts, Import
 # every repetition is a counted attempt, of which a mailbox has five (PROBE_ATTEMPTS).
 MOST_WRONG_ATTEMPTS = 5
 WORKSPACE = "default"
+RUNTIME = "runtime"  # where the parts keep their temporary files, as a RuntimeDirectory of systemd
 
 
 class Check(NamedTuple):
@@ -316,38 +317,40 @@ def forms(secret: str) -> Iterator[bytes]:
         yield from (cut, cut.translate(bytes.maketrans(b"+/", b"-_")))
 
 
-MARKS = (MARK, TOTP_MARK)
-
-
 def check_leaks(
-    folder: Path, others: Iterable[Path], secrets: Collection[str], shown: Iterable[bytes]
+    folder: Path, others: Iterable[Path], keys: Collection[str], shown: Iterable[bytes]
 ) -> Iterator[Check]:
     """No secret lies in any file but the CSV files themselves, nor stood among a process's arguments.
 
+    Prefect's worker writes its environment, and so the encryption key, into a private temporary folder for
+    each run, and leaves it there when it is killed: those folders have to go with the service.
+
     Args:
+        folder: Everything but the database.
         others: Folders to search besides, such as the database's.
-        secrets: More of them, besides the marked ones: the encryption key, the API's key.
-        shown: What the processes showed of themselves.
+        keys: The encryption key and the API's key; all other secrets are known by their marks.
+        shown: The arguments of processes.
     """
-    pattern = pattern_of([*MARKS, *secrets])
-    allowed = [
-        folder / "source",
-        *(folder / "watched" / name for name in ("inbox", "processing", "rejected", "failed")),
-    ]
+    marks, anything = pattern_of([MARK, TOTP_MARK]), pattern_of([MARK, TOTP_MARK, *keys])
+    csv_places = [folder / "source"]
+    csv_places += [folder / "watched" / name for name in ("inbox", "processing", "rejected", "failed")]
     sizes, faults, held = [], [], 0
-    for path in (path for place in (folder, *others) for path in place.rglob("*")):
-        if path.is_symlink() or not path.is_file():
-            continue
+    for path in files_in([folder, *others]):
         data = path.read_bytes()
-        found = pattern.search(data)
-        if any(path.is_relative_to(place) for place in allowed):
-            held += found is not None
+        if any(path.is_relative_to(place) for place in csv_places):
+            held += marks.search(data) is not None
             continue
         sizes.append(len(data))
-        if found:
+        pattern = marks if path.is_relative_to(folder / RUNTIME) else anything
+        if found := pattern.search(data):
             faults.append(f"{path}: {data[max(found.start() - 60, 0) : found.end() + 20]!r}")
-    faults += [f"arguments of a process: {text!r}" for text in shown if pattern.search(text)]
+    faults += [f"arguments of a process: {text!r}" for text in shown if anything.search(text)]
     if not held:
         faults.append("the search finds nothing in the CSV files either")
     counts = f"{len(sizes)} files, {sum(sizes) / 1e6:.0f} MB searched; the search works on {held} CSV files"
     yield Check("nothing secret", counts, faults)
+
+
+def files_in(folders: Iterable[Path]) -> Iterator[Path]:
+    paths = (path for folder in folders for path in folder.rglob("*"))
+    return (path for path in paths if path.is_file() and not path.is_symlink())

@@ -109,10 +109,8 @@ class Files:
         with self._lock:
             number = len(self.made)
             name = f"{way.replace(' ', '-')}-{number}.csv"
-            if self._dice.random() < REFUSED:
-                made = self._refused(way, name)
-            else:
-                made = self._good(way, name)
+            make = self._refused if self._dice.random() < REFUSED else self._good
+            made = make(way, name)
             made.patient = way != "API" or self._dice.random() >= IMPATIENT
             made.sent_again = way == "API" and self._dice.random() < REPEATED
             self.made.append(made)
@@ -210,8 +208,8 @@ class Site:
         return answer.json() if answer.is_success else None
 
 
-def feed(site: Site, pool: ThreadPoolExecutor) -> list[Future[None]]:
-    """Begin to import by all four ways at once."""
+def feed(site: Site, pool: ThreadPoolExecutor, rest: float) -> list[Future[None]]:
+    """Begin to import by all four ways at once; each client rests so many seconds between two files."""
     clients = {
         "command line": run_command,
         "watched folder": drop,
@@ -222,7 +220,7 @@ def feed(site: Site, pool: ThreadPoolExecutor) -> list[Future[None]]:
     def go_on(way: str, client: Callable[[Site, Import], None]) -> None:
         while not site.full.is_set():
             client(site, site.files.make(way))
-            site.full.wait(0.5)
+            site.full.wait(rest)
 
     ways = (*WAYS, "form", "API")  # two of each of these at once
     return [pool.submit(go_on, way, clients[way]) for way in ways]
