@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 WORKERS := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-troubled up test test-postgresql test-slow lint audit fuzz bench lock clean
+.PHONY: help demo demo-troubled up test test-postgresql test-slow lint audit fuzz bench torture lock clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -43,6 +43,9 @@ fuzz: $(READY)  ## Look for 20 minutes for files, uploads and servers that break
 
 bench: $(READY)  ## Measure speed, as ratios
 	$(RUN) -m tests.bench
+
+torture: $(READY)  ## Import by all four ways while everything is killed 100 times (half an hour)
+	$(RUN) -m tests.torture
 
 lock:  ## Renew requirements.lock from pyproject.toml (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
