@@ -24,11 +24,12 @@ from rich.table import Column, Table
 
 from flows.temporary_server import ServerNotStartedError, TemporaryServer
 from schemas.csv_file import CSV_REQUIRED, Refusal, parse, read_bytes
-from schemas.labels import LABEL_RULE, is_label
+from schemas.labels import LABEL_RULE, counted, is_label
 from schemas.rows import dedupe, judge
 from schemas.settings import Settings, SettingsError, load_settings
 from schemas.summary import MAX_ERRORS_SHOWN, Result, Summary, outcomes_of
 from schemas.verdicts import MailboxStatus, ProbeReport
+from tasks.crash import leave_no_core_file, unquoted
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -85,6 +86,7 @@ def judge_and_run(options: argparse.Namespace, say: Console) -> int:
 
 def guarded(work: Callable[[], int], say: Console) -> int:
     """Do the work; wrong settings, a server that does not start, and Ctrl-C end it with a sentence."""
+    leave_no_core_file()
     try:
         return work()
     except SettingsError as error:
@@ -98,6 +100,7 @@ def guarded(work: Callable[[], int], say: Console) -> int:
         return INTERRUPTED
 
 
+@unquoted()
 def check(options: argparse.Namespace, settings: Settings) -> Summary | Refusal:
     """Judge the file without storing anything; `imported` then counts the rows that would be tried."""
     if options.file is None:
@@ -124,8 +127,10 @@ def check(options: argparse.Namespace, settings: Settings) -> Summary | Refusal:
 
 def run(options: argparse.Namespace, preview: Summary, say: Console) -> int:
     """Run the import flow and show what came of it."""
-    counts = f"{preview.imported} mailboxes, {preview.skipped} repeated, {preview.failed} failed"
-    say.print(f"{preview.file}: {len(preview.outcomes)} rows, {counts}. Starting Prefect …", markup=False)
+    mailboxes = counted(preview.imported, "mailbox", "mailboxes")
+    counts = f"{mailboxes}, {preview.skipped} repeated, {preview.failed} failed"
+    rows = counted(len(preview.outcomes), "row")
+    say.print(f"{preview.file}: {rows}, {counts}. Starting Prefect …", markup=False)
 
     def start() -> Awaitable[State[Any]]:
         from flows.import_outlook import import_outlook
@@ -252,7 +257,8 @@ def print_summary(summary: Summary, options: argparse.Namespace) -> None:
         return
     out = Console(highlight=False)
     checked = " (only checked, nothing stored)" if options.check else ""
-    out.print(f"{summary.file}: {len(summary.outcomes)} rows{checked}", style="bold", markup=False)
+    rows = counted(len(summary.outcomes), "row")
+    out.print(f"{summary.file}: {rows}{checked}", style="bold", markup=False)
     counts = Table()
     for result in Result:
         counts.add_column(result.value.capitalize(), justify="right")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from schemas.labels import counted
 from schemas.rows import DUPLICATE, Duplicate, RowError
 
 MAX_ERRORS_SHOWN = 50
@@ -117,7 +118,7 @@ class Summary:
             f"Workspace **{markdown_cell(self.workspace)}**"
             + (f", tag **{markdown_cell(self.tag)}**" if self.tag else "")
             + (f", batch {self.batch_id}" if self.batch_id else "")
-            + f", {len(self.outcomes)} rows.",
+            + f", {counted(len(self.outcomes), 'row')}.",
             markdown_table(("Rows", "Result"), [(self._count(result), result) for result in Result]),
         ]
         if causes := self.causes() + self.warnings():

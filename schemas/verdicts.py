@@ -10,6 +10,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
+from schemas.labels import counted
 from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason, Stage, diagnose, standing
 from schemas.summary import markdown_cell
@@ -180,7 +181,7 @@ class ProbeReport:
             parts.append(f"**{markdown_cell(self.stopped)}**")
         for reason, count in self.reasons():
             why = reason.explanation
-            boxes = "1 mailbox" if count == 1 else f"{count} mailboxes"
+            boxes = counted(count, "mailbox", "mailboxes")
             parts.append(
                 f"- **{boxes}: {why.title}.** {markdown_cell(why.remedy)} *{markdown_cell(why.meaning)}*"
             )

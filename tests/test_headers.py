@@ -148,3 +148,16 @@ def test_ignored() -> None:
 def test_shown(header: str, line: str) -> None:
     """A header is shown as one short printable line."""
     assert shown(header) == line
+
+
+def test_export_of_the_microsoft_365_admin_centre() -> None:
+    """With a column of passwords added, the admin centre's export of users is understood as it is."""
+    header = [
+        *("Block credential", "City", "Display name", "Fax", "First name", "Last name"),
+        *("Last password change time stamp", "Licenses", "Password never expires", "Proxy addresses"),
+        *("Strong password required", "Title", "Usage location", "User principal name", "Password"),
+    ]
+    columns = find_columns(header, no_values)
+    assert columns is not None
+    assert columns.position == {"name": 2, "email": 13, "password": 14}
+    assert not columns.fault

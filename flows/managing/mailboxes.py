@@ -23,7 +23,7 @@ from flows.managing.output import (
     print_rows,
     terminal,
 )
-from schemas.labels import LABEL_RULE, is_label
+from schemas.labels import LABEL_RULE, counted, is_label
 from schemas.responses import Mailbox, MailboxRecord, ProtocolResult
 from schemas.settings import Settings
 from schemas.tables import now
@@ -236,11 +236,11 @@ def _change(options: argparse.Namespace, settings: Settings, will: str, word: st
 
 
 def _announce(chosen: Mapping[int, str], workspace: str, will: str) -> None:
-    one = "1 mailbox" if len(chosen) == 1 else f"{len(chosen)} mailboxes"
     named = "".join(f"  {key}\n" for key in list(chosen.values())[:MOST_NAMED])
     hidden = len(chosen) - MOST_NAMED
     rest = f"  … and {hidden} more\n" if hidden > 0 else ""
-    sys.stderr.write(f"{one} of workspace {workspace!r} {will}:\n{named}{rest}")
+    boxes = counted(len(chosen), "mailbox", "mailboxes")
+    sys.stderr.write(f"{boxes} of workspace {workspace!r} {will}:\n{named}{rest}")
 
 
 def _confirmed() -> int:

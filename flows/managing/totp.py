@@ -8,6 +8,7 @@ import time
 
 from flows.managing.choosing import add_workspace, keys_of
 from flows.managing.output import DONE, NOTHING_FOUND, USAGE, Areas, cell
+from schemas.labels import counted
 from schemas.sealing import UnsealError
 from schemas.settings import Settings
 from tasks.database import database
@@ -42,6 +43,6 @@ def print_code(options: argparse.Namespace, settings: Settings) -> int:
     moment = int(time.time())
     seconds = totp.interval - moment % totp.interval
     sys.stdout.write(
-        f"{totp.at(moment)}  valid for {seconds} more {'second' if seconds == 1 else 'seconds'}\n"
+        f"{totp.at(moment)}  valid for {counted(seconds, 'more second')}\n"
     )
     return DONE
