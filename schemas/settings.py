@@ -147,19 +147,18 @@ def load_settings() -> Settings:
     """
     settings, faults = read_settings()
     if faults:
-        raise SettingsError("; ".join(faults))
+        raise SettingsError("; ".join(text for _, text in faults))
     return settings
 
 
-def read_settings() -> tuple[Settings, list[str]]:
-    """Read the settings; one that is malformed has its default, and a sentence says so."""
+def read_settings() -> tuple[Settings, list[tuple[str, str]]]:
+    """Read the settings; one that is malformed has its default, and its name and fault are returned."""
     try:
         return Settings(), []
     except ValidationError as error:
         faults = error.errors(include_input=False, include_url=False, include_context=False)
-    malformed = {str(fault["loc"][0]) for fault in faults}
-    defaults = {name: Settings.model_fields[name].default for name in malformed}
-    return Settings(**defaults), [f"{_place(fault['loc'])}: {_what(fault['msg'])}" for fault in faults]
+    named = [(str(fault["loc"][0]), f"{_place(fault['loc'])}: {_what(fault['msg'])}") for fault in faults]
+    return Settings(**{name: Settings.model_fields[name].default for name, _ in named}), named
 
 
 def _place(loc: tuple[int | str, ...]) -> str:

@@ -193,7 +193,7 @@ def _check_watched(folder: Path, *, is_root: bool) -> Iterator[Finding]:
     about = "watch folder"
     try:
         mode = folder.lstat().st_mode
-    except FileNotFoundError:  # the next scan makes it
+    except (FileNotFoundError, NotADirectoryError):  # the next scan makes it, or is said of the root
         return
     if not stat.S_ISDIR(mode) and not (is_root and folder.is_dir()):
         yield fault(about, f"{folder} is a link or no folder: put a folder in its place")
@@ -226,11 +226,13 @@ def check_disk(settings: Settings) -> Iterator[Finding]:
         seen.add(device)
         free = shutil.disk_usage(folder).free
         text = f"{free / MIB:,.0f} MiB are free at {folder}"
-        if free >= LITTLE_SPACE:
-            yield ok("disk", text)
+        remedy = "make room, or move the database and the watched folder"
+        if free < MUCH_TOO_LITTLE_SPACE:
+            yield fault("disk", f"only {text}: {remedy}")
+        elif free < LITTLE_SPACE:
+            yield warning("disk", f"only {text}: {remedy}")
         else:
-            judge = fault if free < MUCH_TOO_LITTLE_SPACE else warning
-            yield judge("disk", f"only {text}: make room, or move the database and the watched folder")
+            yield ok("disk", text)
 
 
 def _nearest(path: Path) -> Path:
@@ -278,10 +280,10 @@ async def check_servers(settings: Settings) -> list[Finding]:
     questions = (
         log_in(protocol, endpoint, None, context, timeout) for protocol, endpoint in servers_of(settings)
     )
-    return [_judge_server(answer) for answer in await asyncio.gather(*questions)]
+    return [judge_server(answer) for answer in await asyncio.gather(*questions)]
 
 
-def _judge_server(answer: Answer) -> Finding:
+def judge_server(answer: Answer) -> Finding:
     about = f"{answer.protocol.upper()} {answer.endpoint}"
     if answer.reason is Reason.OK:
         state = STATE_OF_PASSWORDS.get(answer.endpoint.host)

@@ -46,7 +46,7 @@ def examine(options: argparse.Namespace) -> int:
 
 def find() -> Iterator[Finding]:
     settings, faults = read_settings()
-    yield from (fault("settings", f"{text}; its default is used below") for text in faults)
+    yield from (fault("settings", f"{text}: correct it; below its default is used") for _, text in faults)
     if not faults:
         yield ok("settings", "all can be read")
     yield from check_variables(os.environ)
@@ -54,7 +54,9 @@ def find() -> Iterator[Finding]:
     yield from _guarded("database", lambda: check_storage(settings))
     yield from _guarded("folders", lambda: check_folders(settings))
     yield from _guarded("disk", lambda: check_disk(settings))
-    yield from asyncio.run(_ask(settings))
+    # Without its own servers and authorities, others than those meant would be asked and distrusted.
+    ask_servers = not {"servers", "ca_file"} & {name for name, _ in faults}
+    yield from asyncio.run(_ask(settings, ask_servers=ask_servers))
 
 
 def _guarded(about: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
@@ -66,10 +68,10 @@ def _guarded(about: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Fin
         )
 
 
-async def _ask(settings: Settings) -> list[Finding]:
+async def _ask(settings: Settings, *, ask_servers: bool) -> list[Finding]:
     """What is beyond this machine's files, all at once."""
-    prefect, servers = await asyncio.gather(_check_prefect(), check_servers(settings))
-    return [*prefect, *servers]
+    checks = [_check_prefect(), *([check_servers(settings)] if ask_servers else [])]
+    return [finding for findings in await asyncio.gather(*checks) for finding in findings]
 
 
 async def _check_prefect() -> list[Finding]:

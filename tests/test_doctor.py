@@ -1,0 +1,509 @@
+"""The doctor names what is wrong with a set-up, and what to do about it; a sound one gets exit code 0."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import trustme
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from sqlalchemy import text
+
+import tasks.checkup
+import tasks.checkup_prefect
+from flows.deploy import AUTOMATION, DEPLOYMENTS, SCHEDULED, WORK_POOL
+from flows.manage import main
+from sandbox.outlook import ServerFaults, running
+from schemas.findings import Finding, Health
+from schemas.providers import CONSUMER_IMAP, MICROSOFT_IMAP, MICROSOFT_SMTP, Endpoint
+from schemas.reasons import Protocol, Reason, Stage
+from schemas.sealing import new_key
+from schemas.settings import PREFIX, Settings
+from schemas.verdicts import Answer
+from tasks.checkup import judge_server, servers_of
+from tasks.checkup_prefect import Parts, check_prefect
+from tasks.database import Database, database
+from tests.conftest import accounts, import_mailboxes
+from tests.machine import Machine
+from tests.postgresql import PostgreSql
+from tests.shell import Shell, at
+
+PARTS = Parts(WORK_POOL, DEPLOYMENTS, SCHEDULED, AUTOMATION)
+GOOD = {"settings", "libraries", "keys", "database", "secrets", "watch folder", "import folder", "disk"}
+
+
+def examine(capsys: pytest.CaptureFixture[str], code: int) -> list[Finding]:
+    """What the doctor says; its exit code is held to `code`."""
+    capsys.readouterr()
+    assert main(["doctor", "--json"]) == code
+    found = json.loads(capsys.readouterr().out)
+    return [Finding(Health(one["health"]), one["about"], one["text"]) for one in found]
+
+
+def troubles(findings: list[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.health is not Health.OK]
+
+
+@pytest.fixture(autouse=True)
+def _no_prefect() -> Iterator[None]:
+    """No Prefect server is configured, whatever other tests have started."""
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        yield
+
+
+@contextmanager
+def servers(folder: Path, ca: trustme.CA, faults: ServerFaults | None = None) -> Iterator[None]:
+    """The stand-in for every domain, by the settings."""
+    with pytest.MonkeyPatch.context() as patch, running({}, server=faults, ca=ca, folder=folder) as outlook:
+        for name, value in at(outlook).items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture
+def sound(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca: trustme.CA
+) -> Iterator[Database]:
+    """A sound set-up with two mailboxes on SQLite; yields its database."""
+    for name in ("watched", "imports"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv(f"{PREFIX}WATCH_FOLDER", str(tmp_path / "watched"))
+    monkeypatch.setenv(f"{PREFIX}IMPORT_FOLDERS", json.dumps([str(tmp_path / "imports")]))
+    with servers(tmp_path, ca), database(settings) as opened:
+        import_mailboxes(opened, settings, accounts(2))
+        yield opened
+
+
+@pytest.mark.sqlite
+@pytest.mark.usefixtures("sound")
+def test_sound_set_up(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every part is looked at and found to be well; exit code 0, and one line for each for people."""
+    findings = examine(capsys, 0)
+    assert troubles(findings) == []
+    assert {finding.about for finding in findings} > GOOD | {"Prefect"}
+    assert sum("passwords are offered" in finding.text for finding in findings) == 2
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr()
+    assert [line.partition(" ")[0] for line in said.out.splitlines()] == ["ok"] * len(findings)
+    assert said.err == "0 faults, 0 warnings\n"
+
+
+@pytest.mark.sqlite
+def test_set_up_before_its_first_import(
+    settings: Settings, tmp_path: Path, ca: trustme.CA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where nothing is there yet that is no fault, and looking makes nothing."""
+    assert settings.encryption_keys is None
+    with servers(tmp_path, ca), pytest.MonkeyPatch.context() as patch:
+        patch.setenv(f"{PREFIX}WATCH_FOLDER", str(tmp_path / "watched"))
+        assert troubles(examine(capsys, 0)) == []
+    assert [path.suffix for path in tmp_path.iterdir()] == [".pem"]
+
+
+# What is broken: how, and what the doctor says of it ------------------
+
+Break = Callable[[Path, Database, pytest.MonkeyPatch], None]
+
+
+def variable(name: str, value: str) -> Break:
+    def set_it(folder: Path, _opened: Database, patch: pytest.MonkeyPatch) -> None:
+        patch.setenv(PREFIX + name, value.replace("FOLDER", str(folder)))
+
+    return set_it
+
+
+def mode(name: str, bits: int) -> Break:
+    def change(folder: Path, _opened: Database, _patch: pytest.MonkeyPatch) -> None:
+        if not (folder / name).exists():
+            (folder / name).mkdir()
+        (folder / name).chmod(bits)
+
+    return change
+
+
+def content(name: str, data: bytes) -> Break:
+    def write(folder: Path, _opened: Database, _patch: pytest.MonkeyPatch) -> None:
+        (folder / name).write_bytes(data)
+
+    return write
+
+
+def gone(name: str) -> Break:
+    def remove(folder: Path, _opened: Database, _patch: pytest.MonkeyPatch) -> None:
+        place = folder / name
+        place.rmdir() if place.is_dir() else place.unlink()
+
+    return remove
+
+
+def revision(number: str) -> Break:
+    def change(_folder: Path, opened: Database, _patch: pytest.MonkeyPatch) -> None:
+        with opened.engine.begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = :number"), {"number": number})
+
+    return change
+
+
+def no_database(folder: Path, opened: Database, _patch: pytest.MonkeyPatch) -> None:
+    opened.engine.dispose()
+    (folder / "mailboxes.db").write_bytes(b"email,password\n" * 100)
+
+
+def file_for_folder(folder: Path, _opened: Database, _patch: pytest.MonkeyPatch) -> None:
+    (folder / "watched").rmdir()
+    (folder / "watched").touch()
+
+
+def another_key(folder: Path, _opened: Database, _patch: pytest.MonkeyPatch) -> None:
+    (folder / "mailboxes.key").write_text(new_key())
+
+
+def newer_key(folder: Path, _opened: Database, _patch: pytest.MonkeyPatch) -> None:
+    path = folder / "mailboxes.key"
+    path.write_text(f"{new_key()}\n{path.read_text()}")
+
+
+def install(name: str, version: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Another version of a library, as far as the metadata of what is installed say."""
+    metadata = folder / "site" / f"{name}-{version}.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    patch.syspath_prepend(str(folder / "site"))
+
+
+def newer_sqlalchemy(folder: Path, _opened: Database, patch: pytest.MonkeyPatch) -> None:
+    install("sqlalchemy", "2.1.0", folder, patch)
+
+
+def disk_is(limit: str) -> Break:
+    def raise_limit(_folder: Path, _opened: Database, patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(tasks.checkup, limit, 2**60)
+
+    return raise_limit
+
+
+BROKEN = {
+    "a setting": (variable("PROBE_TIMEOUT", "soon"), "FAULT", "settings", "PROBE_TIMEOUT: Input should be"),
+    "a server": (variable("SERVERS", '{"*": 1}'), "FAULT", "settings", "SERVERS → *"),
+    "a misspelt setting": (
+        variable("PROBE_TIMOUT", "3"),
+        "warning",
+        "settings",
+        "perhaps OUTLOOK_IMPORT_PROBE_TIMEOUT is meant",
+    ),
+    "no such CA": (variable("CA_FILE", "FOLDER/no.pem"), "FAULT", "settings", "CA_FILE: names no file"),
+    "no CA": (variable("CA_FILE", "FOLDER/mailboxes.db"), "FAULT", "mail servers", "no certificates in PEM"),
+    "open key file": (mode("mailboxes.key", 0o644), "FAULT", "keys", "run `chmod 600"),
+    "no key file": (gone("mailboxes.key"), "FAULT", "keys", "mailboxes.key is missing"),
+    "broken key file": (content("mailboxes.key", b"x"), "FAULT", "keys", "is not 32 bytes in base64"),
+    "broken key": (
+        variable("ENCRYPTION_KEYS", "hunter2"),
+        "FAULT",
+        "keys",
+        "ENCRYPTION_KEYS: encryption key",
+    ),
+    "another key": (another_key, "FAULT", "secrets", "2 values with key"),
+    "an older key": (newer_key, "warning", "secrets", "run `keys encryption rotate`"),
+    "no address": (variable("DATABASE_URL", "nonsense"), "FAULT", "database", "it has to be sqlite:///FILE"),
+    "an address in a file": (
+        variable("DATABASE_URL", "sqlite:///FOLDER/mailboxes.key/new.db"),
+        "FAULT",
+        "database",
+        "cannot be made",
+    ),
+    "open database": (mode("mailboxes.db", 0o666), "FAULT", "database", "run `chmod o="),
+    "open folder": (mode(".", 0o777), "FAULT", "database", "run `chmod o-w"),
+    "no database": (no_database, "FAULT", "database", "not a database"),
+    "newer tables": (
+        revision("9999"),
+        "FAULT",
+        "database",
+        "update the program",
+    ),
+    "older tables": (
+        revision("0001"),
+        "warning",
+        "database",
+        "run `python -m flows.manage database upgrade`",
+    ),
+    "SQLAlchemy": (newer_sqlalchemy, "FAULT", "libraries", "install requirements.lock"),
+    "full disk": (disk_is("MUCH_TOO_LITTLE_SPACE"), "FAULT", "disk", "make room"),
+    "filling disk": (disk_is("LITTLE_SPACE"), "warning", "disk", "make room"),
+    "watched file": (file_for_folder, "FAULT", "watch folder", "put a folder in its place"),
+    "open inbox": (mode("watched/inbox", 0o777), "FAULT", "watch folder", "run `chmod o= "),
+    "readable reports": (mode("watched/processed", 0o755), "warning", "watch folder", "run `chmod o= "),
+    "open watch folder": (mode("watched", 0o777), "FAULT", "watch folder", "run `chmod o-w"),
+    "watch folder in a file": (
+        variable("WATCH_FOLDER", "FOLDER/mailboxes.key/new"),
+        "FAULT",
+        "watch folder",
+        "mailboxes.key is no folder",
+    ),
+    "no import folder": (gone("imports"), "FAULT", "import folder", "make it, or correct OUTLOOK_IMPORT_"),
+}
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_set_up(
+    kind: str,
+    sound: Database,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever of this machine is broken is named in one line with its remedy, and no value is quoted."""
+    break_it, health, about, words = BROKEN[kind]
+    break_it(tmp_path, sound, monkeypatch)
+    (found,) = troubles(examine(capsys, 1 if health == "FAULT" else 0))
+    assert (found.health, found.about) == (health, about)
+    assert words in found.text
+    assert "hunter2" not in found.text
+
+
+@pytest.mark.usefixtures("sound")
+def test_each_faulty_setting_has_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two malformed settings are two faults, and what does not depend on them is looked at all the same."""
+    monkeypatch.setenv(f"{PREFIX}PROBE_ATTEMPTS", "0")
+    monkeypatch.setenv(f"{PREFIX}SERVERS", "{")
+    findings = examine(capsys, 1)
+    assert sorted(one.text.split(":")[0] for one in troubles(findings)) == [
+        f"{PREFIX}PROBE_ATTEMPTS",
+        f"{PREFIX}SERVERS",
+    ]
+    assert {finding.about for finding in findings} >= GOOD
+
+
+# PostgreSQL -----------------------------------------------------------
+
+
+def test_broken_postgresql(
+    settings: Settings,
+    postgresql: PostgreSql,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ca: trustme.CA,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A PostgreSQL without keys, without tables, or that does not answer, each has its line and remedy."""
+    assert settings
+    monkeypatch.setenv(f"{PREFIX}WATCH_FOLDER", str(tmp_path / "watched"))
+    with servers(tmp_path, ca), postgresql.new_database() as address:
+        monkeypatch.setenv(f"{PREFIX}DATABASE_URL", address)
+        monkeypatch.delenv(f"{PREFIX}ENCRYPTION_KEYS", raising=False)
+        keys, tables = troubles(examine(capsys, 1))
+        assert (keys.about, "ENCRYPTION_KEYS is not set" in keys.text) == ("keys", True)
+        assert (tables.health, tables.about) == (Health.FAULT, "database")
+        assert "run `python -m flows.manage database upgrade`" in tables.text
+        monkeypatch.setenv(f"{PREFIX}ENCRYPTION_KEYS", new_key())
+        monkeypatch.setenv(f"{PREFIX}DATABASE_URL", "postgresql://user:hunter2@127.0.0.1:1/mailboxes")
+        (away,) = troubles(examine(capsys, 1))
+        assert (away.about, "cannot be opened" in away.text) == ("database", True)
+        assert "hunter2" not in away.text
+
+
+def test_sound_postgresql(
+    either_settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ca: trustme.CA,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On either database a sound set-up with some mailboxes gets exit code 0 and no warning."""
+    monkeypatch.setenv(f"{PREFIX}WATCH_FOLDER", str(tmp_path / "watched"))
+    with database(either_settings) as opened:
+        import_mailboxes(opened, either_settings, accounts(2))
+    with servers(tmp_path, ca):
+        assert troubles(examine(capsys, 0)) == []
+
+
+# Mail servers ---------------------------------------------------------
+
+SERVER_FAULTS = {
+    "refused": ("warning", "not reached: connection refused"),
+    "hang:connect": ("warning", "not reached: timed out"),
+    "greeting-busy": ("warning", "Server busy"),
+    "expired": ("FAULT", "Server certificate not trusted (certificate has expired): Renew the certificate"),
+    "old-tls": ("FAULT", "Encryption could not be set up"),
+    "no-starttls": ("FAULT", "Server offers no encryption"),
+    "xoauth2-only": ("FAULT", "Server offers no password login"),
+}
+
+
+@pytest.mark.sqlite
+@pytest.mark.usefixtures("sound")
+@pytest.mark.parametrize("kind", SERVER_FAULTS)
+def test_broken_mail_server(
+    kind: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ca: trustme.CA,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A server that cannot be reached is a warning; one that no password may be sent to is a fault."""
+    health, words = SERVER_FAULTS[kind]
+    monkeypatch.setenv(f"{PREFIX}PROBE_TIMEOUT", "0.5")
+    with servers(tmp_path, ca, ServerFaults(smtp=kind)):
+        (found,) = troubles(examine(capsys, 1 if health == "FAULT" else 0))
+    assert (found.health, found.about.partition(":")[0]) == (health, "SMTP localhost")
+    assert found.text.startswith(words)
+
+
+def test_microsoft_is_asked_unless_others_stand_for_every_domain(settings: Settings) -> None:
+    """The default servers and those of the settings are asked, each once; with * only the latter."""
+    ours = {"smtp": "mail.contoso.com:587", "imap": "mail.contoso.com:993"}
+    defaults = {MICROSOFT_SMTP, MICROSOFT_IMAP, CONSUMER_IMAP}
+
+    def hosts(**servers: object) -> list[str]:
+        return [endpoint.host for _, endpoint in servers_of(Settings(servers=servers))]
+
+    assert settings
+    assert set(hosts()) == defaults
+    assert set(hosts(**{"contoso.com": ours, "contoso.org": ours})) == defaults | {"mail.contoso.com"}
+    assert hosts(**{"*": ours}) == ["mail.contoso.com"] * 2
+
+
+@pytest.mark.parametrize("host", [MICROSOFT_SMTP, MICROSOFT_IMAP, CONSUMER_IMAP])
+def test_state_at_microsoft_is_told(host: str) -> None:
+    """That a server of Microsoft offers password login does not mean that it takes passwords: it is said."""
+    protocol = Protocol.SMTP if host == MICROSOFT_SMTP else Protocol.IMAP
+    found = judge_server(Answer(protocol, Endpoint(host, 1), Reason.OK, Stage.CAPABILITY, "", 1))
+    assert found.health is Health.WARNING
+    assert "takes passwords where" in found.text or "has taken no passwords since" in found.text
+
+
+# Prefect --------------------------------------------------------------
+
+
+@contextmanager
+def prefect_at(address: str) -> Iterator[None]:
+    with temporary_settings({PREFECT_API_URL: address}):
+        yield
+
+
+class NotPrefect(BaseHTTPRequestHandler):
+    """Some other web server."""
+
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+async def test_prefect_that_is_not_there() -> None:
+    """An address where nothing listens is a fault, and no password in it is repeated."""
+    with prefect_at("http://user:hunter2@127.0.0.1:9/api"):
+        (found,) = await check_prefect(PARTS)
+    assert found.health is Health.FAULT
+    assert "http://127.0.0.1:9 cannot be reached" in found.text
+    assert "hunter2" not in found.text
+
+
+async def test_prefect_that_is_something_else() -> None:
+    """An address where another web server answers is a fault."""
+    with HTTPServer(("127.0.0.1", 0), NotPrefect) as server:
+        thread = threading.Thread(target=partial(server.serve_forever, poll_interval=0.05))
+        thread.start()
+        with prefect_at(f"http://127.0.0.1:{server.server_port}/api"):
+            (found,) = await check_prefect(PARTS)
+        server.shutdown()
+        thread.join()
+    assert (found.health, "is not Prefect's API" in found.text) == (Health.FAULT, True)
+
+
+async def test_prefect_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that takes connections and says nothing is a fault once the wait is over."""
+    monkeypatch.setattr(tasks.checkup_prefect, "LONGEST_WAIT", 0.5)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        prefect_at(f"http://127.0.0.1:{silent.getsockname()[1]}/api"),
+    ):
+        (found,) = await check_prefect(PARTS)
+    assert (found.health, "does not answer within 0.5 s" in found.text) == (Health.FAULT, True)
+
+
+async def test_prefect_without_deployments_or_of_another_version(
+    prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bare server is good for imports by hand, so that is a warning; another version is a fault."""
+    with prefect_at(prefect_server):
+        version, deployments = await check_prefect(PARTS)
+        assert version.health is Health.OK
+        assert (deployments.health, "run `python -m flows.manage deploy`" in deployments.text) == (
+            Health.WARNING,
+            True,
+        )
+        install("prefect", "9.9.9", tmp_path, monkeypatch)
+        version, _ = await check_prefect(PARTS)
+    assert version.health is Health.FAULT
+    assert "this program 9.9.9: install the same version" in version.text
+
+
+def test_broken_variable_of_prefect(offline: Shell) -> None:
+    """A variable that Prefect itself cannot read is a fault of one line, and the rest is looked at."""
+    offline.environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] = "often"
+    offline.environment[f"{PREFIX}SERVERS"] = "{"
+    findings = json.loads(offline.run("doctor", "--json", module="flows.manage", code=1))
+    (found,) = [one["text"] for one in findings if one["about"] == "Prefect"]
+    assert found.startswith("its settings cannot be read (heartbeat_frequency): correct the PREFECT_")
+
+
+@pytest.mark.slow
+def test_whole_machine(machine: Machine) -> None:
+    """With server, deployments and worker all is well; whatever of them is paused or gone is named."""
+    url = f"http://127.0.0.1:{machine.port}/api"
+    shell = Shell(machine.folder, machine.environment | {"PREFECT_API_URL": url})
+
+    def said(code: int) -> list[str]:
+        out = shell.run("doctor", module="flows.manage", code=code)
+        return [line for line in out.splitlines() if not line.startswith("ok ")]
+
+    assert said(0) == []
+    watch = machine.deployment("watch-inbox/every-minute")["id"]
+    (automation,) = machine.api.post("/automations/filter", json={}).json()
+    try:
+        machine.api.patch(f"/work_pools/{WORK_POOL}", json={"is_paused": True}).raise_for_status()
+        machine.api.post(f"/deployments/{watch}/pause_deployment").raise_for_status()
+        machine.api.patch(f"/automations/{automation['id']}", json={"enabled": False}).raise_for_status()
+        machine.api.delete(f"/deployments/{machine.deployment('import-outlook/manual')['id']}")
+        deployments, schedules, pool, dead = said(1)
+    finally:
+        machine.api.patch(f"/work_pools/{WORK_POOL}", json={"is_paused": False})
+        machine.api.post(f"/deployments/{watch}/resume_deployment")
+        machine.api.patch(f"/automations/{automation['id']}", json={"enabled": True})
+        shell.run("deploy", module="flows.manage")
+    assert deployments.startswith("FAULT    deployments: import-outlook/manual missing: run `python -m flows")
+    assert schedules.startswith("warning  schedules: every-minute paused: resume it")
+    assert pool.startswith(f"FAULT    work pool: {WORK_POOL} is paused: run `prefect work-pool resume")
+    assert dead.startswith("warning  automation: ")
+    assert said(0) == []
+
+
+@pytest.mark.slow
+async def test_missing_parts_of_prefect(machine: Machine) -> None:
+    """A pool that is missing or that nobody works for, and a missing automation, are faults."""
+    machine.api.post("/work_pools/", json={"name": "idle", "type": "process"}).raise_for_status()
+    with prefect_at(f"http://127.0.0.1:{machine.port}/api"):
+        texts = [
+            one.text
+            for parts in (
+                Parts("idle", DEPLOYMENTS, SCHEDULED, "none"),
+                Parts("lost", DEPLOYMENTS, (), AUTOMATION),
+            )
+            for one in troubles(await check_prefect(parts))
+        ]
+    machine.api.delete("/work_pools/idle").raise_for_status()
+    worker, automation, pool = texts
+    assert worker.startswith("none is online, so nothing runs: `prefect worker start --pool idle`")
+    assert "“none” is missing" in automation
+    assert pool == "lost is missing: run `python -m flows.manage deploy`"
