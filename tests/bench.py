@@ -43,10 +43,20 @@ def command(*arguments: str, env: dict[str, str]) -> float:
     return time.perf_counter() - begun
 
 
-def show(what: str, ratio: float, limit: float, detail: str) -> None:
-    aim = "" if limit == math.inf else f"(at most {limit:g}: {'ok' if ratio <= limit else 'OVER'})"
+def show(what: str, ratio: float, limit: float, detail: str, *, least: bool = False) -> None:
+    """Print a figure; its aim is to stay under the limit, or with `least` to reach it."""
+    met = ratio >= limit if least else ratio <= limit
+    verdict = "ok" if met else "UNDER" if least else "OVER"
+    aim = "" if limit == math.inf else f"(at {'least' if least else 'most'} {limit:g}: {verdict})"
     sys.stdout.write(f"{what:<55} {ratio:6.2f}  {aim:<21} {detail}\n")
     sys.stdout.flush()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 def mailboxes_csv(rows: int = ROWS) -> bytes:
@@ -206,8 +216,8 @@ print(clock.ended - clock.begun)
 
 
 @contextmanager
-def sandbox(accounts: Path, delay: float) -> Iterator[dict[str, str]]:
-    """The stand-in as a process of its own; yields the settings that point at it."""
+def sandbox(accounts: Path, delay: float) -> Iterator[tuple[dict[str, str], int]]:
+    """The stand-in as a process of its own; yields the settings that point at it, and the process's id."""
     process = subprocess.Popen(
         [sys.executable, "-m", "sandbox", "--accounts", str(accounts), "--delay", str(delay)],
         stdout=subprocess.PIPE,
@@ -217,7 +227,7 @@ def sandbox(accounts: Path, delay: float) -> Iterator[dict[str, str]]:
     assert process.stdout is not None
     try:
         exports = [shlex.split(process.stdout.readline()) for _ in range(3)]
-        yield dict(word.split("=", 1) for _, word in exports)
+        yield dict(word.split("=", 1) for _, word in exports), process.pid
     finally:
         process.terminate()
         process.communicate()
@@ -252,7 +262,7 @@ def probing(folder: Path, delay: float = 0.0, turns: int = 3) -> None:
     rows = "".join(f"user{n}@contoso.com,password{n}\n" for n in range(ROWS))
     file.write_text(f"email,password\n{rows}")
     seconds: dict[str, list[tuple[float, float]]] = {"flow": [], "bare": [], "threads": []}
-    with sandbox(file, delay) as settings, prefect_server(folder) as prefect:
+    with sandbox(file, delay) as (settings, _), prefect_server(folder) as prefect:
         for turn in range(turns):
             env = os.environ | settings | prefect
             env |= {
@@ -296,9 +306,7 @@ def api_server(folder: Path) -> Iterator[Any]:
         "OUTLOOK_IMPORT_API_REQUESTS_PER_MINUTE": "100000",
     }
     env.pop("PREFECT_API_URL", None)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     command = [sys.executable, "-m", "flows.api", "--port", port]
     process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
     limits = httpx.Limits(max_connections=None)
