@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 WORKERS := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-troubled up test test-postgresql test-slow lint audit fuzz bench torture lock clean
+.PHONY: help demo demo-troubled up test test-postgresql test-slow lint audit fuzz bench bench-scale torture lock clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -43,6 +43,9 @@ fuzz: $(READY)  ## Look for 20 minutes for files, uploads and servers that break
 
 bench: $(READY)  ## Measure speed, as ratios
 	$(RUN) -m tests.bench
+
+bench-scale: $(READY)  ## Measure many workers, sizes of groups and a growing table (hours)
+	$(RUN) -m tests.bench_scale
 
 torture: $(READY)  ## Import by all four ways while everything is killed 100 times (half an hour)
 	$(RUN) -m tests.torture
