@@ -32,7 +32,7 @@ def folder_of(path: Path, within: Sequence[Path] | None = None) -> Iterator[tupl
     folder = _real(path.parent)
     roots = [folder] if within is None else map(_real, within)
     root = next((root for root in roots if folder.is_relative_to(root)), None)
-    if root is None:
+    if root is None or path.name == "..":
         raise OutsideError
     with ExitStack() as opened:
         descriptor = os.open(root, _FOLDER)
