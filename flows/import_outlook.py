@@ -21,6 +21,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
 from prefect import flow, unmapped
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from prefect.client.orchestration import get_client
@@ -156,7 +157,8 @@ async def progress_shown(probing: Probing, total: int) -> AsyncIterator[None]:
         artifact = await acreate_progress_artifact(0.0, key=PROGRESS_KEY, description="Logins tested")
         try:
             while True:
-                await aupdate_progress_artifact(artifact, 100 * len(probing.verdicts) / total)
+                with suppress(httpx.HTTPError):  # the next one tells it, once Prefect's server is back
+                    await aupdate_progress_artifact(artifact, 100 * len(probing.verdicts) / total)
                 await asyncio.sleep(PROGRESS_SECONDS)
         finally:
             await aupdate_progress_artifact(artifact, 100 * len(probing.verdicts) / total)
@@ -166,7 +168,7 @@ async def progress_shown(probing: Probing, total: int) -> AsyncIterator[None]:
         yield
     finally:
         following.cancel()
-        with suppress(asyncio.CancelledError):
+        with suppress(asyncio.CancelledError, httpx.HTTPError):  # no import fails for its progress
             await following
 
 
