@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from urllib.parse import urlsplit
@@ -71,7 +71,7 @@ async def _look(client: PrefectClient, place: str, parts: Parts) -> AsyncIterato
         yield fault("deployments", f"{', '.join(missing)} missing: {DEPLOY}")
     else:
         yield ok("deployments", ", ".join(found))
-    yield _check_schedules([deployment for name in parts.scheduled if (deployment := found[name])])
+    yield _check_schedules({name: there for name in parts.scheduled if (there := found[name])})
     async for finding in _check_workers(client, parts.work_pool):
         yield finding
     yield await _check_automation(client, parts.automation)
@@ -84,10 +84,10 @@ async def _deployment(client: PrefectClient, name: str) -> DeploymentResponse | 
         return None
 
 
-def _check_schedules(deployments: Sequence[DeploymentResponse]) -> Finding:
+def _check_schedules(deployments: Mapping[str, DeploymentResponse]) -> Finding:
     resting = [
-        deployment.name
-        for deployment in deployments
+        name
+        for name, deployment in deployments.items()
         if deployment.paused or not any(schedule.active for schedule in deployment.schedules)
     ]
     if resting:
