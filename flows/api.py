@@ -67,6 +67,7 @@ from schemas.summary import MAX_ERRORS_SHOWN
 from schemas.verdicts import MailboxStatus
 from tasks.api_keys import Holder, find_key
 from tasks.background import BackgroundTests
+from tasks.crash import leave_no_core_file
 from tasks.database import Database, DatabaseLostError, database, for_reading, revision
 from tasks.dedupe import dedupe
 from tasks.lookup import Filters, find_import, find_keyed_import, find_mailbox, find_mailboxes
@@ -418,6 +419,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
     options = parser.parse_args(argv)
+    leave_no_core_file()
     try:
         settings = load_settings()
         with database(settings):

@@ -33,7 +33,7 @@ from schemas.responses import (
     TOO_MANY_REQUESTS,
     failure,
 )
-from tasks.background import outline
+from tasks.crash import outline
 
 FRAME_BYTES = 64 * 1024  # room around the file: boundaries, part headers, the tag
 DISCARD_SECONDS = 2.0

@@ -36,6 +36,7 @@ from schemas.csv_file import Refusal
 from schemas.settings import Settings, load_settings
 from schemas.summary import Summary
 from schemas.verdicts import ProbeReport, Target, group_targets
+from tasks.crash import leave_no_core_file
 from tasks.database import Database, database
 from tasks.dedupe import dedupe
 from tasks.limits import configured_limits
@@ -90,6 +91,7 @@ async def import_outlook(
         encoding: Only for a file that is not UTF-8, such as cp1252.
         report: Path of a .csv file to write, with a line for each row of the file and its verdicts.
     """
+    leave_no_core_file()
     settings = load_settings()
     await tag_run(file, tag, workspace)
     within = folders_of_run(settings)

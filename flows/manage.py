@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from flows.managing import doctor, imports, installation, keys, mailboxes, template, totp
 from flows.managing.output import NOTHING_FOUND, USAGE
 from schemas.settings import SettingsError, load_settings
+from tasks.crash import leave_no_core_file
 
 AREAS = (mailboxes, imports, template, totp, keys, installation, doctor)
 
@@ -28,6 +29,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = arguments().parse_args(argv)
+    leave_no_core_file()
     try:
         if options.area == "doctor":  # it says itself what is wrong with the settings
             code: int = doctor.examine(options)

@@ -18,6 +18,7 @@ from prefect.states import Cancelled, Completed
 from flows.import_outlook import probe_all
 from schemas.settings import load_settings
 from schemas.verdicts import ProbeReport
+from tasks.crash import leave_no_core_file
 from tasks.database import database
 from tasks.due import find_due
 from tasks.probe import INTERRUPTED
@@ -34,6 +35,7 @@ async def retest_pending(workspace: str | None = None, held: bool = False, batch
         held: Also those that wait until somebody asks: held back by the lockout guard, or imported untested.
         batch: Only this import's, and once, before they are due: what the HTTP API asks for after an import.
     """
+    leave_no_core_file()
     settings = load_settings()
     report = ProbeReport((), 0)
     with database(settings) as mailboxes:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import traceback
-from pathlib import Path
 
 import httpx
 from prefect.client.orchestration import get_client
@@ -21,6 +19,7 @@ from prefect.settings import PREFECT_API_URL
 from schemas.rows import MAX_MAILBOXES
 from schemas.settings import Settings
 from schemas.verdicts import group_targets
+from tasks.crash import outline
 from tasks.database import Database
 from tasks.due import find_due
 from tasks.notify import notify
@@ -106,10 +105,3 @@ async def handed_to_prefect(import_id: int) -> bool:
         )
         return False
     return True
-
-
-def outline(error: BaseException) -> str:
-    """What kind of exception, and where: never its text, which may quote what a caller sent."""
-    frames = traceback.extract_tb(error.__traceback__)
-    places = (f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
-    return f"{type(error).__name__} at {' < '.join(reversed(list(places)))}"

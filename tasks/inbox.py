@@ -28,6 +28,7 @@ from schemas.csv_file import Refusal, extract_rows
 from schemas.places import OutsideError, folder_of
 from schemas.summary import Summary
 from schemas.tables import now
+from tasks.crash import unquoted
 from tasks.private import make_private, private_folder, refuse_open_to_change, write_privately
 
 UNFINISHED_SUFFIXES = (".tmp", ".part", ".crdownload")
@@ -210,7 +211,8 @@ def finish(claimed: Claim, folders: Folders, summary: Summary) -> None:
     """Leave the failed rows of an imported file, to be mended and dropped again, then remove the file."""
     if summary.errors:
         errors = {error.line: error.reason.message for error in summary.errors}
-        failed = extract_rows(claimed.path.read_bytes(), errors)
+        with unquoted():
+            failed = extract_rows(claimed.path.read_bytes(), errors)
         write_privately(claimed.outcome(folders.failed, "csv"), failed)
     claimed.path.unlink()
 

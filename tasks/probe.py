@@ -26,6 +26,7 @@ from schemas.sealing import Owner
 from schemas.settings import Settings
 from schemas.tables import Mailbox, ProbeResult, Workspace, columns_of, now
 from schemas.verdicts import Answer, Group, MailboxStatus, ProbeReport, Verdict, judge_answers
+from tasks.crash import unquoted
 from tasks.database import Database, through_restarts
 from tasks.limits import limits_of
 from tasks.login import Credentials, log_in, tls_context
@@ -206,14 +207,14 @@ class Probing:
             # A claim that may run out during the login is as good as lost: another run may try meanwhile.
             if self.stopped or now() > mailbox.until - timedelta(seconds=timeout):
                 return None
-            credentials = Credentials(
-                mailbox.email, self._database.sealer.open(mailbox.password, mailbox.owner)
-            )
-            try:
-                return await log_in(protocol, endpoint, credentials, self._context, timeout)
-            finally:
-                if credentials.used:
-                    self._tried.add(mailbox.mailbox_id)
+            with unquoted():
+                password = self._database.sealer.open(mailbox.password, mailbox.owner)
+                credentials = Credentials(mailbox.email, password)
+                try:
+                    return await log_in(protocol, endpoint, credentials, self._context, timeout)
+                finally:
+                    if credentials.used:
+                        self._tried.add(mailbox.mailbox_id)
 
     def ask_hosts(self, groups: Iterable[Group]) -> None:
         """Begin the preflights of these groups' hosts before anybody waits for them."""

@@ -9,9 +9,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from schemas.csv_file import CsvTable, Refusal, parse, read_bytes
+from tasks.crash import unquoted
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
+@unquoted()
 def read_csv(
     file: Path, byte_limit: int, encoding: str | None = None, within: Sequence[Path] | None = None
 ) -> CsvTable | Refusal:

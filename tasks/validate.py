@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from schemas.csv_file import CsvTable
 from schemas.rows import RowError, judge
 from schemas.sealing import Owner, Sealer
+from tasks.crash import unquoted
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Validated:
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
+@unquoted()
 def validate(table: CsvTable, workspace: str, sealer: Sealer) -> Validated:
     """Judge the rows with the Pandera schema and seal the secrets of the valid ones."""
     judged = judge(table)
