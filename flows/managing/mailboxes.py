@@ -144,6 +144,8 @@ def print_mailbox(options: argparse.Namespace, settings: Settings) -> int:
     out.print(f"{record.email}: {record.status}", style="bold")
     if record.diagnosis:
         out.print(cell(record.diagnosis))
+    elif record.results:
+        out.print("Waits for a new test; what the servers said was before.")
     out.print()
     out.print(_grid(_facts(record)))
     for result in record.results:

@@ -1,0 +1,470 @@
+"""The housekeeping of mailboxes and imports, as somebody at a terminal or a script sees it."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import hashlib
+import io
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyotp.totp import TOTP
+
+import tasks.lookup
+from flows import manage
+from sandbox.outlook import Account
+from schemas.csv_file import CsvTable, parse
+from schemas.reasons import Reason
+from schemas.sealing import new_key
+from schemas.settings import PREFIX, Settings
+from schemas.tables import BatchRowError, Mailbox, ProbeResult, columns_of, now
+from schemas.verdicts import MailboxStatus
+from tasks.database import Database
+from tasks.lookup import Filters, choose_mailboxes
+from tasks.probe import Probing
+from tasks.upkeep import delete_mailboxes
+from tests.conftest import StartOutlook, import_file, probe_targets, rows_of, with_servers, write_csv
+from tests.shell import PROJECT
+
+ANN, BOB, CAT, DAN = "Ann@contoso.com", "bob@contoso.com", "cat_1@mail.example.com", "dan@example.com"
+SECRET = "JBSWY3DPEHPK3PXP"
+OTHER_SECRET = "otpauth://totp/x?secret=GEZDGNBVGY3TQOJQ&digits=8&period=60&algorithm=SHA256"
+ROWS = [
+    [ANN, "pw-ann", "Ann \x1b[31mRed", SECRET],
+    [BOB, "pw-bob", "", OTHER_SECRET],
+    [CAT, "pw-cat", "", ""],
+    [DAN, "pw-dan", "", ""],
+    ["", "pw-nobody", "", ""],
+    ["=cmd@contoso.com", "", "", ""],
+]
+ACCOUNTS = {
+    ANN: Account("pw-ann"),
+    BOB: Account("pw-bob", smtp="wrong-credentials"),
+    CAT: Account("pw-cat", smtp="throttled-backoff"),
+    DAN: Account("pw-dan", imap="basic-auth-disabled"),
+}
+
+
+@dataclass
+class Desk:
+    """Runs `python -m flows.manage` within this process, with its output in a pipe or on a terminal."""
+
+    capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch
+    said: str = field(init=False, default="")
+
+    def run(self, *arguments: str | Path, code: int = 0) -> str:
+        """Hold the exit code to `code` and return standard output; standard error is in `said`."""
+        self.capsys.readouterr()
+        assert exit_code(*arguments) == code
+        output, self.said = self.capsys.readouterr()
+        return output
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        return json.loads(self.run(*arguments, "--json", code=code))
+
+    def emails(self, *arguments: str, code: int = 0) -> list[str]:
+        return [row["email"] for row in self.json("mailboxes", "list", *arguments, code=code)]
+
+    def on_terminal(self, *arguments: str, typed: str = "", code: int = 0, columns: int = 80) -> str:
+        """What a terminal of this width shows, without its colours."""
+        near, far = pty.openpty()
+        os.write(near, typed.encode())
+        with (
+            self.monkeypatch.context() as patch,
+            os.fdopen(far) as keyboard,
+            os.fdopen(os.dup(far), "w", buffering=1) as screen,
+        ):
+            patch.setenv("COLUMNS", str(columns))
+            patch.setenv("TERM", "xterm")
+            for name, stream in (("stdin", keyboard), ("stdout", screen), ("stderr", screen)):
+                patch.setattr(sys, name, stream)
+            assert exit_code(*arguments) == code
+        shown = b""
+        try:
+            while part := os.read(near, 65536):
+                shown += part
+        except OSError:  # Linux says so of a terminal that nobody has open
+            pass
+        os.close(near)
+        return re.sub(r"\x1b\[[\d;]*m", "", shown.decode()).replace("\r\n", "\n")
+
+
+def exit_code(*arguments: str | Path) -> int:
+    try:
+        return manage.main([str(argument) for argument in arguments])
+    except SystemExit as stopped:  # of argparse
+        return int(stopped.code or 0)
+
+
+@pytest.fixture
+def desk(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Desk:
+    return Desk(capsys, monkeypatch)
+
+
+@pytest.fixture
+async def tested(db: Database, either_settings: Settings, start: StartOutlook, tmp_path: Path) -> None:
+    """Import 1 with four tested mailboxes and two row errors, and an untested one in another workspace."""
+    settings = with_servers(either_settings, await start(ACCOUNTS), guard_after=1000)
+    header = ("email", "password", "name", "totpsecret")
+    targets = import_file(db, settings, write_csv(tmp_path / "in.csv", ROWS, header), tag="demo").targets
+    import_file(db, settings, write_csv(tmp_path / "b.csv", [[ANN, "pw"]]), "other", test=False)
+    await probe_targets(Probing(db, settings, [target.mailbox_id for target in targets]), targets)
+
+
+def change(db: Database, email: str, **values: object) -> None:
+    mailbox = columns_of(Mailbox)
+    with db.engine.begin() as connection:
+        connection.execute(mailbox.update().where(mailbox.c.email == email).values(values))
+
+
+# --- Mailboxes -------------------------------------------------------
+
+
+@pytest.mark.usefixtures("tested")
+def test_filters_choose_mailboxes_and_narrow_each_other_down(desk: Desk) -> None:
+    """Each option lets through what it says, letter for letter, and of one workspace only."""
+    everybody = [ANN, BOB, CAT, DAN]
+    cases: dict[tuple[str, ...], list[str]] = {
+        (): everybody,
+        ("--status", "active"): [ANN],
+        ("--status", "failed"): [BOB, DAN],
+        ("--status", "pending"): [CAT],
+        ("--tag", "demo"): everybody,
+        ("--tag", "dem"): [],
+        ("--import", "1"): everybody,
+        ("--import", "2"): [],  # that is the other workspace's
+        ("--reason", "wrong_credentials"): [BOB],
+        ("--reason", "throttled"): [CAT],
+        ("--reason", "timed_out"): [],
+        ("--domain", "CONTOSO.com"): [ANN, BOB],
+        ("--domain", "@example.com"): [DAN],
+        ("--email", "ANN@"): [ANN],
+        ("--email", "cat_"): [CAT],
+        ("--email", "n_@"): [],
+        ("--email", "%"): [],
+        ("--status", "failed", "--domain", "contoso.com"): [BOB],
+        ("--workspace", "other"): [ANN],
+    }
+    for options, expected in cases.items():
+        assert desk.emails(*options, code=0 if expected else 1) == expected, options
+    assert desk.run("mailboxes", "list", "--workspace", "none", code=1) == ""
+    assert "No such mailbox in workspace 'none'" in desk.said
+
+
+@pytest.mark.usefixtures("settings")
+@pytest.mark.parametrize(
+    "options", [["--status", "well"], ["--reason", "bad"], ["--domain", "x y"], ["--email", " "]]
+)
+def test_a_filter_that_means_nothing_is_wrong_usage(desk: Desk, options: list[str]) -> None:
+    """An unknown status or reason, no domain, and a part that would let everything through are refused."""
+    desk.run("mailboxes", "delete", "--yes", *options, code=2)
+
+
+@pytest.mark.usefixtures("tested")
+def test_a_list_says_how_many_more_there_are(desk: Desk) -> None:
+    """A list that is cut says so, on standard error, where it does not disturb a program."""
+    assert len(desk.json("mailboxes", "list", "--limit", "3")) == 3
+    assert desk.said == "… and 1 more: --limit 4 lists them all.\n"
+    desk.run("mailboxes", "list", "--limit", "4")
+    assert desk.said == ""
+
+
+@pytest.mark.usefixtures("tested")
+def test_a_pipe_gets_whole_lines_and_a_terminal_what_fits(desk: Desk) -> None:
+    """In a pipe a mailbox is one line with its whole diagnosis; a terminal of 80 columns is not overrun."""
+    (line,) = [line for line in desk.run("mailboxes", "list").splitlines() if line.startswith(BOB)]
+    assert line.rstrip().endswith("then delete the mailbox here and import it again.")
+    assert re.search(r"bob@contoso\.com +failed +demo +20\d\d-\d\d-\d\d \d\d:\d\d ", line)
+    shown = desk.on_terminal("mailboxes", "list")
+    assert max(map(len, shown.splitlines())) <= 80
+    for email in (ANN, BOB, CAT, DAN):
+        assert f"{email} " in shown
+    assert "  Wrong password. Make a new app password;" in shown
+
+
+@pytest.mark.usefixtures("tested")
+def test_nothing_shown_holds_a_secret_or_steers_the_terminal(desk: Desk) -> None:
+    """No list and no record has a password, a TOTP secret or sealed bytes; an escape sequence is defused."""
+    shown = desk.on_terminal("mailboxes", "show", ANN) + desk.on_terminal("mailboxes", "list")
+    for form in ((), ("--json",)):
+        shown += desk.run("mailboxes", "list", *form) + desk.run("mailboxes", "show", ANN, *form)
+        shown += desk.run("imports", "show", "1", *form) + desk.run("imports", "errors", "1", *form)
+    assert not [secret for secret in ("pw-", SECRET, '"password"', '"totp"', "x01") if secret in shown]
+    assert "\x1b" not in shown
+    assert "Ann  [31mRed" in shown
+
+
+@pytest.mark.usefixtures("tested")
+def test_show_tells_what_each_protocol_said_last(desk: Desk, db: Database) -> None:
+    """A record has title, meaning, remedy and the server's words, and whether a run holds the mailbox."""
+    change(db, DAN, claimed_until=now() + timedelta(minutes=1))
+    change(db, CAT, claimed_until=now() - timedelta(minutes=1))
+    record = desk.json("mailboxes", "show", DAN.upper())
+    smtp, imap = record["results"]
+    assert (record["status"], smtp["reason"], imap["protocol"]) == ("failed", "ok", "imap")
+    assert imap["remedy"] == Reason(imap["reason"]).explanation.remedy
+    assert record["claimed_until"]
+    assert not desk.json("mailboxes", "show", CAT)["claimed_until"]
+    shown = " ".join(desk.on_terminal("mailboxes", "show", DAN).split())
+    for words in (imap["title"], imap["meaning"], imap["remedy"], imap["server_text"], "In a test now yes"):
+        assert " ".join(words.split()) in shown
+    assert "TOTP secret none" in shown
+    assert "TOTP secret stored" in " ".join(desk.run("mailboxes", "show", ANN).split())
+    desk.run("mailboxes", "show", "eve@contoso.com", code=1)
+    assert desk.said == "eve@contoso.com is not in workspace 'default'.\n"
+
+
+@pytest.mark.usefixtures("tested")
+def test_the_last_answer_is_the_latest_one(desk: Desk, db: Database) -> None:
+    """Attempts are counted anew after `retest`; an older answer with a higher number is not the last one."""
+    (bob,) = [row["id"] for row in rows_of(db, Mailbox) if row["email"] == BOB]
+    (answer,) = [row for row in rows_of(db, ProbeResult) if row["mailbox_id"] == bob]
+    older = answer | {"attempt": 3, "reason": Reason.THROTTLED, "at": now() - timedelta(days=1)}
+    with db.engine.begin() as connection:
+        connection.execute(columns_of(ProbeResult).insert(), older)
+    (last,) = desk.json("mailboxes", "show", BOB)["results"]
+    assert (last["attempt"], last["reason"]) == (1, "wrong_credentials")
+    assert desk.emails("--reason", "throttled") == [CAT]
+
+
+@pytest.mark.usefixtures("tested")
+def test_delete_by_filter_asks_first(desk: Desk, db: Database) -> None:
+    """Without a terminal or --yes nothing is deleted; a no leaves all, a yes deletes what was named."""
+    desk.monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    assert desk.run("mailboxes", "delete", "--status", "failed", code=2) == ""
+    assert desk.said.startswith("2 mailboxes of workspace 'default' will be deleted")
+    shown = desk.on_terminal("mailboxes", "delete", "--status", "failed", typed="\n", code=1)
+    assert "Go on? [y/N]" in shown
+    assert "Nothing was changed." in shown
+    assert len(desk.emails()) == 4
+    shown = desk.on_terminal("mailboxes", "delete", "--status", "failed", typed="y\n")
+    assert shown.endswith(f"Deleted: {BOB}\nDeleted: {DAN}\n")
+    assert desk.emails() == [ANN, CAT]
+    left = {row["id"] for row in rows_of(db, Mailbox)}
+    assert {row["mailbox_id"] for row in rows_of(db, ProbeResult)} <= left
+    assert desk.emails("--workspace", "other") == [ANN]
+
+
+@pytest.mark.usefixtures("tested")
+def test_addresses_are_changed_without_a_question_and_the_missing_are_named(desk: Desk) -> None:
+    """Named mailboxes are deleted at once; one that is not there makes exit code 1 and is named."""
+    assert desk.run("mailboxes", "delete", ANN.lower(), "eve@contoso.com", code=1) == f"Deleted: {ANN}\n"
+    assert "eve@contoso.com" in desk.said
+    # Of what is named, only what the filters let through.
+    assert (
+        desk.run("mailboxes", "delete", BOB, CAT, "--status", "failed", "--yes", code=1)
+        == f"Deleted: {BOB}\n"
+    )
+    assert desk.emails() == [CAT, DAN]
+
+
+@pytest.mark.usefixtures("tested")
+def test_nothing_named_means_nothing_and_all_has_to_be_said(desk: Desk) -> None:
+    """Without mailboxes and filters a change is refused; an empty address is no mailbox; --all means all."""
+    commands = (["tag", "vip"], ["retest"], ["delete"])
+    for command in commands:
+        desk.run("mailboxes", *command, "--yes", code=2)
+        desk.run("mailboxes", *command, "", "--yes", code=1)
+    listed = desk.json("mailboxes", "list", "--tag", "demo")
+    assert [row["status"] for row in listed] == ["active", "failed", "pending", "failed"]
+    for command in commands:
+        assert len(desk.run("mailboxes", *command, "--all", "--yes").splitlines()) == 4
+    assert desk.emails("--workspace", "other") == [ANN]
+
+
+@pytest.mark.usefixtures("tested")
+def test_changes_are_made_in_parts(desk: Desk, db: Database) -> None:
+    """A change of many mailboxes is several transactions, and none is left out or told twice."""
+    desk.monkeypatch.setattr(tasks.lookup, "AT_ONCE", 3)
+    chosen = choose_mailboxes(db, "default", Filters())
+    parts = delete_mailboxes(db, chosen, Filters())
+    assert next(parts) == [ANN, BOB, CAT]
+    assert desk.emails() == [DAN]
+    assert desk.run("mailboxes", "delete", DAN, *(f"x{n}@contoso.com" for n in range(7)), code=1) == (
+        f"Deleted: {DAN}\n"
+    )
+    assert list(parts) == [[]]
+
+
+@pytest.mark.usefixtures("tested")
+def test_what_a_filter_lets_through_no_longer_is_left_alone(desk: Desk, db: Database) -> None:
+    """A mailbox that became active between question and answer is not deleted as a failed one."""
+    failed = Filters(status=MailboxStatus.FAILED)
+    chosen = choose_mailboxes(db, "default", failed)
+    change(db, BOB, status=MailboxStatus.ACTIVE)
+    assert list(delete_mailboxes(db, chosen, failed)) == [[DAN]]
+    assert desk.emails() == [ANN, BOB, CAT]
+
+
+@pytest.mark.usefixtures("tested")
+def test_retest_by_reason_withdraws_the_verdicts(desk: Desk) -> None:
+    """Mailboxes with a reason become due, and the reason is not said of them again until they are tested."""
+    assert desk.run("mailboxes", "retest", "--reason", "wrong_credentials", "--yes") == f"Due: {BOB}\n"
+    (row,) = desk.json("mailboxes", "list", "--email", "bob")
+    assert (row["status"], row["attempts"], row["diagnosis"]) == ("pending", 0, "")
+    assert desk.emails("--reason", "wrong_credentials", code=1) == []
+    assert "wrong_credentials" not in desk.run("imports", "show", "1")
+    assert "due now" in desk.on_terminal("mailboxes", "show", BOB)
+    assert "Wrong password" in desk.run("mailboxes", "show", BOB)
+
+
+@pytest.mark.usefixtures("tested")
+def test_tags_are_set_and_taken_away(desk: Desk) -> None:
+    """A tag takes the place of another; --no-tag or an empty one takes it away; what is no tag is refused."""
+    assert desk.run("mailboxes", "tag", "vip", ANN, BOB) == f"Tagged: {ANN}\nTagged: {BOB}\n"
+    assert desk.emails("--tag", "vip") == [ANN, BOB]
+    assert desk.run("mailboxes", "tag", "--no-tag", ANN) == f"Untagged: {ANN}\n"
+    assert desk.run("mailboxes", "tag", "", "--tag", "vip", "--yes") == f"Untagged: {BOB}\n"
+    assert [row["tag"] for row in desk.json("mailboxes", "list")] == [None, None, "demo", "demo"]
+    desk.run("mailboxes", "tag", "<b>", CAT, code=2)
+    desk.run("mailboxes", "tag", code=2)
+    assert desk.emails("--tag", "demo") == [CAT, DAN]
+
+
+# --- TOTP ------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("tested")
+def test_a_terminal_gets_the_current_code(desk: Desk) -> None:
+    """The code is that of the stored secret, by its digits, period and algorithm, with its seconds left."""
+    known = {
+        ANN: TOTP(SECRET),
+        BOB: TOTP("GEZDGNBVGY3TQOJQ", digits=8, interval=60, digest=hashlib.sha256),
+    }
+    for email, totp in known.items():
+        before = now()
+        words = desk.on_terminal("totp", email).split()
+        after = now()
+        assert words[0] in {totp.at(before), totp.at(after)}
+        ends = {
+            int(at.timestamp()) // totp.interval * totp.interval + totp.interval for at in (before, after)
+        }
+        moment = int(before.timestamp())
+        assert any(moment + int(words[3]) in range(end - 1, end + 5) for end in ends)
+
+
+@pytest.mark.usefixtures("tested")
+def test_a_code_is_shown_on_a_terminal_only(desk: Desk) -> None:
+    """A pipe gets no code but exit code 2; without a secret, or without the mailbox, there is a sentence."""
+    assert desk.run("totp", ANN, code=2) == ""
+    assert "on a terminal only" in desk.said
+    assert desk.on_terminal("totp", CAT, code=1) == f"{CAT} has no TOTP secret.\n"
+    assert desk.on_terminal("totp", "eve@contoso.com", code=1) == (
+        "eve@contoso.com is not in workspace 'default'.\n"
+    )
+    desk.monkeypatch.setenv(f"{PREFIX}ENCRYPTION_KEYS", new_key())
+    assert "no key" in desk.on_terminal("totp", ANN, code=2)
+
+
+# --- Imports ---------------------------------------------------------
+
+
+@pytest.mark.usefixtures("tested")
+def test_imports_are_listed_with_rows_and_progress(desk: Desk, db: Database, tmp_path: Path) -> None:
+    """The newest import comes first, with what became of its rows and of its mailboxes."""
+    file = write_csv(tmp_path / "later.csv", [["new@contoso.com", "p"], [ANN, "p"]])
+    import_file(db, Settings(), file, test=False)
+    newest, first = desk.json("imports", "list")
+    assert (newest["file"], newest["tag"], newest["imported"], newest["skipped"]) == ("later.csv", None, 1, 1)
+    assert newest["progress"] == {"mailboxes": 1, "tested": 0, "active": 0, "failed": 0, "pending": 1}
+    assert (first["id"], first["failed"], first["tag"]) == (1, 2, "demo")
+    assert first["progress"] == {"mailboxes": 4, "tested": 4, "active": 1, "failed": 2, "pending": 1}
+    shown = desk.on_terminal("imports", "list")
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "6 rows: 4 imported, 0 skipped, 2 failed" in shown
+    assert "4 of 4 tested: 1 active, 2 failed, 1 pending" in shown
+    assert "in.csv" in desk.run("imports", "list")
+    desk.json("imports", "list", "--limit", "1")
+    assert desk.said == "… and 1 more: --limit 2 lists them all.\n"
+    assert desk.json("imports", "list", "--workspace", "none", code=1) == []
+
+
+@pytest.mark.usefixtures("tested")
+def test_an_import_shows_its_reasons_with_remedies(desk: Desk) -> None:
+    """Each reason comes with its mailboxes, as many as the list with that reason has, and with its remedy."""
+    found = desk.json("imports", "show", "1")
+    assert {reason["reason"] for reason in found["reasons"]} >= {"wrong_credentials", "throttled"}
+    for reason in found["reasons"]:
+        assert len(desk.emails("--import", "1", "--reason", reason["reason"])) == reason["mailboxes"]
+    assert found["row_errors"][0]["rows"] == 2
+    shown = desk.on_terminal("imports", "show", "1")
+    assert max(map(len, shown.splitlines())) <= 80
+    for reason in found["reasons"]:
+        assert reason["reason"] in shown
+    piped = desk.run("imports", "show", "1")
+    assert all(reason["remedy"] in piped for reason in found["reasons"])
+    desk.run("imports", "show", "2", code=1)  # the other workspace's
+    assert desk.said == "There is no import 2 in workspace 'default'.\n"
+    assert "1 rows: 1 imported" in desk.run("imports", "show", "2", "--workspace", "other")
+
+
+@pytest.mark.usefixtures("tested")
+def test_row_errors_are_listed_by_line(desk: Desk, db: Database) -> None:
+    """Every failed row is there, in CSV safe for a spreadsheet; of rows no longer kept the number is told."""
+    lines = [(error["line"], error["error"]) for error in desk.json("imports", "errors", "1")]
+    assert lines == [(6, "Missing email or password"), (7, "Missing email or password")]
+    table = list(csv.reader(io.StringIO(desk.run("imports", "errors", "1", "--csv"))))
+    assert table[0] == ["line", "email", "error"]
+    assert [row[:2] for row in table[1:]] == [["6", "unknown"], ["7", "'=cmd@contoso.com"]]
+    assert "=cmd@contoso.com" in desk.run("imports", "errors", "1")
+    with db.engine.begin() as connection:
+        connection.execute(columns_of(BatchRowError).delete())
+    assert desk.run("imports", "errors", "1") == ""
+    assert desk.said == "2 rows failed; which ones is not kept any longer.\n"
+    desk.run("imports", "errors", "2", "--workspace", "other")
+    assert desk.said == "No row failed.\n"
+    desk.run("imports", "errors", "99", code=1)
+
+
+# --- Template --------------------------------------------------------
+
+
+@pytest.mark.usefixtures("settings")
+def test_the_template_can_be_filled_in_and_imported(desk: Desk, tmp_path: Path) -> None:
+    """It is private, begins with the mark that Excel wants, and its columns are the importer's."""
+    path = tmp_path / "new.csv"
+    desk.run("import-template", path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    data = path.read_bytes()
+    assert data.startswith(codecs.BOM_UTF8)
+    table = parse(data + "ann@contoso.com,größe,Ann,x\r\n".encode())
+    assert isinstance(table, CsvTable)
+    assert table.frame.select("email", "password", "name", "totpsecret").row(0) == (
+        *("ann@contoso.com", "größe", "Ann", "x"),
+    )
+    assert table.ignored == ()
+
+
+@pytest.mark.usefixtures("settings")
+def test_the_template_takes_no_files_place(desk: Desk, tmp_path: Path) -> None:
+    """An existing file, a link to nowhere and a folder that is not there are refused and left as they are."""
+    path, link = tmp_path / "mine.csv", tmp_path / "link.csv"
+    path.write_text("mine")
+    link.symlink_to(tmp_path / "nowhere.csv")
+    for taken in (path, link, tmp_path / "no folder" / "x.csv", tmp_path):
+        assert desk.run("import-template", taken, code=2) == ""
+        assert desk.said.count("\n") == 1
+    assert path.read_text() == "mine"
+    assert not (tmp_path / "nowhere.csv").exists()
+
+
+@pytest.mark.usefixtures("settings")
+def test_a_closed_pipe_is_no_fault() -> None:
+    """Whoever reads may stop at any time: no traceback, whatever was to come."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "flows.manage", "import-template"]
+    done = subprocess.run(command, cwd=PROJECT, stdout=write, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
