@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
@@ -22,9 +23,20 @@ import schemas.migrations
 from schemas.sealing import Owner, Sealer, new_key, parse_keys
 from schemas.settings import Settings, SettingsError
 from schemas.tables import Table, Workspace, columns_of, now
-from tasks.database import Database, database, key_file, make_engine, revision, upgrade, url_of
+from tasks.database import (
+    MIGRATION_LOCK,
+    Database,
+    database,
+    key_file,
+    make_engine,
+    revision,
+    upgrade,
+    url_of,
+)
 from tests.conftest import with_changes
+from tests.machine import wait_for
 from tests.postgresql import PostgreSql
+from tests.shell import LIMIT_SECONDS, PROJECT, Shell, environment
 
 OWNER = Owner("default", "anna@outlook.com", "password")
 
@@ -138,6 +150,23 @@ def test_upgrades_of_postgresql_at_once(postgresql: PostgreSql) -> None:
             list(pool.map(upgrade, [engine] * 4))
         assert revision(engine) == schemas.migrations.HEAD
         engine.dispose()
+
+
+@pytest.mark.slow
+def test_upgrades_of_postgresql_by_processes_at_once(postgresql: PostgreSql) -> None:
+    """Three commands that upgrade one empty PostgreSQL wait for each other, and all of them succeed."""
+    count = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    with postgresql.new_database() as address, psycopg.connect(address, autocommit=True) as holding:
+        holding.execute("SELECT pg_advisory_lock(%s::bigint)", [MIGRATION_LOCK])
+        shell = Shell(PROJECT, environment(OUTLOOK_IMPORT_DATABASE_URL=address))
+        commands = [shell.start("database", "upgrade", module="flows.manage") for _ in range(3)]
+        try:
+            wait_for("all three", lambda: holding.execute(count).fetchone() == (3,), 60)
+        finally:
+            holding.execute("SELECT pg_advisory_unlock(%s::bigint)", [MIGRATION_LOCK])
+            said = [command.communicate(timeout=LIMIT_SECONDS) for command in commands]
+        head = f"The tables are at revision {schemas.migrations.HEAD} (before: none).\n"
+        assert said == [(head, "")] * 3
 
 
 # The migrations.
