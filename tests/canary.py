@@ -1,0 +1,134 @@
+"""Known secrets, and a search for them in everything that is written: in plain and in what they become.
+
+A canary holds a core of letters and digits that nothing else holds. The core is what is looked for, so that
+it is found whatever an encoding makes of the characters around it.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import sqlite3
+import string
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+CORE_LENGTH = 20
+
+
+def new_core(letters: str = string.ascii_letters + string.digits) -> str:
+    return "".join(secrets.choice(letters) for _ in range(CORE_LENGTH))
+
+
+class Canaries:
+    """The secrets of one test, each under the name of the way that it takes."""
+
+    def __init__(self) -> None:
+        self._cores: dict[str, str] = {}
+
+    def password(self, way: str) -> str:
+        """A new password; what is around its core wants quotes in CSV and IMAP, and an encoding in a URL."""
+        return f'{self._new(way, new_core())} +"ä%'
+
+    def app_password(self, way: str) -> str:
+        """A new password in the letters and the length of Microsoft's app passwords."""
+        return self._new(way, new_core(string.ascii_lowercase)[:16])
+
+    def totp_secret(self, way: str) -> str:
+        return self._new(way, new_core("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567")[:16])
+
+    def add(self, way: str, secret: str) -> None:
+        """Look for a secret that was made elsewhere, such as a key."""
+        self._cores[way] = secret
+
+    def _new(self, way: str, core: str) -> str:
+        assert way not in self._cores
+        self._cores[way] = core
+        return core
+
+    def in_bytes(self, data: bytes) -> list[str]:
+        """Which of them lie in the data, with the form that they have there."""
+        # Base64 is broken into lines, and those into JSON.
+        joined = data.replace(b"\r", b"").replace(b"\n", b"").replace(b"\\n", b"")
+        return [
+            f"{way} ({form})"
+            for way, core in self._cores.items()
+            for form, trace in forms(core).items()
+            if trace in data or ("base64" in form and trace in joined)
+        ]
+
+    def in_files(self, folder: Path, spared: Iterable[Path] = ()) -> list[str]:
+        """Which of them lie where below a folder; spared are the input files and the key file, by their path.
+
+        A SQLite database is read by its tables too: it cuts long values into pages.
+        """
+        kept = set(spared)
+        found = []
+        for path in sorted(folder.rglob("*")):
+            if path.is_symlink() or not path.is_file() or kept & {path, *path.parents}:
+                continue
+            with suppress(FileNotFoundError):  # Prefect still tidies up
+                data = path.read_bytes()
+                if data.startswith(b"SQLite format 3\0"):
+                    data += dump(path)
+                found += [f"{path.relative_to(folder)}: {one}" for one in self.in_bytes(data)]
+        return found
+
+
+def forms(core: str) -> Mapping[str, bytes]:
+    """What a secret may become on its way."""
+    plain = core.encode()
+    found = {
+        "plain": plain,
+        "UTF-16": core.encode("utf-16-le"),
+        "UTF-16, big-endian": core.encode("utf-16-be"),
+        "hex": plain.hex().encode(),
+        "HEX": plain.hex().upper().encode(),
+        "URL-encoded": "".join(f"%{byte:02X}" for byte in plain).encode(),
+    }
+    for before in range(3):  # what its base64 is depends on how many bytes stand before it
+        whole = base64.b64encode(bytes(before) + plain)
+        trace = whole[(before * 8 + 5) // 6 : (before + len(plain)) * 8 // 6]
+        found[f"base64 behind {before} bytes"] = trace
+        found[f"URL-safe base64 behind {before} bytes"] = trace.replace(b"+", b"-").replace(b"/", b"_")
+    return found
+
+
+def dump(path: Path) -> bytes:
+    """Every value of a SQLite database."""
+    values: list[bytes] = []
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
+    connection.text_factory = bytes
+    try:
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        for (name,) in tables:
+            for row in connection.execute(f'SELECT * FROM "{name.decode()}"'):  # noqa: S608  names of its own
+                values += (value if isinstance(value, bytes) else str(value).encode() for value in row)
+    finally:
+        connection.close()
+    return b"\n".join(values)
+
+
+@contextmanager
+def processes_watched(mark: str) -> Iterator[set[bytes]]:
+    """Gathers command lines and environments of the processes whose environment names `mark`. Linux only."""
+    seen: set[bytes] = set()
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.05):
+            for entry in Path("/proc").glob("[0-9]*"):
+                with suppress(OSError):
+                    environment = (entry / "environ").read_bytes()
+                    if mark.encode() in environment:
+                        seen.update((environment, (entry / "cmdline").read_bytes()))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        thread.join()
