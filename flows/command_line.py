@@ -29,7 +29,7 @@ from schemas.rows import dedupe, judge
 from schemas.settings import Settings, SettingsError, load_settings
 from schemas.summary import MAX_ERRORS_SHOWN, Result, Summary, outcomes_of
 from schemas.verdicts import MailboxStatus, ProbeReport
-from tasks.crash import leave_no_core_file, unquoted
+from tasks.crash import leave_no_core_file, outline, unquoted
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -164,7 +164,14 @@ def attend(
     try:
         from flows.attended import drain, run_attended  # the rest of Prefect, while the server starts
 
-        ended = run_attended(start, say, server)
+        try:
+            ended = run_attended(start, say, server)
+        except ServerNotStartedError:
+            raise
+        except Exception as error:  # noqa: BLE001  what is not caught would exit as a refused file does
+            what = outline(error) if options.verbose else type(error).__name__
+            cause = f"Prefect failed with {what}; check that its server (PREFECT_API_URL) answers."
+            return print_failure(cause, options, say)
         if isinstance(ended.outcome, SettingsError):
             raise ended.outcome
         code = show(ended, options, say)
@@ -205,6 +212,7 @@ def retest_main(argv: Sequence[str] | None = None) -> int:
         help="also those that wait until somebody asks: held back by the lockout guard, or imported untested",
     )
     parser.add_argument("--verbose", action="store_true", help="show Prefect's own log lines too")
+    parser.set_defaults(json=False)
     options = parser.parse_args(argv)
 
     def start() -> Awaitable[State[Any]]:
@@ -220,7 +228,6 @@ def show_retest(ended: Ended, options: argparse.Namespace, say: Console) -> int:
     """Show what a retest came to; returns the exit code."""
     state, report = ended
     if not isinstance(report, ProbeReport):
-        options.json = False
         return print_failure(str(state.message), options, say)
     print_verdicts(report, Console(), with_mailboxes=True)
     return INTERRUPTED if state.is_cancelled() else DONE

@@ -90,6 +90,17 @@ def test_refusal_leaves_a_filled_database_as_it_is(shell: Shell) -> None:
     assert shell.rows(tables) == before
 
 
+@pytest.mark.slow
+def test_prefect_server_that_does_not_answer_is_no_refusal(offline: Shell) -> None:
+    """Where Prefect's server is away an import ends with exit code 3 and a sentence, and stores nothing."""
+    output = offline.run(SAMPLES / "mailboxes.csv", "--json", code=3)
+    assert json.loads(output)["error"]["code"] == "INTERNAL_ERROR"
+    assert "Prefect failed with RuntimeError" in offline.last.stderr
+    assert "Traceback" not in offline.last.stderr
+    offline.run(module="flows.retest_pending", code=3)
+    assert offline.is_untouched()
+
+
 def test_check_imports_neither_prefect_nor_sqlalchemy(offline: Shell) -> None:
     """`--check` stops before it costs the import of Prefect or of the database, and makes no file."""
     program = (
