@@ -57,6 +57,7 @@ from tests.torture_imports import WAYS, Files, Site, feed, make_accounts
 ACCOUNTS = 8000
 REPLY_SECONDS = 0.03  # the stand-in's delay, so that kills find logins under way
 START_SECONDS = 120
+STOP_SECONDS = 10
 
 
 class Form(NamedTuple):
@@ -94,7 +95,7 @@ LONG = Form(
         "Prefect's server": 1,
     },
     workers=2,
-    pause=(0.5, 6.0),
+    pause=(0.3, 4.0),
     rest=2,
     probe_timeout=5,
     quiet=1200,
@@ -381,22 +382,29 @@ def kill(machine: Machine, victim: str, dice: random.Random) -> list[int]:
             os.kill(number, by)
     for part in (machine.server, machine.api, *machine.workers):
         if part.process is not None and part.process.pid in numbers:
-            part.process.wait(30)
+            end_of(part.process)
             part.due = time.monotonic() + dice.uniform(0.2, 2)
     return numbers
+
+
+def end_of(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the end of a process that has its signal; like systemd, not for ever."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_SECONDS)
+    process.kill()
+    process.wait()
 
 
 def candidates(machine: Machine) -> dict[str, list[list[int]]]:
     """Whom one may kill at this moment: process ids, each with those that die along with it."""
     runs = machine.flow_runs()
     workers = [part.lives for part in machine.workers if part.lives]
+    with_runs = [(lives, [one for one in runs if parent_of(one) in lives]) for lives in workers]
     return {
         # One whose worker has died already is found dead by Prefect itself only, two minutes later.
         "flow run": [[one] for one in runs if machine.form.dead_runs or [parent_of(one)] in workers],
         "worker": workers,
-        "worker with its flow runs": [
-            [*lives, *(number for number in runs if parent_of(number) in lives)] for lives in workers
-        ],
+        "worker with its flow runs": [lives + mine for lives, mine in with_runs if mine],
         "API": [machine.api.lives] if machine.api.lives else [],
         "command line": [[process.pid] for process in tuple(machine.site.commands)],
         "a connection's PostgreSQL": [[number] for number in machine.postgresql.workers()],
