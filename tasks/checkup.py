@@ -92,9 +92,9 @@ def check_storage(settings: Settings) -> Iterator[Finding]:
     try:
         sealer = sealer_of(settings, url)
         first, *others = (name.hex() for name in sealer.key_ids)
-        place = f"in {PREFIX}ENCRYPTION_KEYS" if settings.encryption_keys else f"in {key_file(url)}"
+        place = key_file(url) if settings.encryption_keys is None else f"{PREFIX}ENCRYPTION_KEYS"
         more = f", {', '.join(others)} can open" if others else ""
-        yield ok("keys", f"{len(others) + 1} {place}: {first} seals{more}")
+        yield ok("keys", f"{len(others) + 1} in {place}: {first} seals{more}")
     except SettingsError as error:
         yield fault("keys", str(error))
     try:
