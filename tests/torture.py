@@ -488,8 +488,11 @@ def checks_of(machine: Machine, left: list[str], kills: int) -> Iterator[Check]:
     if machine.form.dead_runs:
         yield check_runs(site)
     machine.kill_rest()
-    secrets = [site.api_key, site.environment["OUTLOOK_IMPORT_ENCRYPTION_KEYS"]]
-    yield from check_leaks(site.folder, [machine.postgresql.folder], secrets, machine.shown)
+    keys = {
+        "the API's key": site.api_key,
+        "the encryption key": site.environment["OUTLOOK_IMPORT_ENCRYPTION_KEYS"],
+    }
+    yield from check_leaks(site.folder, [machine.postgresql.folder], keys, machine.shown)
 
 
 def check_runs(site: Site) -> Check:

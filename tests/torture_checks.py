@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import html
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +11,6 @@ from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote, quote_plus
 
 import psycopg
 from psycopg.rows import dict_row
@@ -22,7 +18,8 @@ from psycopg.rows import dict_row
 from sandbox.outlook import Seen
 from sandbox.script import Account
 from schemas.sealing import Owner, Sealer, UnsealError
-from tests.torture_imports import MARK, TOTP_MARK, Counts, Import
+from tests.canary import Canaries
+from tests.torture_imports import MARKS, Counts, Import
 
 # A refused password leaves once; a run that is killed between the login and the verdict may repeat it, and
 # every repetition is a counted attempt, of which a mailbox has five (PROBE_ATTEMPTS).
@@ -298,27 +295,8 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 # --- What nobody may read --------------------------------------------
 
 
-def pattern_of(secrets: Iterable[str]) -> re.Pattern[bytes]:
-    """Finds secrets that begin with one of these, as they are or the way programs write them down."""
-    return re.compile(b"|".join(sorted({re.escape(form) for secret in secrets for form in forms(secret)})))
-
-
-def forms(secret: str) -> Iterator[bytes]:
-    plain = secret.encode()
-    yield from (plain, quote(secret).encode(), quote_plus(secret).encode(), plain.hex().encode())
-    yield from (
-        html.escape(secret).encode(),
-        secret.replace('"', '\\"').encode(),
-        secret.replace('"', '""').encode(),
-    )
-    for offset in range(3):  # base64 of a text with the secret within; the characters at both ends are shared
-        coded = base64.b64encode(b"\0" * offset + plain)[(0, 2, 3)[offset] :].rstrip(b"=")
-        cut = coded[:-1] if (len(plain) + offset) % 3 else coded
-        yield from (cut, cut.translate(bytes.maketrans(b"+/", b"-_")))
-
-
 def check_leaks(
-    folder: Path, others: Iterable[Path], keys: Collection[str], shown: Iterable[bytes]
+    folder: Path, others: Collection[Path], keys: Mapping[str, str], shown: Iterable[bytes]
 ) -> Iterator[Check]:
     """No secret lies in any file but the CSV files themselves, nor stood among a process's arguments.
 
@@ -331,26 +309,21 @@ def check_leaks(
         keys: The encryption key and the API's key; all other secrets are known by their marks.
         shown: The arguments of processes.
     """
-    marks, anything = pattern_of([MARK, TOTP_MARK]), pattern_of([MARK, TOTP_MARK, *keys])
+    marks, anything = Canaries(), Canaries()
+    for canaries, sought in ((marks, MARKS), (anything, {**MARKS, **keys})):
+        for name, secret in sought.items():
+            canaries.add(name, secret)
+    runtime = folder / RUNTIME
     csv_places = [folder / "source"]
     csv_places += [folder / "watched" / name for name in ("inbox", "processing", "rejected", "failed")]
-    sizes, faults, held = [], [], 0
-    for path in files_in([folder, *others]):
-        data = path.read_bytes()
-        if any(path.is_relative_to(place) for place in csv_places):
-            held += marks.search(data) is not None
-            continue
-        sizes.append(len(data))
-        pattern = marks if path.is_relative_to(folder / RUNTIME) else anything
-        if found := pattern.search(data):
-            faults.append(f"{path}: {data[max(found.start() - 60, 0) : found.end() + 20]!r}")
-    faults += [f"arguments of a process: {text!r}" for text in shown if anything.search(text)]
-    if not held:
+    faults = anything.in_files(folder, [runtime, *csv_places]) + marks.in_files(runtime)
+    faults += [fault for other in others for fault in anything.in_files(other)]
+    faults += [f"arguments of a process: {name}" for text in shown for name in anything.in_bytes(text)]
+    found = marks.in_files(folder / "source")
+    if not found:
         faults.append("the search finds nothing in the CSV files either")
-    counts = f"{len(sizes)} files, {sum(sizes) / 1e6:.0f} MB searched; the search works on {held} CSV files"
-    yield Check("nothing secret", counts, faults)
-
-
-def files_in(folders: Iterable[Path]) -> Iterator[Path]:
-    paths = (path for folder in folders for path in folder.rglob("*"))
-    return (path for path in paths if path.is_file() and not path.is_symlink())
+    sizes = [
+        path.stat().st_size for place in (folder, *others) for path in place.rglob("*") if path.is_file()
+    ]
+    counts = f"{len(sizes)} files, {sum(sizes) / 1e6:.0f} MB searched"
+    yield Check("nothing secret", f"{counts}; the search finds {len(found)} in the CSV files", faults)
