@@ -1067,7 +1067,7 @@ def test_docs_work_without_a_network(api: Api) -> None:
                 assert example["success"] is (status == "200"), (path, status)
     upload = document["paths"][IMPORT]["post"]
     assert "example" in upload["requestBody"]["content"]["multipart/form-data"]
-    assert set(upload["responses"]) == {"200", "400", "401", "403", "409", "413", "429", "500"}
+    assert set(upload["responses"]) == {"200", "400", "401", "403", "409", "413", "429", "500", "503"}
 
 
 def test_only_loopback_needs_no_warning() -> None:
