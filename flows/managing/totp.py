@@ -42,7 +42,5 @@ def print_code(options: argparse.Namespace, settings: Settings) -> int:
         return NOTHING_FOUND
     moment = int(time.time())
     seconds = totp.interval - moment % totp.interval
-    sys.stdout.write(
-        f"{totp.at(moment)}  valid for {counted(seconds, 'more second')}\n"
-    )
+    sys.stdout.write(f"{totp.at(moment)}  valid for {counted(seconds, 'more second')}\n")
     return DONE
