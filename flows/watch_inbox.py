@@ -18,6 +18,7 @@ from flows.import_outlook import DEFAULT_WORKSPACE, Imported, import_outlook, te
 from schemas.csv_file import CSV_REQUIRED, Refusal
 from schemas.labels import LABEL_RULE, is_label
 from schemas.settings import load_settings
+from tasks.crash import StepError
 from tasks.inbox import Claim, Folders, claim, finish, left_behind, look, reject, settled
 
 BROKEN_OFF = "broken off"
@@ -60,6 +61,8 @@ async def import_claimed(claimed: Claim, folders: Folders, workspace: str) -> st
                 return "imported"
         except OSError as error:  # such as a full disk
             get_run_logger().error("The outcome of %s cannot be written: %s", claimed.name, error.strerror)
+        except StepError as error:  # or one file would keep every scan from all others
+            get_run_logger().error("The failed rows of %s cannot be copied: %s", claimed.name, error)
         get_run_logger().error("%s broke off; the next scan takes it up again", claimed.name)
         return BROKEN_OFF
 
