@@ -406,7 +406,7 @@ def test_an_import_shows_its_reasons_with_remedies(desk: Desk) -> None:
     assert all(reason["remedy"] in piped for reason in found["reasons"])
     desk.run("imports", "show", "2", code=1)  # the other workspace's
     assert desk.said == "There is no import 2 in workspace 'default'.\n"
-    assert "1 rows: 1 imported" in desk.run("imports", "show", "2", "--workspace", "other")
+    assert "1 row: 1 imported" in desk.run("imports", "show", "2", "--workspace", "other")
 
 
 @pytest.mark.usefixtures("tested")
@@ -421,7 +421,7 @@ def test_row_errors_are_listed_by_line(desk: Desk, db: Database) -> None:
     with db.engine.begin() as connection:
         connection.execute(columns_of(BatchRowError).delete())
     assert desk.run("imports", "errors", "1") == ""
-    assert desk.said == "2 rows failed; which ones is not kept any longer.\n"
+    assert desk.said == "2 rows failed; the errors are not kept any longer.\n"
     desk.run("imports", "errors", "2", "--workspace", "other")
     assert desk.said == "No row failed.\n"
     desk.run("imports", "errors", "99", code=1)

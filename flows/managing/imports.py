@@ -20,6 +20,7 @@ from flows.managing.output import (
     print_rows,
     terminal,
 )
+from schemas.labels import counted
 from schemas.reasons import Reason
 from schemas.responses import ImportSummary, RowFault
 from schemas.rows import RowReason
@@ -120,7 +121,9 @@ def _stacked(imports: Sequence[ImportSummary]) -> Table:
 
 
 def _rows(one: ImportSummary) -> str:
-    return f"{rows_of(one)} rows: {one.imported} imported, {one.skipped} skipped, {one.failed} failed"
+    return (
+        f"{counted(rows_of(one), 'row')}: {one.imported} imported, {one.skipped} skipped, {one.failed} failed"
+    )
 
 
 def _mailboxes(one: ImportSummary) -> str:
@@ -207,7 +210,7 @@ def print_errors(options: argparse.Namespace, settings: Settings) -> int:
     elif errors:
         print_rows([dict(error) for error in errors], ERROR_COLUMNS, as_json=False)
     if found.failed and not errors:
-        sys.stderr.write(f"{found.failed} rows failed; which ones is not kept any longer.\n")
+        sys.stderr.write(f"{counted(found.failed, 'row')} failed; the errors are not kept any longer.\n")
     elif not errors:
         sys.stderr.write("No row failed.\n")
     return DONE
