@@ -16,10 +16,14 @@ from schemas.settings import Settings
 
 SECONDS = 10
 LOGGER = logging.getLogger(__name__)
+# Libraries that log, at INFO or DEBUG, which address they ask; here it is a secret.
+TELLTALES = ("httpx", "urllib3", "apprise")
 
 
 async def notify(text: str, settings: Settings) -> None:
     """Send a text wherever the settings say; that it could not be sent is logged and stops nothing."""
+    for name in TELLTALES:
+        logging.getLogger(name).setLevel(logging.WARNING)
     if settings.notify_webhook is not None:
         await _guarded("webhook", _post(settings.notify_webhook.get_secret_value(), text))
     if settings.notify_block is not None:

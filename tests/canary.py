@@ -6,14 +6,22 @@ it is found whatever an encoding makes of the characters around it.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import secrets
+import shutil
 import sqlite3
 import string
+import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
 
 CORE_LENGTH = 20
 
@@ -132,3 +140,66 @@ def processes_watched(mark: str) -> Iterator[set[bytes]]:
     finally:
         stop.set()
         thread.join()
+
+
+# --- A fault in each step of the flow --------------------------------
+
+# Step → a function that is given what the step works on.
+STEPS = {
+    "read_csv": "schemas.csv_file:_read_with_polars",
+    "validate": "schemas.sealing:Sealer.seal",
+    "dedupe": "tasks.dedupe:dedupe.fn",
+    "store": "tasks.store:_insert_new",
+    "summary": "tasks.report:acreate_markdown_artifact",
+    "probe": "tasks.login:_base64",
+    "verdict": "tasks.probe:judge_answers",
+    "report": "tasks.report:write_privately",
+}
+
+
+def quoting(*arguments: object, **named: object) -> NoReturn:
+    """A fault at its worst: it quotes all that it was given, and carries it."""
+    raise ValueError(f"no good: {arguments!r} {named!r}", arguments, named)
+
+
+@contextmanager
+def breaking(place: str) -> Iterator[None]:
+    """Puts the fault in a function's place."""
+    owner, _, name = place.rpartition("." if "." in place.partition(":")[2] else ":")
+    whole = resolve_name(owner)
+    before = getattr(whole, name)
+    setattr(whole, name, quoting)
+    try:
+        yield
+    finally:
+        setattr(whole, name, before)
+
+
+def break_every_step(folder: Path) -> None:
+    """Import `folder/STEP.csv` with a fault in that step, for every step, then scan the inbox with one.
+
+    For a process of its own; prints how each run ended.
+    """
+    from flows.import_outlook import import_outlook
+    from flows.watch_inbox import watch_inbox
+
+    async def import_file(name: str, report: Path | None = None) -> str:
+        state: State[Any] = await import_outlook(folder / name, report=report, return_state=True)
+        return f"{state.name} {state.message}"
+
+    async def scan() -> str:
+        state: State[Any] = await watch_inbox(return_state=True)
+        return str(state.message)
+
+    def tell(what: str, ended: Coroutine[Any, Any, str]) -> None:
+        sys.stdout.write(f"{what}: {asyncio.run(ended)}\n")
+
+    for step, place in STEPS.items():
+        with breaking(place):
+            tell(step, import_file(f"{step}.csv", folder / f"{step}.report.csv"))
+    tell("integrity", import_file("integrity.csv"))
+    tell("scan", scan())
+    for name in ("failed rows.csv", "last.csv"):
+        shutil.copy(folder / name, folder / "watched" / "inbox")
+    with breaking("tasks.inbox:extract_rows"):
+        tell("broken scan", scan())

@@ -13,38 +13,44 @@ import resource
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import traceback
 import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 import sqlalchemy as sa
 
 import schemas.csv_file
 import tasks.inbox
 import tasks.login
-from sandbox.outlook import Account
+from sandbox.outlook import Account, running
 from schemas.sealing import Sealer
 from schemas.settings import Settings
 from schemas.verdicts import group_targets
+from tasks.api_keys import create_key
 from tasks.crash import StepError
 from tasks.database import database
 from tasks.inbox import Folders, claim, finish
 from tasks.probe import Probing
 from tasks.read_csv import read_csv
 from tasks.validate import validate
-from tests.canary import Canaries, forms, processes_watched
+from tests.canary import STEPS, Canaries, forms, processes_watched, quoting
 from tests.conftest import (
     LOG,
     StartOutlook,
+    free_port,
     import_file,
+    prefect_running,
     with_servers,
     write_csv,
 )
+from tests.machine import Machine, wait_for, webhook_listening
 from tests.postgresql import PostgreSql
-from tests.shell import PROJECT, environment, on_sqlite
+from tests.shell import LIMIT_SECONDS, PROJECT, Shell, at, environment, on_sqlite
 
 linux_only = pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="needs Linux's /proc")
 
@@ -82,7 +88,7 @@ def test_every_form_is_found(tmp_path: Path, form: bytes) -> None:
     assert canaries.in_files(tmp_path, [tmp_path / "deep"]) == []
 
 
-def test_a_new_canary_is_found_with_all_that_is_around_it(tmp_path: Path) -> None:
+def test_a_new_canary_is_found_with_all_that_is_around_it() -> None:
     """A canary is found as a password is written: as JSON, in a URL, in quotes, in the escapes of Python."""
     canaries = Canaries()
     password = canaries.password("control")
@@ -135,11 +141,6 @@ def test_secret_of_a_running_process_is_found(tmp_path: Path) -> None:
 # --- A fault in a step that holds plaintext --------------------------
 
 
-def quoting(*arguments: object, **named: object) -> None:
-    """A fault at its worst: it quotes all that it was given, and carries it."""
-    raise ValueError(f"no good: {arguments!r} {named!r}", arguments, named)
-
-
 Fault = Callable[[Path, Settings], object]
 
 
@@ -182,7 +183,7 @@ def test_fault_tells_its_place_and_no_word(
     file = write_csv(tmp_path / "in.csv", rows)
     settings = settings.model_copy(update={"watch_folder": tmp_path / "watched"})
     monkeypatch.setattr(where, what, quoting)
-    with pytest.raises(StepError, match=r"^ValueError at test_canary.py:\d+ quoting < ") as caught:
+    with pytest.raises(StepError, match=r"^ValueError at canary.py:\d+ quoting < ") as caught:
         step(file, settings)
     told = "".join(traceback.format_exception(caught.value)).encode() + pickle.dumps(caught.value)
     assert canaries.in_bytes(told) == []
@@ -200,7 +201,7 @@ async def test_fault_in_a_login_tells_its_place_and_no_word(
         targets = import_file(db, settings, file).targets
         monkeypatch.setattr(tasks.login, "_base64", quoting)
         probing = Probing(db, settings, [target.mailbox_id for target in targets])
-        with pytest.raises(StepError, match=r"^ValueError at test_canary.py:\d+ quoting < ") as caught:
+        with pytest.raises(StepError, match=r"^ValueError at canary.py:\d+ quoting < ") as caught:
             await probing.test_group(group_targets(targets, 25)[0], LOG)
         with db.engine.connect() as connection:
             claims = connection.scalars(sa.text("SELECT claimed_until FROM mailbox")).all()
@@ -293,3 +294,219 @@ def test_postgresql_keeps_no_secret(
     assert canaries.in_files(postgresql.folder) == []
     canaries.add("control", SECRET)
     assert canaries.in_files(postgresql.folder)
+
+
+# --- Everything ------------------------------------------------------
+
+BREAK_EVERY_STEP = (
+    "from pathlib import Path; from tests.canary import break_every_step; break_every_step(Path({!r}))"
+)
+COLUMNS = ("email", "password", "totp secret")
+
+
+class Aviary:
+    """A folder for everything, with files full of canaries, and the accounts that take their passwords."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.canaries = Canaries()
+        self.accounts: dict[str, Account] = {}
+        self.inputs: list[Path] = []
+
+    def mailbox(self, name: str, **behaviour: str) -> list[str]:
+        """A row of a mailbox; in a behaviour, {password} and {base64} stand for what the server echoes."""
+        password = self.canaries.password(name)
+        echo = {"password": password, "base64": base64.b64encode(password.encode()).decode()}
+        said = {protocol: words.format(**echo) for protocol, words in behaviour.items()}
+        self.accounts[f"{name}@contoso.com"] = Account(password, **said)
+        return [f"{name}@contoso.com", password, self.canaries.totp_secret(f"{name}, TOTP")]
+
+    def bad_rows(self, name: str) -> list[list[str]]:
+        """A row for each way in which one fails."""
+        new = self.canaries.password
+        return [
+            [f"{name}-extra@contoso.com", new(f"{name}, extra cells"), "", "more"],
+            [f"{name}-control@contoso.com", new(f"{name}, control character") + "\t", ""],
+            [f"{name}-long@contoso.com", new(f"{name}, too long") + "x" * 300, ""],
+            [
+                f"{name}-totp@contoso.com",
+                new(f"{name}, bad TOTP"),
+                self.canaries.totp_secret(f"{name}, no TOTP") + "18",
+            ],
+            [new(f"{name}, wrong column"), f"{name}-slipped@contoso.com", ""],
+            [new(f"{name}, no password"), "", ""],
+        ]
+
+    def file(self, name: str, rows: list[list[str]], into: str = "") -> Path:
+        (self.folder / into).mkdir(parents=True, exist_ok=True)
+        self.inputs.append(self.folder / into / name)
+        return write_csv(self.folder / into / name, rows, COLUMNS)
+
+    def broken_file(self, name: str, into: str = "") -> Path:
+        """A file with a broken quote beside passwords."""
+        file = self.file(name, [[f"{name}@contoso.com", self.canaries.password(name), ""]], into)
+        broken = self.canaries.password(f"{name}, broken").replace('"', "")
+        with file.open("a", encoding="utf-8") as more:
+            more.write(f'b@contoso.com,"{broken}" x,\nc@contoso.com,"{broken},\n')
+        return file
+
+
+@pytest.mark.slow
+def test_no_secret_is_left_anywhere(tmp_path: Path) -> None:
+    """By command line, flow run, watched folder and API, whatever fails, with debugging on, none is left."""
+    aviary = Aviary(tmp_path)
+    hidden = Canaries()  # given by the environment, so it is looked for in all but that
+    home = tmp_path / "home"
+    home.mkdir()
+    rows = [
+        aviary.mailbox("good"),
+        aviary.mailbox("refused", smtp="wrong-credentials"),
+        aviary.mailbox("echoed", smtp="535 5.7.8 {password} is wrong", imap="NO {password}"),
+        aviary.mailbox("encoded", smtp="535 5.7.8 Cannot take {base64}", imap="NO {base64}"),
+        aviary.mailbox("silent", smtp="hang:auth"),
+        *aviary.bad_rows("command"),
+    ]
+    file = aviary.file("in.csv", rows)
+    broken = aviary.broken_file("broken.csv")
+    for name in (*STEPS, "integrity"):
+        aviary.file(f"{name}.csv", [aviary.mailbox(name), *aviary.bad_rows(name)])
+    aviary.file("dropped.csv", [aviary.mailbox("dropped"), *aviary.bad_rows("dropped")], "watched/inbox/tag")
+    aviary.broken_file("no file.csv", "watched/inbox")
+    aviary.file("last.csv", [aviary.mailbox("last")])
+    aviary.file("failed rows.csv", [aviary.mailbox("given-back"), *aviary.bad_rows("given-back")])
+    debugging = {
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        "PREFECT_HOME": str(home / ".prefect"),
+        "PREFECT_LOGGING_LEVEL": "DEBUG",
+        "PREFECT_DEBUG_MODE": "true",
+        "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true",
+        "PYTHONFAULTHANDLER": "1",
+        "PYTHONASYNCIODEBUG": "1",
+    }
+    said: list[str] = []
+    (home / ".prefect").mkdir()
+    with (
+        processes_watched(str(home)) as processes,
+        running(aviary.accounts, folder=tmp_path) as outlook,
+        webhook_listening() as webhook,
+        prefect_running(home / ".prefect", **debugging) as url,
+    ):
+        shell = Shell(
+            tmp_path,
+            environment(
+                **on_sqlite(tmp_path),
+                **at(outlook),
+                **debugging,
+                PREFECT_API_URL=url,
+                PREFECT_LOGGING_ROOT_LEVEL="DEBUG",
+                OUTLOOK_IMPORT_PROBE_TIMEOUT="2",
+                OUTLOOK_IMPORT_WATCH_FOLDER=str(tmp_path / "watched"),
+                OUTLOOK_IMPORT_SETTLE_SECONDS="0.2",
+                OUTLOOK_IMPORT_NOTIFY_WEBHOOK=webhook.address,
+            ),
+        )
+
+        def run(*arguments: str | Path, code: int = 0) -> str:
+            output = shell.run(*arguments, code=code)
+            said.extend((output, shell.last.stderr))
+            return output
+
+        output = run(file, "--verbose", "--report", tmp_path / "in.report.csv")
+        assert "1 active" in output
+        run(broken, "--verbose", code=1)
+        shell.change(
+            "CREATE TRIGGER refuse BEFORE INSERT ON mailbox WHEN NEW.email LIKE 'integrity%' "
+            "BEGIN SELECT RAISE(ABORT, 'refused'); END"
+        )
+        with shell.start_program(BREAK_EVERY_STEP.format(str(tmp_path))) as process:
+            ended, errors = process.communicate(timeout=LIMIT_SECONDS)
+        said += [ended, errors]
+        assert process.returncode == 0, errors[-3000:]
+        states = dict(line.split(": ", 1) for line in ended.splitlines() if ": " in line)
+        assert {step: states[step].split()[0] for step in STEPS} == dict.fromkeys(STEPS, "Failed"), ended
+        assert states["integrity"].startswith("Failed"), ended
+        assert states["scan"] == "1 imported, 1 rejected", ended
+        assert states["broken scan"] == "1 broken off, 1 imported", ended
+        said += use_api(shell, aviary)
+        assert webhook.texts
+        hidden.add("webhook", webhook.secret)
+    key = (tmp_path / "mailboxes.key").read_text().strip()
+    aviary.canaries.add("encryption key", key)
+    # Those are copies of the input that are meant to be, and the key where it is meant to be.
+    spared = [*aviary.inputs, tmp_path / "mailboxes.key"]
+    spared += [tmp_path / "watched" / name for name in ("inbox", "processing", "failed", "rejected")]
+    told = "\n".join(said)
+    assert "sqlalchemy.engine" in told
+    assert "DEBUG" in told
+    assert (home / ".prefect" / "prefect.db").stat().st_size > 100_000
+    assert len(list((home / ".prefect" / "storage").iterdir())) > 3
+    for canaries in (aviary.canaries, hidden):
+        assert canaries.in_files(tmp_path, spared) == []
+        assert canaries.in_bytes(told.encode()) == []
+    assert len(processes) > 4
+    assert aviary.canaries.in_bytes(b"\n".join(processes)) == []
+
+
+def use_api(shell: Shell, aviary: Aviary) -> list[str]:
+    """Upload good, bad and malformed bodies, and one that breaks the database; returns all that is said."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    said = []
+    with database(shell.settings) as db:
+        key = create_key(db, "default", "test")
+        aviary.canaries.add("API key", key)
+    with shell.start("--port", str(port), module="flows.api") as process:
+        with httpx.Client(base_url=url, timeout=60) as client:
+
+            def live() -> bool:
+                try:
+                    return client.get("/readyz").is_success
+                except httpx.TransportError:
+                    return False
+
+            def upload(file: Path, cut: int | None = None) -> int:
+                form = httpx.Request("POST", url, files={"file": (file.name, file.read_bytes())})
+                answer = client.post(
+                    "/v1/mailboxes/import/outlook",
+                    content=form.read()[:cut],
+                    headers={"Content-Type": form.headers["Content-Type"], "X-Api-Key": key},
+                )
+                said.append(answer.text)
+                return answer.status_code
+
+            wait_for("the API", live, 60)
+            assert core_limits(process.pid) == ["0", "0"]
+            good = aviary.file("uploaded.csv", [aviary.mailbox("uploaded"), *aviary.bad_rows("uploaded")])
+            assert [upload(good), upload(good, cut=-20), upload(aviary.broken_file("sent.csv"))] == [
+                200,
+                400,
+                400,
+            ]
+            assert upload(aviary.file("again.csv", [aviary.mailbox("integrity-again")])) == 500
+        process.terminate()
+        said += process.communicate(timeout=60)
+    return said
+
+
+@pytest.mark.slow
+def test_deployments_leave_no_secret(machine: Machine) -> None:
+    """Files by watched folder and by hand, run by a worker, leave none, and no process may leave a core."""
+    aviary = Aviary(machine.folder)
+    with processes_watched(str(machine.folder)) as processes:
+        dropped = aviary.file("canaries.csv", [aviary.mailbox("dropped"), *aviary.bad_rows("dropped")])
+        by_hand = aviary.file("by hand.csv", [aviary.mailbox("hand"), *aviary.bad_rows("hand")], "watched")
+        refused = aviary.broken_file("refused.csv", "watched")
+        dropped.rename(machine.watched / "inbox" / dropped.name)
+        runs = [machine.create_run(file=str(file)).json()["id"] for file in (by_hand, refused)]
+        assert [machine.ended(run)["state"]["type"] for run in runs] == ["COMPLETED", "FAILED"]
+        assert {limit for number in machine.processes() for limit in core_limits(number)} == {"0"}
+        reports = machine.watched / "processed"
+        wait_for("the report on the dropped file", lambda: list(reports.glob("canaries.*")), 90)
+    aviary.canaries.add("encryption key", (machine.folder / "mailboxes.key").read_text().strip())
+    spared = [*aviary.inputs, machine.folder / "mailboxes.key"]
+    spared += [machine.watched / name for name in ("failed", "rejected", "processing")]
+    assert aviary.canaries.in_files(machine.folder, spared) == []
+    assert aviary.canaries.in_bytes(b"\n".join(processes)) == []
+    for folder in Path(tempfile.gettempdir()).glob("outlook-import-*"):
+        assert aviary.canaries.in_files(folder) == []

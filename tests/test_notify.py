@@ -66,6 +66,17 @@ def test_tripped_guard_is_told_with_counts(shell: Shell, webhook: Webhook) -> No
     assert PASSWORD not in webhook.bodies[0]
 
 
+async def test_address_is_in_no_log(
+    settings: Settings, webhook: Webhook, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With every library's debugging on, no log line holds the address, whose path is a secret."""
+    caplog.set_level(logging.DEBUG)
+    await notify("text", with_changes(settings, notify_webhook=SecretStr(webhook.address)))
+    assert webhook.texts == ["text"]
+    assert "httpcore" in caplog.text
+    assert webhook.secret not in caplog.text
+
+
 def test_unreachable_webhook_stops_nothing_and_is_not_named(shell: Shell) -> None:
     """What cannot be told is logged without the address, which is a secret, and the work goes on."""
     address = f"http://127.0.0.1:9/{Webhook.secret}"
