@@ -29,7 +29,7 @@ from schemas.rows import dedupe, judge
 from schemas.settings import Settings, SettingsError, load_settings
 from schemas.summary import MAX_ERRORS_SHOWN, Result, Summary, outcomes_of
 from schemas.verdicts import MailboxStatus, ProbeReport
-from tasks.crash import leave_no_core_file, outline, unquoted
+from tasks.crash import StepError, leave_no_core_file, outline, unquoted
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -94,6 +94,9 @@ def guarded(work: Callable[[], int], say: Console) -> int:
         return USAGE
     except ServerNotStartedError as error:
         say.print(f"Nothing was changed: {error}", style="red", markup=False)
+        return FAILED
+    except StepError as error:
+        say.print(f"Nothing was changed: a fault of this program: {error}", style="red", markup=False)
         return FAILED
     except KeyboardInterrupt:
         say.print("Stopped. What is stored stays stored; running the same import again adds nothing twice.")

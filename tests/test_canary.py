@@ -27,6 +27,7 @@ import sqlalchemy as sa
 import schemas.csv_file
 import tasks.inbox
 import tasks.login
+from flows.command_line import main as command_line
 from sandbox.outlook import Account, running
 from schemas.sealing import Sealer
 from schemas.settings import Settings
@@ -187,6 +188,21 @@ def test_fault_tells_its_place_and_no_word(
         step(file, settings)
     told = "".join(traceback.format_exception(caught.value)).encode() + pickle.dumps(caught.value)
     assert canaries.in_bytes(told) == []
+
+
+@pytest.mark.parametrize("flag", ["--check", "--json"])
+def test_fault_in_the_preview_tells_its_place_and_no_word(
+    flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fault while the command judges the file ends it with 3 and a sentence, before anything is started."""
+    canaries = Canaries()
+    file = write_csv(tmp_path / "in.csv", [["a@b.co", canaries.password("good")]])
+    monkeypatch.setattr(schemas.csv_file, "_read_with_polars", quoting)
+    assert command_line([str(file), flag]) == 3
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("Nothing was changed: a fault of this program: ValueError at canary.py:")
+    assert canaries.in_bytes(said.err.encode()) == []
 
 
 async def test_fault_in_a_login_tells_its_place_and_no_word(
