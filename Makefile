@@ -28,7 +28,7 @@ test-postgresql: $(READY)  ## Run all that uses a database on PostgreSQL
 	$(RUN) -m pytest -q -n $(WORKERS) --dist loadgroup --database postgresql
 
 test-slow: $(READY)  ## Run the tests that take long: browser, crashes, workers
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup -m slow
 
 lint: $(READY)  ## Check style and types
 	$(RUN) -m ruff check .
