@@ -22,7 +22,7 @@ import httpx
 from sandbox.outlook import Outlook
 from tests.shell import PROJECT, SAMPLES, at, environment, on_sqlite
 
-START_SECONDS = 120
+START_SECONDS = 240
 STOP_SECONDS = 40
 T = TypeVar("T")
 
