@@ -13,14 +13,14 @@ from tests.fuzz import Property
 
 # Name → how many examples, and what has to become of a tenth of them, or the examples would say little.
 SHORT_RUN = {
-    "envelope": (60, {"read"}),
-    "passwords": (60, {"read"}),
-    "counts": (60, {"one row", "several rows"}),
-    "order": (50, {"several rows"}),
-    "failed rows": (40, {"failed rows"}),
-    "command line": (25, {"read"}),
+    "envelope": (40, {"read"}),
+    "passwords": (45, {"read"}),
+    "counts": (40, {"one row", "several rows"}),
+    "order": (35, {"several rows"}),
+    "failed rows": (30, {"failed rows"}),
+    "command line": (20, {"read"}),
     "store": (20, {"stored"}),
-    "uploads": (60, {"taken"}),
+    "uploads": (45, {"taken"}),
     "replies": (60, {"clean", "blotted out"}),
     "dialogues": (25, {"protocol_error", "dropped", "ok"}),
 }
