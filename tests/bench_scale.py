@@ -294,6 +294,7 @@ def installed(folder: Path, server: PostgreSql, outlook: dict[str, str]) -> Iter
             "OUTLOOK_IMPORT_DATABASE_URL": mailboxes,
             "OUTLOOK_IMPORT_ENCRYPTION_KEYS": new_key(),
             "OUTLOOK_IMPORT_IMPORT_FOLDERS": json.dumps([str(folder)]),
+            "OUTLOOK_IMPORT_PROBE_TIMEOUT": "300",  # a loaded machine shall be slow, and not fail
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_API_URL": url,
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": history.replace("postgresql", "postgresql+asyncpg", 1),
@@ -536,12 +537,14 @@ def groups(folder: Path, bounds: Bounds) -> None:
 
 SERIES = {
     "sqlite": "WITH RECURSIVE series(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM series WHERE n < {})",
-    "postgresql": "WITH series(n) AS (SELECT generate_series(1, {}))",
+    "postgresql": "WITH series(n) AS (SELECT generate_series(1::bigint, {}))",
 }
-# Addresses in no order: an odd factor gives every number below 2**32 another one.
+# Addresses in no order: squares modulo a prime. What is spread more evenly would fill every page of an index
+# at the same moment, and the next import would split them all.
+SCATTER = "(n * n % 4294967291 * 2654435 % 4294967291)"
 SCATTERED = {
-    "sqlite": "printf('%08x', n * 2654435761 % 4294967296)",
-    "postgresql": "lpad(to_hex(n * 2654435761 % 4294967296), 8, '0')",
+    "sqlite": f"printf('%08x.%d', {SCATTER}, n)",
+    "postgresql": f"lpad(to_hex({SCATTER}), 8, '0') || '.' || n",
 }
 # Most mailboxes are in the first of ten workspaces, and every tenth is pending and due.
 FILL = (
