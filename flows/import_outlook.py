@@ -40,8 +40,8 @@ from tasks.crash import leave_no_core_file
 from tasks.database import Database, database
 from tasks.dedupe import dedupe
 from tasks.limits import configured_limits
-from tasks.notify import notify
-from tasks.probe import GUARD_TRIPPED, INTERRUPTED, Probing, probe
+from tasks.notify import notify, tell_guard
+from tasks.probe import INTERRUPTED, Probing, probe
 from tasks.read_csv import read_csv
 from tasks.report import publish_refusal, publish_summary, publish_verdicts, refuse_report, write_report
 from tasks.store import Origin, store
@@ -108,10 +108,10 @@ async def import_outlook(
         stored = store(*deduped, validated, Origin(file.name, workspace, tag, test), mailboxes, settings)
         await publish_summary(stored.summary, report)
         verdicts = await probe_all(stored.targets, mailboxes, settings) if test else None
+    if verdicts is not None:
+        await tell_guard(file.name, verdicts, f"{stored.summary}; {verdicts}", settings)
     if report is not None:
         write_report(report, stored.summary, verdicts, within)
-    if verdicts is not None and verdicts.stopped == GUARD_TRIPPED:
-        await notify(f"{file.name}: {verdicts.stopped} {stored.summary}; {verdicts}.", settings)
     return conclude(Imported(stored.summary, verdicts))
 
 

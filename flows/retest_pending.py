@@ -15,20 +15,26 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed
 
-from flows.import_outlook import probe_all
+from flows.import_outlook import probe_all, tell_crash
 from schemas.settings import load_settings
 from schemas.verdicts import ProbeReport
 from tasks.crash import leave_no_core_file
 from tasks.database import database
 from tasks.due import find_due
+from tasks.notify import tell_guard
 from tasks.probe import INTERRUPTED
 
-BATCH = 500
+MAILBOXES_AT_ONCE = 500
 
 
-@flow(name="retest-pending", flow_run_name="retest of what is due", persist_result=False)
+@flow(
+    name="retest-pending",
+    flow_run_name="retest of what is due",
+    persist_result=False,
+    on_crashed=[tell_crash],
+)
 async def retest_pending(workspace: str | None = None, held: bool = False, batch: int | None = None) -> State:
-    """Test the logins of pending mailboxes that are due, in batches, until none is left.
+    """Test the logins of pending mailboxes that are due, some hundred at a time, until none is left.
 
     Args:
         workspace: Only this workspace's; all by default.
@@ -39,11 +45,13 @@ async def retest_pending(workspace: str | None = None, held: bool = False, batch
     settings = load_settings()
     report = ProbeReport((), 0)
     with database(settings) as mailboxes:
-        while targets := find_due(mailboxes, BATCH, workspace, held=held, batch=batch):
+        while targets := find_due(mailboxes, MAILBOXES_AT_ONCE, workspace, held=held, batch=batch):
             found = await probe_all(targets, mailboxes, settings)
             report = report + found
             if found.stopped or not found.verdicts or batch is not None:
                 break
+    about = "A retest" if batch is None else f"Import {batch}"
+    await tell_guard(about, report, str(report), settings)
     if report.stopped == INTERRUPTED:
         return Cancelled(message=str(report), data=report)
     return Completed(message=str(report), data=report)

@@ -22,8 +22,8 @@ from schemas.verdicts import group_targets
 from tasks.crash import outline
 from tasks.database import Database
 from tasks.due import find_due
-from tasks.notify import notify
-from tasks.probe import GUARD_TRIPPED, Probing
+from tasks.notify import tell_guard
+from tasks.probe import Probing
 
 DEPLOYMENT = "retest-pending/every-10-minutes"
 PREFECT_SECONDS = 15
@@ -75,8 +75,7 @@ class BackgroundTests:
         finally:
             report, self._probing = self._probing.report(), None
         LOGGER.info("Import %d: %s", import_id, report)
-        if report.stopped == GUARD_TRIPPED:
-            await notify(f"Import {import_id}: {report.stopped} {report}.", self._settings)
+        await tell_guard(f"Import {import_id}", report, str(report), self._settings)
         for result in results:
             if isinstance(result, BaseException):
                 raise result

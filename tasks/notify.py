@@ -13,6 +13,8 @@ from prefect.blocks.core import Block
 from prefect.exceptions import MissingContextError
 
 from schemas.settings import Settings
+from schemas.verdicts import ProbeReport
+from tasks.probe import GUARD_TRIPPED
 
 SECONDS = 10
 LOGGER = logging.getLogger(__name__)
@@ -28,6 +30,12 @@ async def notify(text: str, settings: Settings) -> None:
         await _guarded("webhook", _post(settings.notify_webhook.get_secret_value(), text))
     if settings.notify_block is not None:
         await _guarded("notification block", _tell(settings.notify_block, text))
+
+
+async def tell_guard(about: str, report: ProbeReport, counts: str, settings: Settings) -> None:
+    """Say that the lockout guard has stopped a run of tests, if it has."""
+    if report.stopped == GUARD_TRIPPED:
+        await notify(f"{about}: {report.stopped} {counts}.", settings)
 
 
 async def _post(address: str, text: str) -> None:
