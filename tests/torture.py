@@ -68,6 +68,7 @@ class Form(NamedTuple):
         workers: How many there are.
         pause: Least and most seconds between two kills.
         rest: Seconds that a client rests between two files.
+        patience: Seconds that somebody waits for the end of a run before starting another one.
         probe_timeout: Seconds; what a killed run had claimed is free six times as long after it, and 10 s.
         quiet: Seconds that the work may take to come to its end.
         dead_runs: Wait until Prefect has found the runs whose process died, which takes it two minutes.
@@ -77,6 +78,7 @@ class Form(NamedTuple):
     workers: int
     pause: tuple[float, float]
     rest: float
+    patience: float
     probe_timeout: float
     quiet: float
     dead_runs: bool
@@ -97,6 +99,7 @@ LONG = Form(
     workers=2,
     pause=(0.5, 7.0),
     rest=2,
+    patience=300,
     probe_timeout=5,
     quiet=1200,
     dead_runs=True,
@@ -113,6 +116,7 @@ SHORT = Form(
     workers=1,
     pause=(0.3, 1.5),
     rest=5,
+    patience=40,
     probe_timeout=2,
     quiet=300,
     dead_runs=False,
@@ -271,7 +275,7 @@ def site_of(folder: Path, database: str, key: str, outlook: Outlook, files: File
         "TMPDIR": str(folder / "tmp"),
     }
     api_url = f"http://127.0.0.1:{free_port()}"
-    return Site(folder, environment(**variables), prefect_url, api_url, "", files)
+    return Site(folder, environment(**variables), prefect_url, api_url, "", files, form.patience)
 
 
 def set_up(machine: Machine) -> None:

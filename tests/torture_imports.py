@@ -41,6 +41,7 @@ REFUSED = 0.12  # of the files
 REPEATED = 0.3  # of the answered requests are sent again
 IMPATIENT = 0.2  # of the requests are given up when nobody answers
 FEWEST, MOST = 5, 60
+MOST_DROPPED = 6  # files that wait in the inbox
 REST = {"API": 6}  # times as long as the others: it is done in no time
 
 
@@ -165,6 +166,7 @@ class Site:
 
     Attributes:
         full: Set when no new import is to begin.
+        patience: Seconds that somebody waits for the end of a run before starting another one.
         closed: Set when nobody is to try again.
         commands: The command lines that run at this moment.
     """
@@ -175,6 +177,7 @@ class Site:
     api_url: str
     api_key: str
     files: Files
+    patience: float
     full: Event = field(default_factory=Event)
     closed: Event = field(default_factory=Event)
     commands: set[subprocess.Popen[bytes]] = field(default_factory=set)
@@ -274,7 +277,7 @@ def drop(site: Site, one: Import) -> None:
     draft.write_bytes(one.content)
     draft.rename(draft.with_name(one.name))
     one.tries = 1
-    while len(site.unfinished_files()) > 2 and not site.full.wait(1):
+    while len(site.unfinished_files()) >= MOST_DROPPED and not site.full.wait(1):
         pass
 
 
@@ -290,8 +293,9 @@ def fill_in_form(site: Site, one: Import) -> None:
 
 
 def watch_run(site: Site, run_id: str) -> dict[str, str]:
-    """The state in which a run ends; empty where everything ends before it."""
-    while not site.closed.wait(1):
+    """The state in which a run ends; empty where that takes longer than anybody waits."""
+    deadline = time.monotonic() + site.patience
+    while time.monotonic() < deadline and not site.closed.wait(1):
         run = site.prefect("GET", f"/flow_runs/{run_id}")
         if run and run["state"]["type"] in ("COMPLETED", "FAILED", "CANCELLED", "CRASHED"):
             return {"type": run["state"]["type"], "message": run["state"]["message"] or ""}
