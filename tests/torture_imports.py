@@ -41,7 +41,7 @@ REFUSED = 0.12  # of the files
 REPEATED = 0.3  # of the answered requests are sent again
 IMPATIENT = 0.2  # of the requests are given up when nobody answers
 FEWEST, MOST = 5, 60
-MOST_DROPPED = 6  # files that wait in the inbox
+MOST_DROPPED = 4  # files that wait in the inbox
 REST = {"API": 6}  # times as long as the others: it is done in no time
 
 
