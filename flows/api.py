@@ -46,7 +46,7 @@ from flows.http_edge import (
 )
 from flows.upload import Upload, read_upload
 from schemas.csv_file import Refusal, parse, too_large
-from schemas.labels import LABEL_RULE, LONGEST_LABEL, is_label
+from schemas.labels import DEFAULT_WORKSPACE, LABEL_RULE, LONGEST_LABEL, is_label
 from schemas.responses import (
     KEY_REQUIRED,
     KEY_USED,
@@ -68,13 +68,12 @@ from schemas.verdicts import MailboxStatus
 from tasks.api_keys import Holder, find_key
 from tasks.background import BackgroundTests
 from tasks.crash import leave_no_core_file
-from tasks.database import Database, DatabaseLostError, database, for_reading, revision
+from tasks.database import Database, DatabaseLostError, database, revision
 from tasks.dedupe import dedupe
 from tasks.lookup import Filters, find_import, find_keyed_import, find_mailbox, find_mailboxes
 from tasks.store import KeyTakenError, Origin, store
 from tasks.validate import validate
 
-DEFAULT_WORKSPACE = "default"
 IMPORT_THREADS = 4  # more of them only wait for each other: for the interpreter, or for SQLite's one writer
 LARGEST_ID = 2**63 - 1
 LABEL_IN_ECMASCRIPT = r"^[\p{L}\p{N}_][\p{L}\p{N}_ .@+\-]*$"  # whose \w is ASCII only, unlike Python's
@@ -374,7 +373,7 @@ async def healthz() -> Envelope[Status]:
 @router.get("/readyz", summary="Does the database answer, up to date?", responses=documented(Status, 503))
 def readyz(service: Here) -> Envelope[Status]:
     try:
-        ready = revision(for_reading(service.mailboxes.engine)) == schemas.migrations.HEAD
+        ready = revision(service.mailboxes.engine) == schemas.migrations.HEAD
     except SettingsError:
         ready = False
     if not ready:
@@ -416,8 +415,8 @@ def server(settings: Settings, host: str, port: int, log: dict[str, Any] | None 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.api", description="Serve the HTTP API.")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="Address to listen on (default: %(default)s).")
+    parser.add_argument("--port", type=int, default=8000, help="Port to listen on (default: %(default)s).")
     options = parser.parse_args(argv)
     leave_no_core_file()
     try:

@@ -24,7 +24,7 @@ from rich.table import Column, Table
 
 from flows.temporary_server import ServerNotStartedError, TemporaryServer
 from schemas.csv_file import CSV_REQUIRED, Refusal, parse, read_bytes
-from schemas.labels import LABEL_RULE, counted, is_label
+from schemas.labels import DEFAULT_WORKSPACE, LABEL_RULE, counted, is_label
 from schemas.rows import dedupe, judge
 from schemas.settings import Settings, SettingsError, load_settings
 from schemas.summary import MAX_ERRORS_SHOWN, Result, Summary, outcomes_of
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from flows.attended import Ended, Start
 
 DONE, REFUSED, USAGE, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+SAFE = "What is stored stays stored; running the same again adds nothing twice."
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -46,19 +47,24 @@ def arguments() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 imported, 1 the file was refused, 2 wrong usage or settings, "
         "3 the run broke off, 130 stopped by Ctrl-C.",
     )
-    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="the CSV file")
-    parser.add_argument("--tag", type=label, help="label for the mailboxes of this import")
+    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="The CSV file.")
+    parser.add_argument("--tag", type=label, help="Label for the mailboxes of this import.")
     parser.add_argument(
-        "--workspace", type=label, default="default", help="whose mailboxes they are (default: %(default)s)"
+        "--workspace",
+        type=label,
+        default=DEFAULT_WORKSPACE,
+        help="Whose mailboxes they are (default: %(default)s).",
     )
-    parser.add_argument("--encoding", help="text encoding of a file that is not UTF-8, such as cp1252")
-    parser.add_argument("--check", action="store_true", help="only read and judge the file; store nothing")
+    parser.add_argument("--encoding", help="Text encoding of a file that is not UTF-8, such as cp1252.")
+    parser.add_argument("--check", action="store_true", help="Only read and judge the file; store nothing.")
     parser.add_argument(
-        "--no-test", action="store_true", help="store the mailboxes without testing the logins"
+        "--no-test", action="store_true", help="Store the mailboxes without testing the logins."
     )
-    parser.add_argument("--report", type=Path, metavar="PATH", help="write a CSV with a line for each row")
-    parser.add_argument("--json", action="store_true", help="print the result as the import API's JSON")
-    parser.add_argument("--verbose", action="store_true", help="show Prefect's own log lines too")
+    parser.add_argument(
+        "--report", type=report_path, metavar="PATH", help="Write a CSV with a line for each row."
+    )
+    parser.add_argument("--json", action="store_true", help="Print the result as the import API's JSON.")
+    parser.add_argument("--verbose", action="store_true", help="Show Prefect's own log lines too.")
     return parser
 
 
@@ -66,6 +72,13 @@ def label(text: str) -> str:
     if not is_label(text):
         raise argparse.ArgumentTypeError(LABEL_RULE)
     return text
+
+
+def report_path(text: str) -> Path:
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError("its folder is not there")
+    return path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,7 +112,7 @@ def guarded(work: Callable[[], int], say: Console) -> int:
         say.print(f"Nothing was changed: a fault of this program: {error}", style="red", markup=False)
         return FAILED
     except KeyboardInterrupt:
-        say.print("Stopped. What is stored stays stored; running the same import again adds nothing twice.")
+        say.print(f"Stopped. {SAFE}")
         return INTERRUPTED
 
 
@@ -208,13 +221,13 @@ def retest_main(argv: Sequence[str] | None = None) -> int:
         prog="python -m flows.retest_pending",
         description="Test again the mailboxes that are pending and due.",
     )
-    parser.add_argument("--workspace", type=label, help="only this workspace's mailboxes (default: all)")
+    parser.add_argument("--workspace", type=label, help="Only this workspace's mailboxes (default: all).")
     parser.add_argument(
         "--held",
         action="store_true",
-        help="also those that wait until somebody asks: held back by the lockout guard, or imported untested",
+        help="Also those that wait until somebody asks: held back by the guard, or imported untested.",
     )
-    parser.add_argument("--verbose", action="store_true", help="show Prefect's own log lines too")
+    parser.add_argument("--verbose", action="store_true", help="Show Prefect's own log lines too.")
     parser.set_defaults(json=False)
     options = parser.parse_args(argv)
 
@@ -248,17 +261,17 @@ def print_refusal(refusal: Refusal, options: argparse.Namespace, say: Console) -
 
 
 def print_failure(message: str, options: argparse.Namespace, say: Console) -> int:
-    """Report a run that broke off: a fault of the set-up or of this program, not of the file."""
+    """Tell of a run that broke off: a fault of the set-up or of this program, not of the file."""
     if options.json:
         error = {"code": "INTERNAL_ERROR", "message": "The import did not come to its end"}
         print_json({"success": False, "error": error})
-    say.print(f"The import did not come to its end: {message}", style="red", markup=False)
-    say.print("What is stored stays stored; running the same import again adds nothing twice.")
+    say.print(f"The run did not come to its end: {message}", style="red", markup=False)
+    say.print(SAFE)
     return FAILED
 
 
-def print_json(envelope: dict[str, object]) -> None:
-    sys.stdout.write(json.dumps(envelope, ensure_ascii=False, indent=2) + "\n")
+def print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
 def print_summary(summary: Summary, options: argparse.Namespace) -> None:

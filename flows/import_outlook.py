@@ -33,6 +33,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from flows.form import CsvFile, Encoding, Report, Tag, TryLogins, Workspace
 from schemas.csv_file import Refusal
+from schemas.labels import DEFAULT_WORKSPACE
 from schemas.settings import Settings, load_settings
 from schemas.summary import Summary
 from schemas.verdicts import ProbeReport, Target, group_targets
@@ -55,7 +56,6 @@ class Imported(NamedTuple):
     verdicts: ProbeReport | None
 
 
-DEFAULT_WORKSPACE = "default"
 PROGRESS_KEY = "probe-progress"
 PROGRESS_SECONDS = 2
 

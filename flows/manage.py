@@ -8,9 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from flows.managing import doctor, imports, installation, keys, mailboxes, template, totp
-from flows.managing.output import NOTHING_FOUND, USAGE
+from flows.managing.output import BROKEN_OFF, NOTHING_FOUND, USAGE
 from schemas.settings import SettingsError, load_settings
 from tasks.crash import leave_no_core_file
+from tasks.database import DATABASE_FAULTS, cause_of
 
 AREAS = (mailboxes, imports, template, totp, keys, installation, doctor)
 
@@ -19,7 +20,8 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m flows.manage",
         description="Housekeeping by hand.",
-        epilog="Exit codes: 0 done, 1 nothing found or not all of it, 2 wrong usage or settings.",
+        epilog="Exit codes: 0 done, 1 nothing found or not all of it, 2 wrong usage or settings, "
+        "3 the database failed.",
     )
     areas = parser.add_subparsers(dest="area", required=True)
     for area in AREAS:
@@ -42,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         sys.stderr.write(f"Settings: {error}\n")
         return USAGE
+    except DATABASE_FAULTS as error:
+        sys.stderr.write(f"The database failed: {cause_of(error)}. What was said to be done is done.\n")
+        return BROKEN_OFF
     return code
 
 

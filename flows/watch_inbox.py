@@ -14,11 +14,11 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from flows.form import Workspace
-from flows.import_outlook import DEFAULT_WORKSPACE, Imported, import_outlook, tell_crash, tell_refusal
+from flows.import_outlook import Imported, import_outlook, tell_crash, tell_refusal
 from schemas.csv_file import CSV_REQUIRED, Refusal
-from schemas.labels import LABEL_RULE, is_label
+from schemas.labels import DEFAULT_WORKSPACE, LABEL_RULE, is_label
 from schemas.settings import load_settings
-from tasks.crash import StepError
+from tasks.crash import StepError, leave_no_core_file
 from tasks.inbox import Claim, Folders, claim, finish, left_behind, look, reject, settled
 
 BROKEN_OFF = "broken off"
@@ -31,6 +31,7 @@ async def watch_inbox(workspace: Workspace = DEFAULT_WORKSPACE) -> State:
     Args:
         workspace: Whose mailboxes they become.
     """
+    leave_no_core_file()
     settings = load_settings()
     folders = Folders(settings.watch_folder)
     results: Counter[str] = Counter()

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 LONGEST_LABEL = 100
+DEFAULT_WORKSPACE = "default"
 LABEL_PATTERN = r"^\w[\w .@+-]*$"
 LABEL_RULE = "use letters, digits, spaces and . @ + - _, 100 at most, a letter or digit first"
 

@@ -164,6 +164,14 @@ def outcomes_of(
     )
 
 
+def defused(cell: str) -> str:
+    """Keep a spreadsheet from running a cell as a formula.
+
+    Source: OWASP, CSV injection.
+    """
+    return f"'{cell}" if cell.startswith(tuple("=+-@＝＋－＠\t\r\n")) else cell
+
+
 def markdown_cell(value: object) -> str:
     """A value as the text of one Markdown table cell: what came from a file or a server stays text."""
     text = " ".join(str(value).split())

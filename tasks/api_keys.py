@@ -12,11 +12,11 @@ import secrets
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from pydantic import BaseModel
 from sqlalchemy import or_, select
 
 from schemas.tables import ApiKey, Workspace, columns_of, now
-from tasks.database import Database, for_reading, through_restarts
-from tasks.store import workspace_id_of
+from tasks.database import Database, for_reading, through_restarts, workspace_id_of
 
 WORKSPACE_KIND, PLATFORM_KIND = "sk_", "sk_user_"
 KEY_BYTES = 32
@@ -32,8 +32,8 @@ class Holder(NamedTuple):
     workspace: str | None
 
 
-class Listed(NamedTuple):
-    """A key as it is shown."""
+class Listed(BaseModel):
+    """A key as it is shown; `workspace` is None for a platform key."""
 
     prefix: str
     workspace: str | None
@@ -66,12 +66,15 @@ def create_key(database: Database, workspace: str | None, name: str) -> str:
 def list_keys(database: Database) -> list[Listed]:
     key, owner = columns_of(ApiKey), columns_of(Workspace)
     query = (
-        select(key.c.prefix, owner.c.name, key.c.name, key.c.created_at, key.c.last_used_at, key.c.revoked_at)
+        select(
+            *(key.c.prefix, owner.c.name.label("workspace"), key.c.name),
+            *(key.c.created_at, key.c.last_used_at, key.c.revoked_at),
+        )
         .select_from(key.outerjoin(owner, owner.c.id == key.c.workspace_id))
         .order_by(key.c.id)
     )
     with for_reading(database.engine).connect() as connection:
-        return [Listed(*row) for row in connection.execute(query)]
+        return [Listed.model_validate(row) for row in connection.execute(query).mappings()]
 
 
 def revoke_key(database: Database, prefix: str) -> bool:

@@ -25,14 +25,14 @@ from schemas.reasons import Protocol, Reason
 from schemas.sealing import Sealer
 from schemas.settings import MIB, PREFIX, Settings, SettingsError
 from schemas.verdicts import Answer
-from tasks.database import cause_of, for_reading, key_file, make_engine, revision, sealer_of, url_of
+from tasks.database import cause_of, database_file, key_file, make_engine, revision, sealer_of, url_of
+from tasks.inbox import PLACES
 from tasks.login import log_in, tls_context
 from tasks.private import refuse_open_to_change
 from tasks.reseal import count_sealed
 
 LONGEST_WAIT = 10.0  # seconds, for a server
 LITTLE_SPACE, MUCH_TOO_LITTLE_SPACE = 1024 * MIB, 100 * MIB
-PARTS_OF_WATCH_FOLDER = ("inbox", "processing", "processed", "failed", "rejected")
 
 NOT_REACHED = {
     Reason.NAME_NOT_FOUND,
@@ -85,8 +85,9 @@ def check_storage(settings: Settings) -> Iterator[Finding]:
     except SettingsError as error:
         yield fault("database", str(error))
         return
-    if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
-        yield from _nothing_yet(settings, url)
+    file = database_file(url)
+    if file is not None and not file.exists():
+        yield from _nothing_yet(settings, url, file)
         return
     sealer = None
     try:
@@ -105,8 +106,7 @@ def check_storage(settings: Settings) -> Iterator[Finding]:
         yield fault("database", f"cannot be read: {cause_of(error)}: restore it from a backup")
 
 
-def _nothing_yet(settings: Settings, url: URL) -> Iterator[Finding]:
-    path = Path(url.database or "")
+def _nothing_yet(settings: Settings, url: URL, path: Path) -> Iterator[Finding]:
     if refusal := _not_to_be_made(path.parent):
         yield fault("database", f"{path} cannot be made: {refusal}")
     else:
@@ -119,13 +119,13 @@ def _nothing_yet(settings: Settings, url: URL) -> Iterator[Finding]:
 
 
 def _check_database(url: URL, sealer: Sealer | None) -> Iterator[Finding]:
-    path = Path(url.database or "") if url.get_backend_name() == "sqlite" else None
+    path = database_file(url)
     place = str(path or f"PostgreSQL at {url.host or 'a socket'}, {url.database}")
     if path is not None and not os.access(path, os.W_OK):
         yield fault("database", f"{path} cannot be written: run this as its owner")
     engine = make_engine(url)
     try:
-        found = revision(for_reading(engine))
+        found = revision(engine)
         if found == schemas.migrations.HEAD:
             yield ok("database", f"{place} answers; its tables are at revision {found}")
         elif (found or "") > schemas.migrations.HEAD:
@@ -181,7 +181,7 @@ def _check_watch_folder(root: Path) -> Iterator[Finding]:
         yield fault(about, f"{root} cannot be made: {refusal}") if refusal else ok(about, made)
         return
     good = True
-    for folder in (root, *(root / name for name in PARTS_OF_WATCH_FOLDER)):
+    for folder in (root, *(root / name for name in PLACES)):
         for finding in _check_watched(folder, is_root=folder == root):
             good = False
             yield finding
@@ -214,9 +214,8 @@ def check_disk(settings: Settings) -> Iterator[Finding]:
     """The free space where the database and the watched folder lie."""
     places = [settings.watch_folder]
     try:
-        url = url_of(settings)
-        if url.get_backend_name() == "sqlite":
-            places.append(Path(url.database or "").parent)
+        if file := database_file(url_of(settings)):
+            places.append(file.parent)
     except SettingsError:
         pass  # said where the database is looked at
     seen = set()

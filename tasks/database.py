@@ -18,7 +18,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import Connection, Engine, Table, create_engine, event, inspect, make_url, select, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -26,6 +27,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 import schemas.migrations
 from schemas.sealing import Sealer, new_key, parse_keys
 from schemas.settings import PREFIX, Settings, SettingsError
+from schemas.tables import Workspace, columns_of, now
 from tasks.key_file import Watch, sync
 from tasks.private import read_key_file, refuse_open_database, refuse_open_to_change
 
@@ -59,6 +61,10 @@ T = TypeVar("T")
 
 class DatabaseLostError(Exception):
     """The database went away and did not come back in time. The text is a sentence and quotes no value."""
+
+
+# What an operation may fail with where the database does.
+DATABASE_FAULTS = (DatabaseLostError, DBAPIError, PoolTimeoutError)
 
 
 class Outage:
@@ -105,7 +111,7 @@ def database(settings: Settings) -> Iterator[Database]:
     try:
         if (found := revision(engine)) != schemas.migrations.HEAD:
             # Newer tables: `upgrade` says so.
-            if url.get_backend_name() != "sqlite" and (found or "") < schemas.migrations.HEAD:
+            if database_file(url) is None and (found or "") < schemas.migrations.HEAD:
                 raise SettingsError(
                     "the database's tables are not up to date: run `python -m flows.manage database upgrade`"
                 )
@@ -163,7 +169,7 @@ def is_lost(error: DBAPIError | PoolTimeoutError) -> bool:
     return code is None or code in AWAY or code.startswith("08")
 
 
-def cause_of(error: DBAPIError | PoolTimeoutError) -> str:
+def cause_of(error: Exception) -> str:
     """The driver's own words, their first line."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     return str(cause).strip().partition("\n")[0]
@@ -188,9 +194,15 @@ _ADDRESSES = (
 )
 
 
+def database_file(url: URL) -> Path | None:
+    """The file of an embedded database; None for a server's."""
+    return Path(url.database or "") if url.get_backend_name() == "sqlite" else None
+
+
 def make_engine(url: URL) -> Engine:
     """Make the engine; errors of the engine never show a statement's parameters."""
-    if url.get_backend_name() != "sqlite":
+    path = database_file(url)
+    if path is None:
         return create_engine(
             url.set(query=LIVENESS | dict(url.query)),
             hide_parameters=True,
@@ -199,7 +211,6 @@ def make_engine(url: URL) -> Engine:
             max_overflow=MOST_CONNECTIONS // 2,
             pool_timeout=30,
         )
-    path = Path(url.database or "")
     if not path.exists():
         _make(path, _write_ahead_database)
     refuse_open_database(path)
@@ -227,6 +238,22 @@ def for_reading(engine: Engine) -> Engine:
     return engine.execution_options(only_reads=True)
 
 
+def insert_for(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT that knows ON CONFLICT, in the dialect of the database."""
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)
+
+
+def workspace_id_of(connection: Connection, name: str) -> int:
+    """The workspace of that name, made where it does not exist."""
+    table = columns_of(Workspace)
+    connection.execute(
+        insert_for(connection, table).values(name=name, created_at=now()).on_conflict_do_nothing()
+    )
+    return int(connection.execute(select(table.c.id).where(table.c.name == name)).scalar_one())
+
+
 def revision(engine: Engine) -> str | None:
     """The revision that the tables are at; None for a database without them.
 
@@ -234,7 +261,7 @@ def revision(engine: Engine) -> str | None:
         SettingsError: When the database cannot be opened.
     """
     try:
-        with engine.connect() as connection:
+        with for_reading(engine).connect() as connection:
             if not inspect(connection).has_table("alembic_version"):
                 return None
             found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
@@ -278,13 +305,14 @@ def sealer_of(settings: Settings, url: URL) -> Sealer:
 def _keys(settings: Settings, url: URL) -> list[bytes]:
     if settings.encryption_keys is not None:
         return _parsed(settings.encryption_keys.get_secret_value(), f"{PREFIX}ENCRYPTION_KEYS")
-    if url.get_backend_name() != "sqlite":
+    embedded = database_file(url)
+    if embedded is None:
         raise SettingsError(
             f"{PREFIX}ENCRYPTION_KEYS is not set; only the embedded SQLite makes a key by itself"
         )
     path = key_file(url)
     # Asked before the key is looked for: whoever makes both makes the key first.
-    database_exists = Path(url.database or "").exists()
+    database_exists = embedded.exists()
     if not path.exists():
         if database_exists:
             raise SettingsError(

@@ -9,7 +9,7 @@ from sqlalchemy import or_, select
 from schemas.providers import Endpoint
 from schemas.tables import Mailbox, Workspace, columns_of, now
 from schemas.verdicts import MailboxStatus, Target
-from tasks.database import Database, through_restarts
+from tasks.database import Database, for_reading, through_restarts
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
@@ -43,7 +43,7 @@ def find_due(
         query = query.where(mailbox.c.batch_id == batch)
     if workspace is not None:
         query = query.join(owner, owner.c.id == mailbox.c.workspace_id).where(owner.c.name == workspace)
-    with database.engine.connect() as connection:
+    with for_reading(database.engine).connect() as connection:
         return tuple(
             Target(row.id, Endpoint(row.smtp_host, row.smtp_port), Endpoint(row.imap_host, row.imap_port))
             for row in connection.execute(query)

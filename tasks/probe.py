@@ -27,10 +27,9 @@ from schemas.settings import Settings
 from schemas.tables import Mailbox, ProbeResult, Workspace, columns_of, now
 from schemas.verdicts import Answer, Group, MailboxStatus, ProbeReport, Verdict, judge_answers
 from tasks.crash import unquoted
-from tasks.database import Database, through_restarts
+from tasks.database import Database, insert_for, through_restarts
 from tasks.limits import limits_of
 from tasks.login import Credentials, log_in, tls_context
-from tasks.store import insert_for
 
 GUARD_TRIPPED = (
     "Stopped by the lockout guard: nearly all passwords tried so far were wrong, so the passwords of this "

@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 
 from schemas.csv_file import Refusal
 from schemas.places import OutsideError, folder_of
-from schemas.summary import Result, Summary, markdown_cell
+from schemas.summary import Result, Summary, defused, markdown_cell
 from schemas.verdicts import ProbeReport
 from tasks.private import write_privately
 
@@ -81,14 +81,6 @@ def write_report(
             row |= {"status": "pending"} | verdicts.get(outcome.email, {})
         writer.writerow({column: defused(str(cell)) for column, cell in row.items()})
     write_privately(path, text.getvalue().encode("utf-8-sig"), within)  # the mark is for Excel
-
-
-def defused(cell: str) -> str:
-    """Keep a spreadsheet from running a cell as a formula.
-
-    Source: OWASP, CSV injection.
-    """
-    return f"'{cell}" if cell.startswith(tuple("=+-@＝＋－＠\t\r\n")) else cell
 
 
 def refuse_report(path: Path, within: Sequence[Path] | None) -> Refusal | None:

@@ -11,15 +11,14 @@ import polars as pl
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from sqlalchemy import Connection, Table, insert, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from schemas.providers import Endpoint, servers_for
 from schemas.rows import Duplicate, RowError
 from schemas.settings import Settings
 from schemas.summary import Summary, outcomes_of
-from schemas.tables import BatchRowError, ImportBatch, Mailbox, Workspace, columns_of, now
+from schemas.tables import BatchRowError, ImportBatch, Mailbox, columns_of, now
 from schemas.verdicts import MailboxStatus, Target
-from tasks.database import Database, through_restarts
+from tasks.database import Database, insert_for, through_restarts, workspace_id_of
 from tasks.validate import Validated
 
 NOT_TESTED = "Not tested: imported without a connection test."
@@ -149,22 +148,6 @@ def _stored_before(connection: Connection, workspace_id: int, origin: Origin) ->
         raise KeyTakenError
     rows = connection.execute(select(mailbox.c.email_key, mailbox.c.id).where(mailbox.c.batch_id == batch_id))
     return batch_id, {row.email_key: row.id for row in rows}
-
-
-def insert_for(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
-    """An INSERT that knows ON CONFLICT, in the dialect of the database."""
-    if connection.dialect.name == "postgresql":
-        return postgresql.insert(table)
-    return sqlite.insert(table)
-
-
-def workspace_id_of(connection: Connection, name: str) -> int:
-    """The workspace of that name, made where it does not exist."""
-    table = columns_of(Workspace)
-    connection.execute(
-        insert_for(connection, table).values(name=name, created_at=now()).on_conflict_do_nothing()
-    )
-    return int(connection.execute(select(table.c.id).where(table.c.name == name)).scalar_one())
 
 
 def _candidate(row: dict[str, Any], settings: Settings, *, test: bool) -> dict[str, Any]:

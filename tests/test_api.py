@@ -460,14 +460,19 @@ def test_keys_are_managed_from_the_command_line(
             return client.get("/v1/mailboxes", headers={"X-Api-Key": key}).status_code
 
         assert (status(own), status(platform)) == (200, 200)
-        listed = run("list").splitlines()
-        assert listed[0].startswith(f"{own[:11]}…  workspace sales  crm  made ")
-        assert listed[1].startswith(f"{platform[:16]}…  platform  key  made ")
-        assert all("last used" in line for line in listed)
+        shown = run("list").splitlines()[2:]
+        assert shown[0].split()[:3] == [f"{own[:11]}…", "sales", "crm"]
+        assert shown[1].split()[:4] == [f"{platform[:16]}…", "all", "(platform)", "key"]
+        listed = json.loads(run("list", "--json"))
+        assert [(key["prefix"], key["workspace"]) for key in listed] == [
+            (own[:11], "sales"),
+            (platform[:16], None),
+        ]
+        assert all(key["last_used_at"] and not key["revoked_at"] for key in listed)
         run("revoke", own[:11])
         run("revoke", own[:11], code=1)
         assert (status(own), status(platform)) == (401, 200)
-        assert "revoked" in run("list").splitlines()[0]
+        assert [bool(key["revoked_at"]) for key in json.loads(run("list", "--json"))] == [True, False]
         for file in tmp_path.iterdir():
             assert own[11:].encode() not in file.read_bytes()
 

@@ -17,6 +17,7 @@ from time import monotonic, sleep
 import httpx
 import pytest
 
+from flows.command_line import main
 from sandbox.outlook import running
 from sandbox.script import Account
 from tests.conftest import write_csv
@@ -253,6 +254,13 @@ def test_wrong_settings_are_named_and_change_nothing(offline: Shell) -> None:
     offline.run(SAMPLES / "mailboxes.csv", code=2)
     assert "OUTLOOK_IMPORT_GUARD_SHARE" in offline.last.stderr
     assert "topsecretvalue" not in offline.last.stderr
+
+
+def test_report_without_a_folder_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A report whose folder is not there ends the command with 2, before anything is done."""
+    with pytest.raises(SystemExit, match="2"):
+        main([str(SAMPLES / "mailboxes.csv"), "--report", str(tmp_path / "missing" / "report.csv")])
+    assert "argument --report: its folder is not there" in capsys.readouterr().err
 
 
 @pytest.mark.slow

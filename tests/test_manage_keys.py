@@ -22,10 +22,9 @@ from flows.manage import main
 from schemas.sealing import Owner, Sealer, UnsealError, key_id, new_key, parse_keys
 from schemas.settings import PREFIX, Settings, load_settings
 from schemas.tables import ImportBatch, Mailbox, columns_of, now
-from tasks.database import Database, database, key_file, url_of
+from tasks.database import Database, database, key_file, url_of, workspace_id_of
 from tasks.probe import Probing
 from tasks.reseal import SETTLING_SECONDS, count_sealed, reseal
-from tasks.store import workspace_id_of
 from tests.conftest import (
     StartOutlook,
     accounts,

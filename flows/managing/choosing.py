@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Iterable
 
 from flows.command_line import label
+from flows.managing.output import number
+from schemas.labels import DEFAULT_WORKSPACE
 from schemas.reasons import Reason
 from schemas.rows import email_key
 from schemas.verdicts import MailboxStatus
@@ -14,7 +16,7 @@ from tasks.lookup import Filters
 
 def add_workspace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--workspace", type=label, default="default", help="Whose they are (default: %(default)s)."
+        "--workspace", type=label, default=DEFAULT_WORKSPACE, help="Whose they are (default: %(default)s)."
     )
 
 
@@ -29,7 +31,7 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
         help="Those that are pending, active or failed.",
     )
     which.add_argument("--tag", type=label, help="Those with this tag.")
-    which.add_argument("--import", type=int, dest="import_id", metavar="ID", help="Those of this import.")
+    which.add_argument("--import", type=number, dest="import_id", metavar="ID", help="Those of this import.")
     which.add_argument(
         "--reason",
         type=reason,

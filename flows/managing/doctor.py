@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 from pydantic import ValidationError
 
-from flows.managing.output import DONE, NOTHING_FOUND, Areas, cell, print_json
+from flows.command_line import print_json
+from flows.managing.output import DONE, NOTHING_FOUND, Areas, add_json, cell
 from schemas.findings import Finding, Health, fault, ok
+from schemas.labels import counted
 from schemas.settings import Settings, read_settings
 from tasks.checkup import (
     check_disk,
@@ -25,8 +27,8 @@ from tasks.checkup import (
 
 
 def add_arguments(areas: Areas) -> None:
-    doctor = areas.add_parser("doctor", help="examine settings, keys, database, folders, Prefect and servers")
-    doctor.add_argument("--json", action="store_true", help="print JSON")
+    about = "Examine settings, keys, database, folders, Prefect and servers."
+    add_json(areas.add_parser("doctor", help=about, description=about))
 
 
 def examine(options: argparse.Namespace) -> int:
@@ -40,7 +42,8 @@ def examine(options: argparse.Namespace) -> int:
         for finding in findings:
             sys.stdout.write(f"{finding.health:<8} {cell(finding.about)}: {cell(finding.text)}\n")
     counts = Counter(finding.health for finding in findings)
-    sys.stderr.write(f"{counts[Health.FAULT]} faults, {counts[Health.WARNING]} warnings\n")
+    faults, warnings = counted(counts[Health.FAULT], "fault"), counted(counts[Health.WARNING], "warning")
+    sys.stderr.write(f"{faults}, {warnings}\n")
     return NOTHING_FOUND if counts[Health.FAULT] else DONE
 
 

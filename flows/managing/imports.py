@@ -5,19 +5,25 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.table import Column, Table
 
+from flows.command_line import print_json
 from flows.managing.choosing import add_workspace
 from flows.managing.output import (
     DONE,
     NOTHING_FOUND,
     Areas,
+    add_action,
+    add_area,
+    add_json,
+    add_limit,
     cell,
+    number,
     plain_table,
-    print_json,
     print_rows,
+    tell_hidden,
     terminal,
 )
 from schemas.labels import counted
@@ -25,6 +31,7 @@ from schemas.reasons import Reason
 from schemas.responses import ImportSummary, RowFault
 from schemas.rows import RowReason
 from schemas.settings import Settings
+from schemas.summary import defused
 from tasks.database import database
 from tasks.lookup import (
     count_imports,
@@ -43,36 +50,26 @@ ERROR_COLUMNS = ("line", "email", "error")
 
 
 def add_arguments(areas: Areas) -> None:
-    about = "List and show past imports, and the rows that failed in them."
-    actions = areas.add_parser("imports", help=about, description=about).add_subparsers(
-        dest="action", required=True
-    )
-
-    def action(name: str, about: str, run: Callable[..., int]) -> argparse.ArgumentParser:
-        parser: argparse.ArgumentParser = actions.add_parser(name, help=about, description=about)
-        add_workspace(parser)
-        parser.set_defaults(run=run)
-        return parser
-
-    listing = action("list", "List the imports, the newest first.", print_list)
-    listing.add_argument(
-        "--limit", type=int, default=50, metavar="N", help="List so many at most (default: %(default)s)."
-    )
-    listing.add_argument("--json", action="store_true", help="Print them as a JSON list.")
+    actions = add_area(areas, "imports", "List and show past imports, and the rows that failed in them.")
+    listing = add_action(actions, "list", "List the imports, the newest first.", print_list)
+    add_limit(listing)
+    add_json(listing)
     about = "Show what became of an import, why its mailboxes do not work, and what to do about it."
-    show = action("show", about, print_import)
-    show.add_argument("import_id", type=int, metavar="ID")
-    show.add_argument("--json", action="store_true", help="Print it as JSON.")
-    errors = action("errors", "List every row of an import that failed, by line.", print_errors)
-    errors.add_argument("import_id", type=int, metavar="ID")
+    show = add_action(actions, "show", about, print_import)
+    add_json(show)
+    errors = add_action(actions, "errors", "List every row of an import that failed, by line.", print_errors)
     form = errors.add_mutually_exclusive_group()
-    form.add_argument("--csv", action="store_true", help="Print them as CSV.")
-    form.add_argument("--json", action="store_true", help="Print them as a JSON list.")
+    form.add_argument("--csv", action="store_true", help="Print CSV.")
+    add_json(form)
+    for parser in (show, errors):
+        parser.add_argument("import_id", type=number, metavar="ID")
+    for parser in (listing, show, errors):
+        add_workspace(parser)
 
 
 def print_list(options: argparse.Namespace, settings: Settings) -> int:
     with database(settings) as opened:
-        imports = find_imports(opened, options.workspace, max(options.limit, 1))
+        imports = find_imports(opened, options.workspace, options.limit)
         total = count_imports(opened, options.workspace)
     if options.json:
         print_json([one.model_dump(mode="json") for one in imports])
@@ -81,10 +78,8 @@ def print_list(options: argparse.Namespace, settings: Settings) -> int:
     elif sys.stdout.isatty():
         terminal().print(_stacked(imports))
     else:
-        print_rows([_row(one) for one in imports], COLUMNS, as_json=False)
-    if hidden := total - len(imports):
-        sys.stdout.flush()
-        sys.stderr.write(f"… and {hidden} more: --limit {total} lists them all.\n")
+        print_rows([_row(one) for one in imports], COLUMNS)
+    tell_hidden(len(imports), total)
     return DONE if imports else NOTHING_FOUND
 
 
@@ -208,7 +203,7 @@ def print_errors(options: argparse.Namespace, settings: Settings) -> int:
     elif options.csv:
         _write_csv(errors)
     elif errors:
-        print_rows([dict(error) for error in errors], ERROR_COLUMNS, as_json=False)
+        print_rows([dict(error) for error in errors], ERROR_COLUMNS)
     if found.failed and not errors:
         sys.stderr.write(f"{counted(found.failed, 'row')} failed; the errors are not kept any longer.\n")
     elif not errors:
@@ -217,8 +212,6 @@ def print_errors(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _write_csv(errors: Iterable[RowFault]) -> None:
-    from tasks.report import defused  # imports Prefect
-
     writer = csv.writer(sys.stdout)
     writer.writerow(ERROR_COLUMNS)
     for error in errors:

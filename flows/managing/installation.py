@@ -6,23 +6,23 @@ import argparse
 import asyncio
 import sys
 
+import httpx
+
 import schemas.migrations
-from flows.managing.output import DONE, USAGE, Areas
+from flows.managing.output import DONE, USAGE, Areas, add_action, add_area
 from schemas.settings import Settings
 from tasks.database import make_engine, revision, upgrade, url_of
 
 
 def add_arguments(areas: Areas) -> None:
-    tables = areas.add_parser("database", help="the tables").add_subparsers(dest="action", required=True)
-    tables.add_parser("upgrade", help="bring the tables up to date").set_defaults(run=upgrade_database)
-    setup = areas.add_parser(
-        "deploy", help="set up work pool, deployments and automation on Prefect's server"
-    )
-    setup.set_defaults(run=set_up_deployments)
-    limit = areas.add_parser("limit", help="hold all workers together to so many mailboxes at once on a host")
-    limit.add_argument("host", metavar="HOST", help="such as outlook.office365.com")
-    limit.add_argument("mailboxes", type=int, metavar="N", help="0 removes the limit")
-    limit.set_defaults(run=limit_host)
+    tables = add_area(areas, "database", "Look after the tables.")
+    add_action(tables, "upgrade", "Bring the tables up to date.", upgrade_database)
+    about = "Set up work pool, deployments and automation on Prefect's server."
+    add_action(areas, "deploy", about, set_up_deployments)
+    about = "Hold all workers together to so many mailboxes at once on a host."
+    limit = add_action(areas, "limit", about, limit_host)
+    limit.add_argument("host", metavar="HOST", help="A server, such as outlook.office365.com.")
+    limit.add_argument("mailboxes", type=int, metavar="N", help="How many; 0 removes the limit.")
 
 
 def upgrade_database(_options: argparse.Namespace, settings: Settings) -> int:
@@ -54,7 +54,11 @@ def limit_host(options: argparse.Namespace, settings: Settings) -> int:
     try:
         groups = asyncio.run(set_limit(options.host, options.mailboxes, settings.probe_group_size))
     except ValueError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{error}.\n")
+        return USAGE
+    except httpx.HTTPError as error:
+        cause = f"Prefect's server did not take it ({type(error).__name__})"
+        sys.stderr.write(f"{cause}: start it, or correct PREFECT_API_URL.\n")
         return USAGE
     held = f"{groups} groups of {settings.probe_group_size} mailboxes at once" if groups else "no limit"
     sys.stdout.write(f"{options.host}: {held}\n")

@@ -11,16 +11,21 @@ from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 
+from flows.command_line import print_json
 from flows.managing.choosing import add_filters, add_workspace, filters_of, keys_of
 from flows.managing.output import (
     DONE,
     NOTHING_FOUND,
     USAGE,
     Areas,
+    add_action,
+    add_area,
+    add_json,
+    add_limit,
     cell,
     plain_table,
-    print_json,
     print_rows,
+    tell_hidden,
     terminal,
 )
 from schemas.labels import LABEL_RULE, counted, is_label
@@ -40,33 +45,26 @@ Change = Callable[[Database, Collection[int], Filters], Iterator[list[str]]]
 
 
 def add_arguments(areas: Areas) -> None:
-    about = "List, show, delete, retest and tag stored mailboxes."
-    actions = areas.add_parser("mailboxes", help=about, description=about).add_subparsers(
-        dest="action", required=True
-    )
-
-    def action(name: str, about: str, run: Callable[..., int]) -> argparse.ArgumentParser:
-        parser: argparse.ArgumentParser = actions.add_parser(name, help=about, description=about)
-        parser.set_defaults(run=run)
-        return parser
-
-    listing = action("list", "List mailboxes with what the last test says of them.", print_list)
-    listing.add_argument(
-        "--limit", type=int, default=50, metavar="N", help="List so many at most (default: %(default)s)."
-    )
-    listing.add_argument("--json", action="store_true", help="Print whole rows, as a JSON list.")
+    actions = add_area(areas, "mailboxes", "List, show, delete, retest and tag stored mailboxes.")
+    about = "List mailboxes with what the last test says of them."
+    listing = add_action(actions, "list", about, print_list)
+    add_limit(listing)
+    add_json(listing)
     add_filters(listing)
-    show = action("show", "Show all that is known of a mailbox, but for its secrets.", print_mailbox)
+    about = "Show all that is known of a mailbox, but for its secrets."
+    show = add_action(actions, "show", about, print_mailbox)
     show.add_argument("email", metavar="EMAIL")
-    show.add_argument("--json", action="store_true", help="Print it as JSON.")
+    add_json(show)
     add_workspace(show)
-    _add_choice(action("delete", "Delete mailboxes with their credentials and verdicts.", delete))
+    about = "Delete mailboxes with their credentials and verdicts."
+    _add_choice(add_action(actions, "delete", about, delete))
     about = (
         "Let the next retest try mailboxes again, such as failed ones whose cause is mended. A wrong "
         "password stays wrong, and trying it too often locks the account."
     )
-    _add_choice(action("retest", about, retest))
-    tagging = action("tag", "Give mailboxes a tag in place of the one that they have.", tag)
+    _add_choice(add_action(actions, "retest", about, retest))
+    about = "Give mailboxes a tag in place of the one that they have."
+    tagging = add_action(actions, "tag", about, tag)
     tagging.usage = "%(prog)s [options] (NEWTAG | --no-tag) [EMAIL ...]"
     tagging.add_argument("--no-tag", action="store_true", help="Take the tag away that they have.")
     tagging.add_argument("emails", nargs="*", metavar="NEWTAG EMAIL", help="The tag, then the mailboxes.")
@@ -84,7 +82,7 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
 def print_list(options: argparse.Namespace, settings: Settings) -> int:
     filters = filters_of(options)
     with database(settings) as opened:
-        page = find_mailboxes(opened, options.workspace, 0, max(options.limit, 1), filters)
+        page = find_mailboxes(opened, options.workspace, 0, options.limit, filters)
         total = count_mailboxes(opened, options.workspace, filters)
     if options.json:
         print_json([mailbox.model_dump(mode="json") for mailbox in page.mailboxes])
@@ -93,10 +91,8 @@ def print_list(options: argparse.Namespace, settings: Settings) -> int:
     elif sys.stdout.isatty():
         terminal().print(_stacked(page.mailboxes))
     else:
-        print_rows([_row(mailbox) for mailbox in page.mailboxes], COLUMNS, as_json=False)
-    if hidden := total - len(page.mailboxes):
-        sys.stdout.flush()
-        sys.stderr.write(f"… and {hidden} more: --limit {total} lists them all.\n")
+        print_rows([_row(mailbox) for mailbox in page.mailboxes], COLUMNS)
+    tell_hidden(len(page.mailboxes), total)
     return DONE if page.mailboxes else NOTHING_FOUND
 
 

@@ -7,7 +7,7 @@ import codecs
 import sys
 from pathlib import Path
 
-from flows.managing.output import DONE, USAGE, Areas, cell
+from flows.managing.output import DONE, USAGE, Areas, add_action, cell
 from schemas.headers import FIELDS
 from schemas.settings import Settings
 
@@ -17,7 +17,7 @@ TEMPLATE = codecs.BOM_UTF8 + f"{','.join(FIELDS)}\r\n".encode()
 
 def add_arguments(areas: Areas) -> None:
     about = "Write an empty CSV with the header that the import reads; a spreadsheet opens it as UTF-8."
-    parser = areas.add_parser("import-template", help=about, description=about)
+    parser = add_action(areas, "import-template", about, write_template)
     parser.add_argument(
         "path",
         nargs="?",
@@ -25,7 +25,6 @@ def add_arguments(areas: Areas) -> None:
         metavar="PATH",
         help="The file, which must not exist yet; without it, the CSV goes to standard output.",
     )
-    parser.set_defaults(run=write_template)
 
 
 def write_template(options: argparse.Namespace, _settings: Settings) -> int:

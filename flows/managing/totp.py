@@ -7,7 +7,7 @@ import sys
 import time
 
 from flows.managing.choosing import add_workspace, keys_of
-from flows.managing.output import DONE, NOTHING_FOUND, USAGE, Areas, cell
+from flows.managing.output import DONE, NOTHING_FOUND, USAGE, Areas, add_action, cell
 from schemas.labels import counted
 from schemas.sealing import UnsealError
 from schemas.settings import Settings
@@ -18,10 +18,9 @@ from tasks.upkeep import open_totp
 
 def add_arguments(areas: Areas) -> None:
     about = "Show the current code of a mailbox's TOTP secret, on a terminal only."
-    parser = areas.add_parser("totp", help=about, description=about)
+    parser = add_action(areas, "totp", about, print_code)
     parser.add_argument("email", metavar="EMAIL")
     add_workspace(parser)
-    parser.set_defaults(run=print_code)
 
 
 def print_code(options: argparse.Namespace, settings: Settings) -> int:
