@@ -27,7 +27,7 @@ async def configured_limits() -> frozenset[str]:
 
 def limits_of(group: Group, configured: Collection[str]) -> list[str]:
     """The limits that a group's task run has to hold a slot of, always in the same order."""
-    names = {f"{PREFIX}{host}" for host in (group.smtp.host, group.imap.host)}
+    names = {_limit_of(host) for host in (group.smtp.host, group.imap.host)}
     return sorted(names & set(configured))
 
 
@@ -43,9 +43,9 @@ async def set_limit(host: str, mailboxes: int, group_size: int) -> int:
     Raises:
         ValueError: When the number is less than one group's.
     """
-    name = f"{PREFIX}{host.lower()}"
+    name = _limit_of(host)
     slots = mailboxes // group_size
-    if mailboxes and not slots:
+    if mailboxes and slots < 1:
         raise ValueError(
             f"a task run tests up to {group_size} mailboxes at once: lower PROBE_GROUP_SIZE first"
         )
@@ -61,3 +61,7 @@ async def set_limit(host: str, mailboxes: int, group_size: int) -> int:
         else:
             await client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(limit=slots))
     return slots
+
+
+def _limit_of(host: str) -> str:
+    return f"{PREFIX}{host.lower()}"
