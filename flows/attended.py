@@ -25,8 +25,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flows.temporary_server import TemporaryServer
-from schemas.verdicts import Verdict
+from schemas.verdicts import MailboxStatus, Verdict
 from tasks.probe import Observer, Probing, observer
+
+# Long enough for the recorder of a loaded machine; then a record that is late keeps nobody waiting.
+DRAIN_SECONDS = 20
+RECORDER_SECONDS = 1.2  # its flush interval, and a little
 
 Start: TypeAlias = Callable[[], Awaitable[State[Any]]]
 
@@ -54,16 +58,11 @@ class Watcher(Observer):
 
     def verdict(self, verdict: Verdict) -> None:
         self._done += 1
-        self._failed += verdict.status == "failed"
+        self._failed += verdict.status == MailboxStatus.FAILED
         self._progress.update(self._bar, advance=1, failed=self._failed)
         if self._progress.disable:
             line = f"{self._done}/{self._total} {verdict.email}: {verdict.status}. {verdict.headline}"
             self._say.print(line, markup=False, soft_wrap=True)
-
-
-# Long enough for the recorder of a loaded machine; then a record that is late keeps nobody waiting.
-DRAIN_SECONDS = 20
-RECORDER_SECONDS = 1.2  # its flush interval, and a little
 
 
 class Ended(NamedTuple):

@@ -13,6 +13,7 @@ from prefect.states import Completed
 
 from schemas.settings import load_settings
 from schemas.tables import now
+from tasks.crash import leave_no_core_file
 from tasks.database import database
 from tasks.trim import trim_results, trim_runs
 
@@ -20,6 +21,7 @@ from tasks.trim import trim_results, trim_runs
 @flow(name="trim-history", flow_run_name="trim of what is old", persist_result=False)
 async def trim_history() -> State:
     """Remove history that is older than the settings keep it."""
+    leave_no_core_file()
     settings = load_settings()
     with database(settings) as mailboxes:
         results = trim_results(mailboxes, now() - timedelta(days=settings.keep_results_days))

@@ -28,6 +28,7 @@ from schemas.settings import SettingsError, load_settings
 from tasks.crash import leave_no_core_file
 from tasks.inbox import Folders
 
+DONE, FAILED, USAGE = 0, 1, 2
 START_SECONDS = 90
 STOP_SECONDS = 15
 
@@ -41,7 +42,9 @@ Part: TypeAlias = "subprocess.Popen[bytes]"
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.up", description="Run everything on this machine.")
-    parser.add_argument("--port", type=int, default=4200, help="port of the Prefect server (default: 4200)")
+    parser.add_argument(
+        "--port", type=int, default=4200, help="Port of the Prefect server (default: %(default)s)."
+    )
     port = parser.parse_args(argv).port
     leave_no_core_file()
     stop = threading.Event()
@@ -56,10 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         with ExitStack() as parts:
             run(port, inbox, parts, stop)
             say("Ending …")
-    except (NotUpError, SettingsError) as error:
-        say(f"{error}")
-        return 1
-    return 0
+    except SettingsError as error:
+        say(f"Settings: {error}")
+        return USAGE
+    except NotUpError as error:
+        say(str(error))
+        return FAILED
+    return DONE
 
 
 def run(port: int, inbox: Path, parts: ExitStack, stop: threading.Event) -> None:
@@ -70,21 +76,7 @@ def run(port: int, inbox: Path, parts: ExitStack, stop: threading.Event) -> None
             raise NotUpError(
                 f"Port {port} is taken: something runs there already. Choose another with --port."
             )
-    os.environ.update(
-        RECORDER_SETTINGS
-        | {
-            "PREFECT_API_URL": url,
-            "PREFECT_SERVER_UI_API_URL": url,
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "DO_NOT_TRACK": "1",
-            # Kept in memory, a restart of the server would lose which scan is the one that may run.
-            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-            # A worker's copies of its environment, keys and all, end with it even when it is killed.
-            "TMPDIR": parts.enter_context(TemporaryDirectory(prefix="outlook-import-")),
-            # What the automation listens for, to find runs whose process has died.
-            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
-        }
-    )
+    os.environ.update(environment(url, parts.enter_context(TemporaryDirectory(prefix="outlook-import-"))))
     say("Starting Prefect's server …")
     server = parts.enter_context(
         process("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port))
@@ -112,6 +104,22 @@ def run(port: int, inbox: Path, parts: ExitStack, stop: threading.Event) -> None
         for what, part in (("Prefect's server", server), ("The worker", worker)):
             if part.poll() is not None:
                 raise NotUpError(f"{what} has ended by itself, so everything ends. What it said is above.")
+
+
+def environment(url: str, folder: str) -> dict[str, str]:
+    """What the parts run with, besides the environment of this process."""
+    return RECORDER_SETTINGS | {
+        "PREFECT_API_URL": url,
+        "PREFECT_SERVER_UI_API_URL": url,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        # Kept in memory, a restart of the server would lose which scan is the one that may run.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        # A worker's copies of its environment, keys and all, end with it even when it is killed.
+        "TMPDIR": folder,
+        # What the automation listens for, to find runs whose process has died.
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+    }
 
 
 @contextmanager

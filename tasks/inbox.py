@@ -31,6 +31,7 @@ from schemas.tables import now
 from tasks.crash import unquoted
 from tasks.private import make_private, private_folder, refuse_open_to_change, write_privately
 
+PLACES = ("inbox", "processing", "processed", "failed", "rejected")
 UNFINISHED_SUFFIXES = (".tmp", ".part", ".crdownload")
 # An empty file is often one whose writer has only just opened it.
 EMPTY_FILE_SECONDS = 60
@@ -45,14 +46,11 @@ class Folders:
     """
 
     def __init__(self, root: Path) -> None:
-        self.inbox = root / "inbox"
-        self.processing = root / "processing"
-        self.processed = root / "processed"
-        self.failed = root / "failed"
-        self.rejected = root / "rejected"
+        folders = [root / name for name in PLACES]
+        self.inbox, self.processing, self.processed, self.failed, self.rejected = folders
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         refuse_open_to_change(root)
-        for folder in (self.inbox, self.processing, self.processed, self.failed, self.rejected):
+        for folder in folders:
             private_folder(folder)
 
 
