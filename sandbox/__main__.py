@@ -44,15 +44,17 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sandbox", description="An Outlook stand-in on loopback.")
     parser.add_argument(
-        "--accounts", type=Path, default=ACCOUNTS, metavar="FILE", help="CSV: email,password,smtp,imap"
+        "--accounts", type=Path, default=ACCOUNTS, metavar="FILE", help="CSV: email,password,smtp,imap."
     )
     parser.add_argument(
-        "--servers", type=Path, metavar="FILE", help="CSV: domain,smtp,imap: servers of their own"
+        "--servers", type=Path, metavar="FILE", help="CSV: domain,smtp,imap; servers of their own."
     )
     parser.add_argument(
-        "--delay", type=_seconds, default=0.0, metavar="SECONDS", help="wait before each reply"
+        "--delay", type=_seconds, default=0.0, metavar="SECONDS", help="Wait so long before each reply."
     )
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="what to run against it")
+    parser.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="COMMAND", help="What to run against it."
+    )
     return parser
 
 

@@ -26,7 +26,6 @@ CONTINUE = "+ Ready for additional command text."
 WRONG_STATE = "BAD Command received in Invalid state."
 BAD_ARGUMENT = "BAD Command Argument Error. 12"
 CANCELLED = "BAD AUTHENTICATE cancelled."
-LOGIN_FAILED = "NO LOGIN failed."
 AUTHENTICATE_FAILED = "NO AUTHENTICATE failed."
 LONGEST_LITERAL = 65536
 # RFC 3501, 9: a quoted string, a literal (RFC 7888 for the `+`), an atom. Bytes over 127 may be quoted,

@@ -7,7 +7,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, Field
 
-from schemas.reasons import Protocol, Reason, Stage
+from schemas.reasons import Protocol, Reason, Stage, diagnose
 from schemas.verdicts import MailboxStatus
 
 Data = TypeVar("Data", bound=BaseModel)
@@ -165,7 +165,7 @@ _MAILBOX = {
     "name": "Ann",
     "tag": "outreach",
     "status": "failed",
-    "diagnosis": "The password is wrong: make a new app password and import it again.",
+    "diagnosis": diagnose(Reason.WRONG_CREDENTIALS, None),
     "import_id": 3,
     "smtp": "smtp.office365.com:587",
     "imap": "outlook.office365.com:993",
@@ -190,7 +190,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
                 "meaning": Reason.WRONG_CREDENTIALS.explanation.meaning,
                 "remedy": Reason.WRONG_CREDENTIALS.explanation.remedy,
                 "stage": "login",
-                "server_text": "535 5.7.3 Authentication unsuccessful",
+                "server_text": "535 5.7.139 Authentication unsuccessful, the user credentials were incorrect",
                 "host": "smtp.office365.com:587",
                 "milliseconds": 412,
             }

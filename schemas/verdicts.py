@@ -185,7 +185,8 @@ class ProbeReport:
             parts.append(
                 f"- **{boxes}: {why.title}.** {markdown_cell(why.remedy)} *{markdown_cell(why.meaning)}*"
             )
-        parts.append("Each mailbox is in the table “mailbox-verdicts”.")
+        if self.verdicts:
+            parts.append("Each mailbox is in the table “mailbox-verdicts”.")
         return "\n\n".join(parts)
 
     def _picture(self) -> str:
