@@ -17,7 +17,7 @@ import time
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 import pytest
@@ -245,8 +245,8 @@ def odd_things(folder: Path) -> Iterator[Path]:
     """One of each kind of thing that is no regular file."""
     (folder / "a folder.csv").mkdir()
     os.mkfifo(folder / "a pipe.csv")
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(os.path.relpath(folder / "a socket.csv"))  # the path of a socket may not be long
+    with chdir(folder), socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("a socket.csv")  # the path of a socket may not be long
     yield from (folder / f"a {kind}.csv" for kind in ("folder", "pipe", "socket"))
     yield from map(Path, ("/dev/zero", "/dev/tty", "/dev/stdin/"))
 
