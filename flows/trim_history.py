@@ -11,19 +11,27 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from schemas.labels import counted
 from schemas.settings import load_settings
 from schemas.tables import now
 from tasks.crash import leave_no_core_file
 from tasks.database import database
-from tasks.trim import trim_results, trim_runs
+from tasks.trim import end_forgotten_runs, trim_results, trim_runs
+
+# No run takes nearly so long; one that stays Running for ever would count as one at work.
+FORGOTTEN = timedelta(days=1)
 
 
 @flow(name="trim-history", flow_run_name="trim of what is old", persist_result=False)
 async def trim_history() -> State:
-    """Remove history that is older than the settings keep it."""
+    """Remove history that is older than the settings keep it, and end runs that Prefect has forgotten."""
     leave_no_core_file()
     settings = load_settings()
     with database(settings) as mailboxes:
         results = trim_results(mailboxes, now() - timedelta(days=settings.keep_results_days))
     runs = await trim_runs(now() - timedelta(days=settings.keep_runs_days))
-    return Completed(message=f"removed {results} old results and {runs} old runs")
+    forgotten = await end_forgotten_runs(now() - FORGOTTEN)
+    ended = f", ended {counted(forgotten, 'forgotten run')}" if forgotten else ""
+    return Completed(
+        message=f"removed {counted(results, 'old result')} and {counted(runs, 'old run')}{ended}"
+    )

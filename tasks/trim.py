@@ -1,4 +1,8 @@
-"""Remove what is only history: old answers of servers, old row errors, old runs of Prefect."""
+"""Remove what is only history: old answers of servers, old row errors, old runs of Prefect.
+
+And end what Prefect has forgotten: its automation marks a run as crashed whose process died, but a server
+that is killed at that moment never does.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,13 @@ from prefect.client.schemas.filters import (
     FlowFilterName,
     FlowRunFilter,
     FlowRunFilterEndTime,
+    FlowRunFilterExpectedStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
 )
+from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
+from prefect.states import Crashed
 from sqlalchemy import Select, Table, and_, delete, select, tuple_
 
 from schemas.tables import BatchRowError, ImportBatch, Mailbox, ProbeResult, columns_of
@@ -24,6 +33,7 @@ from tasks.database import Database
 ROWS_AT_ONCE = 1000
 RUNS_AT_ONCE = 200
 FLOWS = ["import-outlook", "watch-inbox", "retest-pending", "trim-history"]
+OURS = FlowFilter(name=FlowFilterName(any_=FLOWS))
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
@@ -65,15 +75,34 @@ def _trim(database: Database, table: Table, query: Select[Any]) -> int:
 @task(persist_result=False, cache_policy=NO_CACHE)
 async def trim_runs(before: datetime) -> int:
     """Remove this project's flow runs that ended before `before`, with all that hangs on them."""
-    ours = FlowFilter(name=FlowFilterName(any_=FLOWS))
     old = FlowRunFilter(end_time=FlowRunFilterEndTime(before_=before))
     total = 0
     async with get_client() as client:
-        while runs := await client.read_flow_runs(flow_filter=ours, flow_run_filter=old, limit=RUNS_AT_ONCE):
+        while runs := await client.read_flow_runs(flow_filter=OURS, flow_run_filter=old, limit=RUNS_AT_ONCE):
             for run in runs:
                 try:
                     await client.delete_flow_run(run.id)
                 except ObjectNotFound:
                     continue
                 total += 1
+    return total
+
+
+@task(persist_result=False, cache_policy=NO_CACHE)
+async def end_forgotten_runs(before: datetime) -> int:
+    """Mark this project's flow runs as crashed that were to begin before `before` and have not ended."""
+    unended = FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING, StateType.CANCELLING])
+    forgotten = FlowRunFilter(
+        state=FlowRunFilterState(type=unended),
+        expected_start_time=FlowRunFilterExpectedStartTime(before_=before),
+    )
+    crashed: State[None] = Crashed(message="This run has not ended for a day: its process is gone.")
+    total = 0
+    async with get_client() as client:
+        while runs := await client.read_flow_runs(
+            flow_filter=OURS, flow_run_filter=forgotten, limit=RUNS_AT_ONCE
+        ):
+            for run in runs:
+                await client.set_flow_run_state(run.id, crashed, force=True)
+            total += len(runs)
     return total

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
+from prefect.states import Running
 
 from schemas.reasons import Protocol, Reason, Stage
 from schemas.settings import Settings
 from schemas.tables import BatchRowError, Mailbox, ProbeResult, columns_of, now
 from tasks.database import Database
-from tasks.trim import trim_results, trim_runs
+from tasks.trim import end_forgotten_runs, trim_results, trim_runs
 from tests.conftest import import_file, rows_of, write_csv
 from tests.shell import Shell
 
@@ -72,3 +76,24 @@ async def test_old_runs_of_this_project_are_removed_from_prefect(shell: Shell, p
         assert (await client.get(f"/flow_runs/{run['id']}")).is_success
         assert await trim_runs.fn(now() + timedelta(minutes=1)) >= 1
         assert (await client.get(f"/flow_runs/{run['id']}")).status_code == 404
+
+
+@pytest.mark.slow
+async def test_runs_that_prefect_has_forgotten_are_ended(prefect_server: str) -> None:
+    """A run that was to begin long ago and has not ended is marked as crashed; a young one runs on."""
+    assert prefect_server
+
+    @flow(name="trim-history")
+    def of_ours() -> None:
+        pass
+
+    async with get_client() as client:
+        running = await client.create_flow_run(of_ours, state=Running())
+        assert await end_forgotten_runs.fn(now() - timedelta(days=1)) == 0
+        assert await end_forgotten_runs.fn(now() + timedelta(minutes=1)) >= 1
+        state = (await client.read_flow_run(running.id)).state
+    assert state is not None
+    assert (state.type, state.message) == (
+        StateType.CRASHED,
+        "This run has not ended for a day: its process is gone.",
+    )
