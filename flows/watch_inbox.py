@@ -15,7 +15,7 @@ from prefect.states import Completed, Failed
 
 from flows.form import Workspace
 from flows.import_outlook import Imported, import_outlook, tell_crash, tell_refusal
-from schemas.csv_file import CSV_REQUIRED, Refusal
+from schemas.csv_file import CSV_REQUIRED, NAME_NOT_UTF8, Refusal
 from schemas.labels import DEFAULT_WORKSPACE, LABEL_RULE, is_label
 from schemas.settings import load_settings
 from tasks.crash import StepError, leave_no_core_file
@@ -86,5 +86,5 @@ def refuse_oddity(claimed: Claim) -> Refusal | None:
     if claimed.tag is not None and not is_label(claimed.tag):
         return Refusal(f"The folder's name cannot be a tag: {LABEL_RULE}")
     if claimed.name != claimed.path.name:
-        return Refusal("The file's name is not UTF-8: rename the file")
+        return Refusal(NAME_NOT_UTF8)
     return None

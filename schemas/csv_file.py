@@ -28,6 +28,7 @@ from schemas.places import OutsideError, open_to_read
 
 CSV_REQUIRED = "CSV file is required"
 CSV_EMPTY = "CSV file is empty"
+NAME_NOT_UTF8 = "The file's name is not UTF-8: rename the file"
 NO_FILE = "that is a folder, a device or a pipe and no file"
 COLUMNS_REQUIRED = "CSV must have email and password columns"
 TWO_READINGS = "CSV file can be read in more than one way: save it again as “CSV UTF-8”"
@@ -104,6 +105,10 @@ def read_bytes(path: Path, limit: int, within: Sequence[Path] | None = None) -> 
     Args:
         within: Folders of which one has to hold the file, wherever links lead; None for any place.
     """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # no run could be named after it
+        return Refusal(NAME_NOT_UTF8)
     try:
         descriptor = open_to_read(path, within)
         try:

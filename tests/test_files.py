@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.csv_file import CSV_REQUIRED, Refusal, parse, read_bytes
+from schemas.csv_file import CSV_REQUIRED, NAME_NOT_UTF8, Refusal, parse, read_bytes
 from schemas.places import OutsideError
 from schemas.settings import Settings, SettingsError
 from tasks.database import database, key_file, url_of
@@ -249,6 +249,13 @@ def odd_things(folder: Path) -> Iterator[Path]:
         listener.bind("a socket.csv")  # the path of a socket may not be long
     yield from (folder / f"a {kind}.csv" for kind in ("folder", "pipe", "socket"))
     yield from map(Path, ("/dev/zero", "/dev/tty", "/dev/stdin/"))
+
+
+def test_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """A file whose name is not UTF-8 is refused by a sentence of ours, before a run is named after it."""
+    file = tmp_path / os.fsdecode(b"a\xff.csv")
+    file.write_bytes(b"email,password\nann@contoso.com,p\n")
+    assert read_bytes(file, 100) == Refusal(NAME_NOT_UTF8)
 
 
 @pytest.mark.parametrize("held", [False, True], ids=["anywhere", "in its folders"])
