@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 VERSION = b"\x01"
 KEY_BYTES = 32
 NONCE_BYTES = 12
-_ID_BYTES = 4
+ID_BYTES = 4
 
 # So that every string opens as what it was, half characters too; and no UnicodeError could quote one.
 _ANY_STRING = "surrogatepass"
@@ -84,7 +84,7 @@ class Sealer:
             self._take(self._changed())
         cipher = self._ciphers.get(header[1:])
         if header[:1] != VERSION or cipher is None:
-            raise UnsealError(f"no key {header[1:].hex()} among those in the settings")
+            raise UnsealError(f"no key {header[1:].hex()} among those that are known")
         try:
             plaintext = cipher.decrypt(nonce, body, owner.associated_data())
         except (InvalidTag, ValueError):  # ValueError: a nonce cut short
@@ -98,7 +98,7 @@ class Sealer:
 
 def key_id(key: bytes) -> bytes:
     """Four bytes that name a key without telling anything about it."""
-    return hashlib.sha256(b"outlook-mailbox-import key id" + key).digest()[:_ID_BYTES]
+    return hashlib.sha256(b"outlook-mailbox-import key id" + key).digest()[:ID_BYTES]
 
 
 def new_key() -> str:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Engine, LargeBinary, bindparam, func, select
 
-from schemas.sealing import Owner, UnsealError, key_id, parse_keys
+from schemas.sealing import ID_BYTES, VERSION, Owner, UnsealError, key_id, parse_keys
 from schemas.tables import ImportBatch, Mailbox, Workspace, columns_of
 from tasks.database import Database, for_reading, through_restarts
 from tasks.key_file import changing
@@ -77,8 +77,8 @@ def count_sealed(engine: Engine) -> dict[bytes, Counter[str]]:
     counts: defaultdict[bytes, Counter[str]] = defaultdict(Counter)
     with for_reading(engine).connect() as connection:
         for place in places():
-            sealed_by = func.substr(place.column, 2, 4, type_=LargeBinary).label("sealed_by")
-            query = select(sealed_by, func.count()).where(place.filled).group_by("sealed_by")
+            name = func.substr(place.column, len(VERSION) + 1, ID_BYTES, type_=LargeBinary)
+            query = select(name.label("key_id"), func.count()).where(place.filled).group_by("key_id")
             for found, values in connection.execute(query):
                 counts[bytes(found)][place.column.name] += values
     return dict(counts)

@@ -61,7 +61,7 @@ def open_totp(database: Database, workspace: str, key: str) -> TOTP | None:
     """Open the TOTP secret of the mailbox with this email key; None where there is no such secret.
 
     Raises:
-        UnsealError: When the settings do not have the key that it is sealed with.
+        UnsealError: When its key is not there, or it is damaged.
     """
     mailbox, owner = columns_of(Mailbox), columns_of(Workspace)
     query = (

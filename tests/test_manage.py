@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from pyotp.totp import TOTP
+from sqlalchemy import text
 
 import tasks.lookup
 from flows import manage
@@ -126,6 +127,25 @@ def change(db: Database, email: str, **values: object) -> None:
     mailbox = columns_of(Mailbox)
     with db.engine.begin() as connection:
         connection.execute(mailbox.update().where(mailbox.c.email == email).values(values))
+
+
+@pytest.mark.usefixtures("tested")
+def test_database_that_fails_ends_a_command_with_a_sentence(desk: Desk, db: Database) -> None:
+    """What the database says stands on one line, without a traceback, and the exit code is 3."""
+    with db.engine.begin() as connection:
+        connection.execute(text("DROP TABLE probe_result"))
+    desk.run("mailboxes", "show", ANN, code=3)
+    assert desk.said.startswith("The database failed: ")
+    assert "probe_result" in desk.said
+    assert desk.said.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "x", "9" * 30])
+def test_number_that_no_import_has_is_wrong_usage(desk: Desk, number: str) -> None:
+    """A number that no database could hold is told before one is asked."""
+    for arguments in (("imports", "list", "--limit"), ("mailboxes", "list", "--import"), ("imports", "show")):
+        desk.run(*arguments, number, code=2)
+        assert "no number from 1" in desk.said or "expected" in desk.said or "required" in desk.said
 
 
 # --- Mailboxes -------------------------------------------------------

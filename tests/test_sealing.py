@@ -63,7 +63,7 @@ def test_wrong_owner(owner: Owner) -> None:
 def test_wrong_key() -> None:
     """A value of an unknown key does not open, and the error names the key's id."""
     sealed = Sealer([OTHER_KEY]).seal(SECRET, OWNER)
-    with pytest.raises(UnsealError, match=f"no key {key_id(OTHER_KEY).hex()} among those in the settings"):
+    with pytest.raises(UnsealError, match=f"no key {key_id(OTHER_KEY).hex()} among those that are known"):
         Sealer([KEY]).open(sealed, OWNER)
 
 

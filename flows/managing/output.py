@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 DONE, NOTHING_FOUND, USAGE, BROKEN_OFF = 0, 1, 2, 3
 FULL_LENGTH = 100_000
-LARGEST_ID = 2**63 - 1
+LARGEST = 2**62  # so that one more still fits into a column
 
 Areas: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -43,7 +43,7 @@ def add_limit(parser: argparse.ArgumentParser) -> None:
 
 def number(text: str) -> int:
     """A number from 1 that a database can hold, such as that of an import."""
-    if not text.isdecimal() or not 0 < int(text) <= LARGEST_ID:
+    if not text.isdecimal() or not 0 < int(text) <= LARGEST:
         raise argparse.ArgumentTypeError("that is no number from 1")
     return int(text)
 
