@@ -59,7 +59,7 @@ class Settings(BaseSettings):
 
     database_url: SecretStr = Field(
         SecretStr(f"sqlite:///{DATA / 'mailboxes.db'}"),
-        description="Where the mailboxes are kept: SQLite or PostgreSQL (postgresql+psycopg://…).",
+        description="Where the mailboxes are kept: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.",
     )
     encryption_keys: SecretStr | None = Field(
         None,
@@ -82,7 +82,8 @@ class Settings(BaseSettings):
         30.0,
         gt=0,
         le=3600,
-        description="Seconds that one protocol of one mailbox may take from connecting to logging out.",
+        description="Seconds that one protocol of one mailbox may take, from looking up the server to the "
+        "verdict.",
     )
     probe_concurrency: int = Field(
         50, ge=1, description="Mailboxes tested at once in one process and on one host."
