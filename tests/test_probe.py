@@ -19,21 +19,9 @@ from schemas.sealing import Sealer, UnsealError, new_key, parse_keys
 from schemas.settings import Settings
 from schemas.tables import Mailbox, ProbeResult, columns_of, now
 from schemas.verdicts import Answer, Target, Verdict, judge_answers
+from tasks.claims import HELD_BACK, Claimed, claim, hold_back, release, save
 from tasks.database import Database
-from tasks.probe import (
-    GUARD_TRIPPED,
-    HELD_BACK,
-    INTERRUPTED,
-    Claimed,
-    LockoutGuard,
-    Observer,
-    Probing,
-    claim,
-    hold_back,
-    observer,
-    release,
-    save,
-)
+from tasks.probe import GUARD_TRIPPED, INTERRUPTED, LockoutGuard, Observer, Probing, observer
 from tests.conftest import StartOutlook, accounts, import_mailboxes, probe_targets, rows_of, with_servers
 
 SMTP, IMAP = Protocol.SMTP, Protocol.IMAP
