@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from sandbox.outlook import running
-from tasks.limits import configured_limits, set_limit
+from schemas.providers import Endpoint
+from schemas.verdicts import Group
+from tasks.limits import configured_limits, limits_of, set_limit
 from tests.conftest import accounts, mailboxes_file
 from tests.shell import LIMIT_SECONDS, Shell, at
 
@@ -39,7 +41,15 @@ async def test_two_imports_together_stay_under_the_limit(shell: Shell, prefect_s
 
 
 async def test_limit_below_a_group_is_refused(prefect_server: str) -> None:
-    """A limit that no group could ever pass is refused with a sentence."""
+    """A limit that no group could ever pass, or below none, is refused with a sentence."""
     assert prefect_server
     with pytest.raises(ValueError, match="lower PROBE_GROUP_SIZE"):
         await set_limit("localhost", GROUP - 1, GROUP)
+    with pytest.raises(ValueError, match="lower PROBE_GROUP_SIZE"):
+        await set_limit("localhost", -1, GROUP)
+
+
+def test_limit_is_found_however_the_host_is_written() -> None:
+    """A host that the settings name in capitals is held to the limit that was set in small letters."""
+    group = Group(Endpoint("Mail.Contoso.com", 587), Endpoint("mail.contoso.COM", 993), 1, (1,))
+    assert limits_of(group, {"outlook-import:mail.contoso.com"}) == ["outlook-import:mail.contoso.com"]
