@@ -83,7 +83,7 @@ def report_path(text: str) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = arguments().parse_args(argv)
-    say = Console(stderr=True, highlight=False)
+    say = Console(stderr=True, highlight=False, soft_wrap=True)
     return guarded(lambda: judge_and_run(options, say), say)
 
 
@@ -236,7 +236,7 @@ def retest_main(argv: Sequence[str] | None = None) -> int:
 
         return retest_pending(workspace=options.workspace, held=options.held, return_state=True)
 
-    say = Console(stderr=True, highlight=False)
+    say = Console(stderr=True, highlight=False, soft_wrap=True)
     return guarded(lambda: attend(start, show_retest, options, say), say)
 
 
