@@ -24,9 +24,9 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
-from sqlalchemy import Select, Table, and_, delete, select, tuple_
+from sqlalchemy import Select, Table, delete, exists, select, tuple_
 
-from schemas.tables import BatchRowError, ImportBatch, Mailbox, ProbeResult, columns_of
+from schemas.tables import BatchRowError, ImportBatch, ProbeResult, columns_of
 from tasks.database import Database
 
 # Small enough that nobody waits long for the locks of one transaction.
@@ -38,18 +38,16 @@ OURS = FlowFilter(name=FlowFilterName(any_=FLOWS))
 
 @task(persist_result=False, cache_policy=NO_CACHE)
 def trim_results(database: Database, before: datetime) -> int:
-    """Remove answers of servers older than `before`, but for the last attempt of each mailbox.
+    """Remove answers of servers older than `before`, but for those of each mailbox's last test.
 
     Returns:
         How many were removed, with the row errors of batches as old.
     """
-    result, mailbox = columns_of(ProbeResult), columns_of(Mailbox)
-    error, batch = columns_of(BatchRowError), columns_of(ImportBatch)
-    superseded = (
-        select(*result.primary_key.columns)
-        .join(mailbox, and_(mailbox.c.id == result.c.mailbox_id, result.c.attempt < mailbox.c.attempts))
-        .where(result.c.at < before)
-    )
+    result, error, batch = columns_of(ProbeResult), columns_of(BatchRowError), columns_of(ImportBatch)
+    # By time: a retest asked for counts attempts anew, and one that was cut off left no answer.
+    newer = result.alias()
+    later = exists().where(newer.c.mailbox_id == result.c.mailbox_id, newer.c.at > result.c.at)
+    superseded = select(*result.primary_key.columns).where(result.c.at < before, later)
     errors = (
         select(*error.primary_key.columns)
         .join(batch, batch.c.id == error.c.batch_id)

@@ -27,8 +27,9 @@ def test_superseded_answers_and_old_row_errors_go_and_the_last_ones_stay(
     """Old answers but the last attempt's, and row errors of old batches, are removed; all else stays."""
     file = write_csv(tmp_path / "in.csv", [["ann@contoso.com", "p"], ["bob@contoso.com", "p"], ["", "p"]])
     ann, bob = (target.mailbox_id for target in import_file(db, either_settings, file).targets)
-    old, young = now() - timedelta(days=100), now() - timedelta(days=1)
-    answers = [(ann, 1, old), (ann, 2, young), (ann, 3, young), (bob, 1, old)]
+    older, old, yesterday, today = (now() - timedelta(days=days) for days in (110, 100, 1, 0))
+    # Bob was made due anew behind his fifth attempt, and his second was cut off.
+    answers = [(ann, 1, old), (ann, 2, yesterday), (ann, 3, today), (bob, 5, older), (bob, 1, old)]
     with db.engine.begin() as connection:
         connection.execute(
             columns_of(ProbeResult).insert(),
@@ -49,10 +50,10 @@ def test_superseded_answers_and_old_row_errors_go_and_the_last_ones_stay(
         )
         mailbox = columns_of(Mailbox)
         connection.execute(mailbox.update().where(mailbox.c.id == ann).values(attempts=3))
-        connection.execute(mailbox.update().where(mailbox.c.id == bob).values(attempts=1))
+        connection.execute(mailbox.update().where(mailbox.c.id == bob).values(attempts=2))
 
     before = now() - timedelta(days=90)
-    assert trim_results.fn(db, before) == 1
+    assert trim_results.fn(db, before) == 2
     assert [(row["mailbox_id"], row["attempt"]) for row in rows_of(db, ProbeResult)] == [
         (ann, 2),
         (ann, 3),
