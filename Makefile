@@ -4,6 +4,7 @@ PYTHON ?= python3
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 WORKERS := 2
+SLOW_WORKERS := 3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-troubled up test test-postgresql test-slow lint audit fuzz bench bench-scale torture lock clean
@@ -28,7 +29,7 @@ test-postgresql: $(READY)  ## Run all that uses a database on PostgreSQL
 	$(RUN) -m pytest -q -n $(WORKERS) --dist loadgroup --database postgresql
 
 test-slow: $(READY)  ## Run the tests that take long: browser, crashes, workers
-	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup -m slow
+	$(RUN) -m pytest -n $(SLOW_WORKERS) --dist loadgroup -m slow
 
 lint: $(READY)  ## Check style and types
 	$(RUN) -m ruff check .

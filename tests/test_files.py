@@ -30,7 +30,7 @@ from tasks.inbox import Folders, claim, look
 from tasks.private import private_folder, write_privately
 from tasks.report import NO_REPORT, REPORT_START, refuse_report
 from tests.conftest import free_port, write_csv
-from tests.machine import Machine, wait_for
+from tests.machine import wait_for
 from tests.shell import LIMIT_SECONDS, PROJECT, SAMPLES, SCAN, Shell, on_sqlite
 
 OUTSIDE = "The path lies outside the folders of OUTLOOK_IMPORT_IMPORT_FOLDERS"
@@ -479,35 +479,6 @@ def test_command_line_keeps_what_a_report_would_replace(shell: Shell) -> None:
     assert NO_REPORT in shell.last.stderr
     assert file.read_bytes() == before
     assert shell.is_untouched()
-
-
-@pytest.mark.slow
-def test_deployment_reads_and_writes_only_what_it_may(machine: Machine, tmp_path: Path) -> None:
-    """A run by hand refuses pipes, devices, links and files that are no report, each with its sentence."""
-    secret = tmp_path / "outside.csv"
-    secret.write_bytes(SECRET)
-    by_hand = machine.watched / "by hand"
-    by_hand.mkdir()
-    os.mkfifo(by_hand / "pipe.csv")
-    (by_hand / "device.csv").symlink_to("/dev/zero")
-    (by_hand / "out").symlink_to(tmp_path)
-    (by_hand / "mine.csv").write_bytes(SECRET)
-    sample = str(SAMPLES / "mailboxes.csv")
-    expected = {
-        machine.create_run(**parameters).json()["id"]: sentence
-        for sentence, parameters in (
-            (CSV_REQUIRED, {"file": str(by_hand / "pipe.csv")}),
-            (OUTSIDE, {"file": str(by_hand / "device.csv")}),
-            (OUTSIDE, {"file": str(by_hand / "out" / "outside.csv")}),
-            (OUTSIDE, {"file": sample, "report": str(by_hand / "out" / "outside.csv")}),
-            (OUTSIDE, {"file": sample, "report": str(by_hand / "out" / "new.csv")}),
-            (NO_REPORT, {"file": sample, "report": str(by_hand / "mine.csv")}),
-        )
-    }
-    for run_id, sentence in expected.items():
-        assert machine.ended(run_id, 120)["state"]["message"] == sentence
-    assert secret.read_bytes() == (by_hand / "mine.csv").read_bytes() == SECRET
-    assert not (tmp_path / "new.csv").exists()
 
 
 # --- the inbox -------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +18,7 @@ from tests.shell import SAMPLES
 pytestmark = pytest.mark.slow
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page, Route
+    from playwright.sync_api import Locator, Page, Route
 
 CHROMIUM_OPTIONS = [
     "--no-sandbox",
@@ -78,6 +80,20 @@ def open_artifact(page: Page, machine: Machine, run_id: str, key: str) -> None:
     page.get_by_role("link", name=machine.artifacts(run_id)[key]["id"][:8]).click()
 
 
+def search_for(page: Page, words: str, until_hidden: Locator) -> None:
+    """Fill in the table's search; again where the page has drawn its table anew and lost the words."""
+    from playwright.sync_api import TimeoutError as NotInTimeError
+
+    search = page.get_by_placeholder("Search")
+    for _ in range(5):
+        search.fill("")
+        search.press_sequentially(words)
+        with suppress(NotInTimeError):
+            until_hidden.wait_for(state="hidden", timeout=3000)
+            return
+    until_hidden.wait_for(state="hidden")
+
+
 def test_sample_is_imported_by_the_form(machine: Machine, page: Page, tmp_path: Path) -> None:
     """The filled-in form starts a run; its artifacts show 20, 2 and 1, and why mailboxes do not work."""
     open_form(page, machine)
@@ -110,8 +126,7 @@ def test_sample_is_imported_by_the_form(machine: Machine, page: Page, tmp_path: 
     open_artifact(page, machine, run_id, "mailbox-verdicts")
     another = page.get_by_test_id("table-display").get_by_text("fenella.coppersmythe@msn.com")
     another.wait_for()  # what is typed before the table is there is lost
-    page.get_by_placeholder("Search").fill("tobiah")
-    another.wait_for(state="hidden")
+    search_for(page, "tobiah", until_hidden=another)
     page.get_by_role("row", name="tobiah.wrenfold@outlook.com failed Wrong password").wait_for()
     page.screenshot(path=tmp_path / "mailbox-verdicts.png")
 
@@ -156,19 +171,19 @@ def test_wrong_parameters_make_no_run(machine: Machine, parameters: dict[str, ob
 
 
 def test_run_reads_and_writes_only_what_it_may(machine: Machine, tmp_path: Path) -> None:
-    """A file outside the folders, or a report that is no .csv, fails the run; nothing is read or written."""
+    """A link out of the folders, a pipe, or a report over something else fails the run; nothing changes."""
     secret = "b8a1-the-password-of-somebody-else"
     outside = tmp_path / "outside.csv"
     outside.write_text(f"email,password\nann@contoso.com,{secret}\n")
-    link = machine.watched / "link to outside.csv"
+    link, pipe = machine.watched / "link to outside.csv", machine.watched / "pipe.csv"
     link.symlink_to(outside)
+    os.mkfifo(pipe)
     database = machine.watched / "mailboxes.db"
     database.write_bytes(b"untouched")
     lies_outside = "The path lies outside the folders of OUTLOOK_IMPORT_IMPORT_FOLDERS"
     expected = {
-        machine.create_run(file=str(outside)).json()["id"]: lies_outside,
         machine.create_run(file=str(link)).json()["id"]: lies_outside,
-        machine.create_run(file=SAMPLE, report=str(outside)).json()["id"]: lies_outside,
+        machine.create_run(file=str(pipe)).json()["id"]: "CSV file is required",
         machine.create_run(file=SAMPLE, report=str(database)).json()["id"]: (
             "The report has to be a .csv file of its own"
         ),
