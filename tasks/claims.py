@@ -53,7 +53,8 @@ def claim(database: Database, mailbox_ids: Sequence[int], begun: datetime, until
             or_(mailbox.c.tested_at.is_(None), mailbox.c.tested_at < begun),
         )
         .order_by(mailbox.c.id)
-        .with_for_update(skip_locked=True)
+        # Waits for whoever holds a row: one that is only being sealed anew would go untested if skipped.
+        .with_for_update()
     )
     with database.engine.begin() as connection:
         connection.execute(
