@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 import schemas.migrations
 from schemas.findings import Finding, fault, ok, warning
-from schemas.providers import CONSUMER_IMAP, MICROSOFT_IMAP, MICROSOFT_SMTP, Endpoint
+from schemas.providers import CONSUMER_IMAP, MICROSOFT_IMAP, MICROSOFT_SMTP, Endpoint, servers_for
 from schemas.reasons import Protocol, Reason
 from schemas.sealing import Sealer
 from schemas.settings import MIB, PREFIX, Settings, SettingsError
@@ -254,17 +254,10 @@ def _not_to_be_made(folder: Path) -> str:
 
 def servers_of(settings: Settings) -> list[tuple[Protocol, Endpoint]]:
     """The servers that mailboxes are tested on: Microsoft's, unless others stand for every domain."""
-    servers = [
-        (protocol, endpoint)
-        for entry in settings.overrides.values()
-        for protocol, endpoint in ((Protocol.SMTP, entry.smtp), (Protocol.IMAP, entry.imap))
-    ]
+    entries = [*settings.overrides.values()]
     if "*" not in settings.overrides:
-        servers += [
-            (Protocol.SMTP, Endpoint(MICROSOFT_SMTP, 587)),
-            (Protocol.IMAP, Endpoint(MICROSOFT_IMAP, 993)),
-            (Protocol.IMAP, Endpoint(CONSUMER_IMAP, 993)),
-        ]
+        entries += [servers_for(f"somebody@{domain}", {}) for domain in ("outlook.com", "hotmail.com")]
+    servers = (pair for entry in entries for pair in zip((Protocol.SMTP, Protocol.IMAP), entry, strict=True))
     return list(dict.fromkeys(servers))
 
 

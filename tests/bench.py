@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import os
 import shlex
-import socket
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tests.machine import free_port
 
 ROWS = 500
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "samples" / "mailboxes.csv"
@@ -50,13 +51,6 @@ def show(what: str, ratio: float, limit: float, detail: str, *, least: bool = Fa
     aim = "" if limit == math.inf else f"(at {'least' if least else 'most'} {limit:g}: {verdict})"
     sys.stdout.write(f"{what:<55} {ratio:6.2f}  {aim:<21} {detail}\n")
     sys.stdout.flush()
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
 
 
 def mailboxes_csv(rows: int = ROWS) -> bytes:

@@ -33,8 +33,8 @@ from psycopg import sql
 from sqlalchemy import Engine, text
 
 from schemas.sealing import new_key
-from tests.bench import ROWS, free_port, sandbox, show
-from tests.machine import wait_for
+from tests.bench import ROWS, sandbox, show
+from tests.machine import free_port, wait_for
 from tests.postgresql import PostgreSql, bound, ending, postgresql_binaries, postgresql_of
 from tests.shell import PROJECT, environment
 

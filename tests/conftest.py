@@ -10,7 +10,6 @@ import csv
 import logging
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -51,7 +50,7 @@ from tasks.probe import Probing
 from tasks.read_csv import read_csv
 from tasks.store import Origin, Stored, store
 from tasks.validate import validate
-from tests.machine import Machine, machine_running, webhook_listening
+from tests.machine import Machine, free_port, machine_running, webhook_listening
 from tests.postgresql import (
     START_SECONDS,
     PostgreSql,
@@ -129,7 +128,14 @@ def postgresql() -> Iterator[PostgreSql]:
 @pytest.fixture(scope="session")
 def migrated(postgresql: PostgreSql) -> Iterator[str]:
     """The name of a PostgreSQL database whose tables are up to date, to make others from."""
-    with postgresql.new_database() as address:
+    with template_on(postgresql) as name:
+        yield name
+
+
+@contextmanager
+def template_on(server: PostgreSql) -> Iterator[str]:
+    """Yields the name of a database on the server whose tables are up to date, to make others from."""
+    with server.new_database() as address:
         engine = make_engine(url_of(Settings(database_url=SecretStr(address))))
         upgrade(engine)
         engine.dispose()
@@ -254,13 +260,6 @@ async def start(ca: trustme.CA, ca_file: Path, tmp_path: Path) -> AsyncIterator[
             return outlook
 
         yield run
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
 
 
 @pytest.fixture(scope="session")

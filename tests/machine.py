@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,6 +26,13 @@ from tests.shell import PROJECT, SAMPLES, at, environment, on_sqlite
 START_SECONDS = 240
 STOP_SECONDS = 40
 T = TypeVar("T")
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 def wait_for(what: str, look: Callable[[], T | None], seconds: float) -> T:

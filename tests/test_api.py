@@ -48,7 +48,8 @@ from schemas.tables import ApiKey, BatchRowError, ImportBatch, Mailbox, ProbeRes
 from tasks.api_keys import create_key, revoke_key
 from tasks.background import DEPLOYMENT, handed_to_prefect
 from tasks.database import Database, database
-from tests.conftest import free_port, import_file, rows_of, with_changes, with_servers, write_csv
+from tests.conftest import import_file, rows_of, with_changes, with_servers, write_csv
+from tests.machine import free_port
 from tests.shell import LIMIT_SECONDS, PROJECT, SAMPLES, Shell, at
 from tests.test_retest_pending import let_time_pass, statuses
 

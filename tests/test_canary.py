@@ -43,13 +43,12 @@ from tests.canary import STEPS, Canaries, forms, processes_watched, quoting
 from tests.conftest import (
     LOG,
     StartOutlook,
-    free_port,
     import_file,
     prefect_running,
     with_servers,
     write_csv,
 )
-from tests.machine import Machine, wait_for, webhook_listening
+from tests.machine import Machine, free_port, wait_for, webhook_listening
 from tests.postgresql import PostgreSql
 from tests.shell import LIMIT_SECONDS, PROJECT, Shell, at, environment, on_sqlite
 

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -30,10 +30,7 @@ from tasks.database import (
     Database,
     DatabaseLostError,
     database,
-    make_engine,
     through_restarts,
-    upgrade,
-    url_of,
 )
 from tasks.probe import Probing
 from tests.conftest import (
@@ -44,8 +41,10 @@ from tests.conftest import (
     mailboxes_file,
     probe_targets,
     rows_of,
+    template_on,
     with_servers,
 )
+from tests.machine import wait_for
 from tests.postgresql import PostgreSql, folder_of_nobody, postgresql_of
 from tests.test_api import CONTRACT, SAMPLE, api_with, data_of, error_of, send
 
@@ -62,11 +61,8 @@ def server(postgresql: PostgreSql) -> Iterator[PostgreSql]:
 @pytest.fixture(scope="module")
 def template(server: PostgreSql) -> Iterator[str]:
     """The name of a database on it whose tables are up to date."""
-    with server.new_database() as address:
-        engine = make_engine(url_of(Settings(database_url=SecretStr(address))))
-        upgrade(engine)
-        engine.dispose()
-        yield str(engine.url.database)
+    with template_on(server) as name:
+        yield name
 
 
 @pytest.fixture
@@ -90,13 +86,6 @@ def waiting_for_a_lock(db: Database) -> bool:
         return bool(connection.scalar(query))
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 # A server that goes away.
 
 
@@ -110,7 +99,7 @@ def test_import_goes_on_after_a_restart(
         with suppress(sa.exc.DBAPIError), other.engine.begin() as holding:
             holding.execute(sa.text("LOCK TABLE mailbox IN EXCLUSIVE MODE"))
             importing = pool.submit(import_file, opened, on_server, file)
-            wait_until(lambda: waiting_for_a_lock(opened))
+            wait_for("a lock to wait for", lambda: waiting_for_a_lock(opened), 20)
             getattr(server, how)()
             time.sleep(AWAY_SECONDS)
             server.start()

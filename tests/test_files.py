@@ -29,8 +29,8 @@ from tasks.database import database, key_file, url_of
 from tasks.inbox import Folders, claim, look
 from tasks.private import private_folder, write_privately
 from tasks.report import NO_REPORT, REPORT_START, refuse_report
-from tests.conftest import free_port, write_csv
-from tests.machine import wait_for
+from tests.conftest import write_csv
+from tests.machine import free_port, wait_for
 from tests.shell import LIMIT_SECONDS, PROJECT, SAMPLES, SCAN, Shell, on_sqlite
 
 OUTSIDE = "The path lies outside the folders of OUTLOOK_IMPORT_IMPORT_FOLDERS"

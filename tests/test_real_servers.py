@@ -25,13 +25,13 @@ from tasks.database import database
 from tasks.login import Credentials, log_in, tls_context
 from tasks.probe import Probing
 from tests.conftest import (
-    free_port,
     import_file,
     probe_targets,
     rows_of,
     with_changes,
     write_csv,
 )
+from tests.machine import free_port
 from tests.postgresql import START_SECONDS, bound, ending, folder_of_nobody
 
 MAILBOXES = 500

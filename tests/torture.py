@@ -17,13 +17,12 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -38,6 +37,7 @@ from flows.temporary_server import RECORDER_SETTINGS
 from sandbox.outlook import Outlook, Seen, running
 from sandbox.script import Account
 from schemas.sealing import Sealer, new_key, parse_keys
+from tests.machine import free_port, wait_for
 from tests.postgresql import PostgreSql, bound, postgresql_binaries, postgresql_of
 from tests.shell import PROJECT, at, environment
 from tests.torture_checks import (
@@ -244,13 +244,6 @@ def port_of(url: str) -> str:
     return str(httpx.URL(url).port)
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
-
-
 def site_of(folder: Path, database: str, key: str, outlook: Outlook, files: Files, form: Form) -> Site:
     for name in ("source", "reports", "logs", "tmp", RUNTIME, "watched/inbox"):
         (folder / name).mkdir(parents=True)
@@ -286,11 +279,11 @@ def set_up(machine: Machine) -> None:
     run(site, "flows.manage", "database", "upgrade")
     site.api_key = run(site, "flows.manage", "keys", "create").strip()
     machine.api.start()
-    wait_until("Prefect's server answers", lambda: answers(f"{site.prefect_url}/health"))
+    wait_for("Prefect's server answers", lambda: answers(f"{site.prefect_url}/health"), START_SECONDS)
     run(site, "flows.manage", "deploy")
     for worker in machine.workers:
         worker.start()
-    wait_until("the API answers", lambda: answers(f"{site.api_url}/readyz"))
+    wait_for("the API answers", lambda: answers(f"{site.api_url}/readyz"), START_SECONDS)
 
 
 def run(site: Site, *words: str) -> str:
@@ -305,14 +298,6 @@ def answers(url: str) -> bool:
         return httpx.get(url, timeout=5).is_success
     except httpx.TransportError:
         return False
-
-
-def wait_until(what: str, look: Callable[[], object], seconds: float = START_SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not look():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds:.0f} seconds: {what}")
-        time.sleep(0.2)
 
 
 BEGUN = time.monotonic()
