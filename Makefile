@@ -20,7 +20,7 @@ demo-troubled: $(READY)  ## The same with a mailbox for every reason that there 
 	  --servers data/samples/troubled-servers.csv $(RUN) -m flows.import_outlook data/samples/troubled.csv
 
 up: $(READY)  ## Run Prefect's server, the deployments and a worker until Ctrl-C
-	$(RUN) -m flows.up
+	$(RUN) -m flows.cli up
 
 test: $(READY)  ## Run the tests
 	$(RUN) -m pytest -q -n $(WORKERS) --dist loadgroup
@@ -37,19 +37,19 @@ lint: $(READY)  ## Check style and types
 	$(RUN) -m mypy
 
 audit: $(READY)  ## Look up known vulnerabilities of the locked packages (needs the network)
-	$(RUN) -m tests.audit
+	$(RUN) -m tests.tools.audit
 
 fuzz: $(READY)  ## Look for 20 minutes for files, uploads and servers that break it
-	$(RUN) -m tests.fuzz --minutes 20
+	$(RUN) -m tests.tools.fuzz --minutes 20
 
 bench: $(READY)  ## Measure speed, as ratios
-	$(RUN) -m tests.bench
+	$(RUN) -m tests.tools.bench
 
 bench-scale: $(READY)  ## Measure many workers, sizes of groups and a growing table (hours)
-	$(RUN) -m tests.bench_scale
+	$(RUN) -m tests.tools.bench_scale
 
 torture: $(READY)  ## Import by all four ways while everything is killed 100 times (half an hour)
-	$(RUN) -m tests.torture
+	$(RUN) -m tests.tools.torture
 
 lock:  ## Renew requirements.lock from pyproject.toml (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
@@ -59,7 +59,8 @@ clean:  ## Remove the environment
 	rm -rf $(VENV)
 
 # The lock is complete, so nothing has to be resolved; the mark is newer than the lock once all is installed.
-$(READY): requirements.lock
+$(READY): requirements.lock pyproject.toml
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
 	touch $@

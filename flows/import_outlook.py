@@ -11,9 +11,9 @@ command it is `flows.command_line`, which judges the file before it pays for imp
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from flows.command_line import main
+    from flows.cli.app import door
 
-    raise SystemExit(main())
+    raise SystemExit(door("import"))
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -31,22 +31,21 @@ from prefect.futures import wait
 from prefect.runtime import deployment
 from prefect.states import Cancelled, Completed, Failed
 
-from flows.form import CsvFile, Encoding, Report, Tag, TryLogins, Workspace
-from schemas.csv_file import Refusal
+from flows.parameters import CsvFile, Encoding, Report, Tag, TryLogins, Workspace
 from schemas.labels import DEFAULT_WORKSPACE
-from schemas.settings import Settings, load_settings
+from schemas.refusals import Refusal
+from schemas.settings import Settings
 from schemas.summary import Summary
-from schemas.verdicts import ProbeReport, Target, group_targets
+from schemas.verdicts import Group, ProbeReport, Stop, Target
+from tasks.configuration import load_settings
 from tasks.crash import leave_no_core_file
-from tasks.database import Database, database
-from tasks.dedupe import dedupe
 from tasks.limits import configured_limits
 from tasks.notify import notify, tell_guard
-from tasks.probe import INTERRUPTED, Probing, probe
-from tasks.read_csv import read_csv
+from tasks.prepare import prepare
+from tasks.probe import Probing, probe
 from tasks.report import publish_refusal, publish_summary, publish_verdicts, refuse_report, write_report
+from tasks.storage.database import Database, database
 from tasks.store import Origin, store
-from tasks.validate import validate
 
 
 class Imported(NamedTuple):
@@ -97,15 +96,11 @@ async def import_outlook(
     within = folders_of_run(settings)
     if report is not None and (refusal := refuse_report(report, within)):
         return await refuse(refusal, file, settings)
-    table = read_csv(file, settings.max_file_bytes, encoding, within)
-    if isinstance(table, Refusal):
-        return await refuse(table, file, settings)
+    prepared = prepare(file, settings.max_file_bytes, encoding, within)
+    if isinstance(prepared, Refusal):
+        return await refuse(prepared, file, settings)
     with database(settings) as mailboxes:
-        validated = validate(table, workspace, mailboxes.sealer)
-        deduped = dedupe(validated.valid)
-        if isinstance(deduped, Refusal):
-            return await refuse(deduped, file, settings)
-        stored = store(*deduped, validated, Origin(file.name, workspace, tag, test), mailboxes, settings)
+        stored = store(prepared, Origin(file.name, workspace, tag, test), mailboxes, settings)
         await publish_summary(stored.summary, report)
         verdicts = await probe_all(stored.targets, mailboxes, settings) if test else None
     if verdicts is not None:
@@ -137,17 +132,18 @@ async def tell_refusal(name: str, refusal: Refusal, settings: Settings) -> None:
 async def probe_all(targets: Sequence[Target], mailboxes: Database, settings: Settings) -> ProbeReport:
     """Map the probe over small groups of mailboxes, as many groups at once as keep every slot busy."""
     probing = Probing(mailboxes, settings, [target.mailbox_id for target in targets])
-    groups = group_targets(targets, settings.probe_group_size)
-    probing.ask_hosts(groups)
-    async with progress_shown(probing, len(targets)):
-        # On a thread, because it takes a while and the first logins need this loop by then.
-        configured = unmapped(await configured_limits())
-        runs = await asyncio.to_thread(probe.map, groups, unmapped(probing), configured)
-        await asyncio.to_thread(wait, runs)
-    await publish_verdicts(probing.report())
-    for run in runs:
-        run.result()  # a fault of ours is raised here, once every other group has come to its end
-    return probing.report()
+
+    async def map_groups(groups: Sequence[Group]) -> None:
+        async with progress_shown(probing, len(targets)):
+            # On a thread: it takes a while, and the first logins need this loop by then.
+            configured = unmapped(await configured_limits())
+            runs = await asyncio.to_thread(probe.map, groups, unmapped(probing), configured)
+            await asyncio.to_thread(wait, runs)
+        await publish_verdicts(probing.report())
+        for run in runs:
+            run.result()  # an internal error is raised here, after every other group has ended
+
+    return await probing.run(targets, map_groups)
 
 
 @asynccontextmanager
@@ -179,7 +175,7 @@ def conclude(imported: Imported) -> State:
     if imported.verdicts is None:
         return Completed(message=f"{message}; not tested", data=imported)
     message = f"{message}; {imported.verdicts}"
-    if imported.verdicts.stopped == INTERRUPTED:
+    if imported.verdicts.stopped is Stop.INTERRUPTED:
         return Cancelled(message=message, data=imported)
     return Completed(message=message, data=imported)
 

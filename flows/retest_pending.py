@@ -7,22 +7,21 @@ given back expires, so a killed run blocks nobody.
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from flows.command_line import retest_main
+    from flows.cli.app import door
 
-    raise SystemExit(retest_main())
+    raise SystemExit(door("retest"))
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed
 
 from flows.import_outlook import probe_all, tell_crash
-from schemas.settings import load_settings
-from schemas.verdicts import ProbeReport
+from schemas.verdicts import ProbeReport, Stop
+from tasks.configuration import load_settings
 from tasks.crash import leave_no_core_file
-from tasks.database import database
-from tasks.due import find_due
 from tasks.notify import tell_guard
-from tasks.probe import INTERRUPTED
+from tasks.storage.database import database
+from tasks.storage.due import find_due
 
 MAILBOXES_AT_ONCE = 500
 
@@ -52,6 +51,6 @@ async def retest_pending(workspace: str | None = None, held: bool = False, batch
                 break
     about = "A retest" if batch is None else f"Import {batch}"
     await tell_guard(about, report, str(report), settings)
-    if report.stopped == INTERRUPTED:
+    if report.stopped is Stop.INTERRUPTED:
         return Cancelled(message=str(report), data=report)
     return Completed(message=str(report), data=report)

@@ -12,10 +12,10 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from schemas.labels import counted
-from schemas.settings import load_settings
 from schemas.tables import now
+from tasks.configuration import load_settings
 from tasks.crash import leave_no_core_file
-from tasks.database import database
+from tasks.storage.database import database
 from tasks.trim import end_forgotten_runs, trim_results, trim_runs
 
 # No run takes nearly so long; one that stays Running for ever would count as one at work.

@@ -13,13 +13,13 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.form import Workspace
 from flows.import_outlook import Imported, import_outlook, tell_crash, tell_refusal
-from schemas.csv_file import CSV_REQUIRED, NAME_NOT_UTF8, Refusal
+from flows.parameters import Workspace
 from schemas.labels import DEFAULT_WORKSPACE, LABEL_RULE, is_label
-from schemas.settings import load_settings
+from schemas.refusals import CSV_REQUIRED, NAME_NOT_UTF8, Refusal
+from tasks.configuration import load_settings
 from tasks.crash import StepError, leave_no_core_file
-from tasks.inbox import Claim, Folders, claim, finish, left_behind, look, reject, settled
+from tasks.files.inbox import Claim, Folders, claim, finish, left_behind, look, reject, settled
 
 BROKEN_OFF = "broken off"
 

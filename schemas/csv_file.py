@@ -9,33 +9,23 @@ from __future__ import annotations
 
 import codecs
 import csv
-import errno
 import io
-import os
 import re
-import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import NoReturn
 
 import polars as pl
 from polars.exceptions import PolarsError
 
 from schemas.headers import FIELDS, MOST_COLUMNS, Columns, find_columns, normalise
-from schemas.places import OutsideError, open_to_read
-
-CSV_REQUIRED = "CSV file is required"
-CSV_EMPTY = "CSV file is empty"
-NAME_NOT_UTF8 = "The file's name is not UTF-8: rename the file"
-NO_FILE = "that is a folder, a device or a pipe and no file"
-COLUMNS_REQUIRED = "CSV must have email and password columns"
-TWO_READINGS = "CSV file can be read in more than one way: save it again as “CSV UTF-8”"
+from schemas.plaintext import Plaintext
+from schemas.refusals import COLUMNS_REQUIRED, CSV_EMPTY, TWO_READINGS, Refusal
 
 DELIMITERS = (",", ";", "\t", "|")
-ERROR_HEADER = "error"
 
+
+ERROR_HEADER = "error"
 BYTE_ORDER_MARKS = (  # the UTF-32 mark begins with the UTF-16 one, so the longer ones come first
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -43,6 +33,7 @@ BYTE_ORDER_MARKS = (  # the UTF-32 mark begins with the UTF-16 one, so the longe
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+
 
 FOREIGN_FORMATS = (
     (b"PK\x03\x04", "an Excel workbook or a ZIP archive; in Excel, save it as “CSV UTF-8”"),
@@ -53,35 +44,6 @@ FOREIGN_FORMATS = (
     (b"\xfd7zXZ", "an xz archive; unpack it first"),
     (b"%PDF", "a PDF document; save the table as CSV"),
 )
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why a whole file was turned away; nothing was changed by it.
-
-    Attributes:
-        message: The contract's sentence, safe to show anywhere: it never quotes a cell.
-        detail: What to look at, for the person at the terminal; never part of the envelope.
-    """
-
-    message: str
-    detail: str = ""
-
-    def envelope(self) -> dict[str, object]:
-        return {"success": False, "error": {"code": "VALIDATION_ERROR", "message": self.message}}
-
-    def __str__(self) -> str:
-        return f"{self.message} ({self.detail})" if self.detail else self.message
-
-
-class Plaintext:
-    """Base of what holds unsealed secrets: it cannot be printed, logged or persisted by accident."""
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}: not shown>"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{type(self).__name__} holds passwords and is never pickled")
 
 
 @dataclass(frozen=True, repr=False)
@@ -97,56 +59,6 @@ class CsvTable(Plaintext):
 
     frame: pl.DataFrame
     ignored: tuple[str, ...]
-
-
-def read_bytes(path: Path, limit: int, within: Sequence[Path] | None = None) -> bytes | Refusal:
-    """Read a regular file of at most `limit` bytes; anything else is a refusal, and waited for is nothing.
-
-    Args:
-        within: Folders of which one has to hold the file, wherever links lead; None for any place.
-    """
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:  # no run could be named after it
-        return Refusal(NAME_NOT_UTF8)
-    try:
-        descriptor = open_to_read(path, within)
-        try:
-            return _read_regular(descriptor, limit)
-        finally:
-            os.close(descriptor)
-    except OutsideError as error:
-        return Refusal(str(error))
-    except FileNotFoundError:
-        return Refusal(CSV_REQUIRED, "there is no file of that name")
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno == errno.ENXIO:  # a socket
-            return Refusal(CSV_REQUIRED, NO_FILE)
-        reason = error.strerror if isinstance(error, OSError) else None
-        return Refusal(CSV_REQUIRED, f"it cannot be read: {reason or 'not a file name'}")
-
-
-def _read_regular(descriptor: int, limit: int) -> bytes | Refusal:
-    before = os.fstat(descriptor)
-    if not stat.S_ISREG(before.st_mode):
-        return Refusal(CSV_REQUIRED, NO_FILE)
-    if before.st_size > limit:
-        return too_large(limit)
-    with os.fdopen(descriptor, "rb", closefd=False) as file:
-        # The file may have grown since. Some of the kernel's have no end, and nothing to give just now.
-        data: bytes | None = file.read(limit + 1)
-    if data is None:
-        return Refusal(CSV_REQUIRED, NO_FILE)
-    if len(data) > limit:
-        return too_large(limit)
-    after = os.fstat(descriptor)
-    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-        return Refusal("CSV file is still being written: import it once that is done")
-    return data
-
-
-def too_large(limit: int) -> Refusal:
-    return Refusal(f"CSV file is larger than {limit:,} bytes: split it into files of at most 500 mailboxes")
 
 
 def parse(data: bytes, encoding: str | None = None) -> CsvTable | Refusal:
@@ -288,6 +200,8 @@ BROKEN_QUOTE = (
     "a quotation mark opens or closes in the wrong place; put the whole value in quotes "
     "and double each quotation mark inside it"
 )
+
+
 STRAY_RETURN = "a carriage return stands inside a row; save the file again with ordinary line ends"
 ENDLESS_VALUE = (
     "a value is longer than 131,072 characters; look for a quotation mark that is opened and never closed"

@@ -7,7 +7,8 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, Field
 
-from schemas.reasons import Protocol, Reason, Stage, diagnose
+from schemas.diagnosis import diagnose
+from schemas.reasons import Protocol, Reason, Stage
 from schemas.verdicts import MailboxStatus
 
 Data = TypeVar("Data", bound=BaseModel)

@@ -1,4 +1,4 @@
-"""The judgement of rows: the Pandera model of a mailbox row, its named checks, and the dedupe rule.
+"""How rows are validated: the Pandera model of a mailbox row, its named checks, and the dedupe rule.
 
 Everything here is pure. Faults of a row are values on that row and never raised past it; Pandera's own
 exception quotes cells, so only the row number and the name of the check are taken out of it.
@@ -22,7 +22,9 @@ from pandera.errors import SchemaErrors
 from pandera.polars import PolarsData
 from pyotp.totp import TOTP
 
-from schemas.csv_file import CsvTable, Plaintext, Refusal
+from schemas.csv_file import CsvTable
+from schemas.plaintext import Plaintext
+from schemas.refusals import Refusal
 
 MAX_MAILBOXES = 500
 LONGEST = {"email": 254, "password": 256, "name": 200, "totpsecret": 512}
@@ -93,19 +95,30 @@ class Duplicate(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False)
-class Judged(Plaintext):
-    """The verdict on every row of a table.
+class Validated(Plaintext):
+    """The rows that passed and the faults of the others.
 
     Attributes:
         valid: `line` (UInt32), `email`, `email_key`, `password`, `name`, `totp` (String; `totp` and `name`
             null where the row has none), `warning` (String, "" for none), in the file's order.
         errors: One for each row that failed, in the file's order.
-        rows: How many rows there were.
     """
 
     valid: pl.DataFrame
     errors: tuple[RowError, ...]
-    rows: int
+
+
+@dataclass(frozen=True, repr=False)
+class Deduped(Plaintext):
+    """One row per mailbox.
+
+    Attributes:
+        kept: The first valid row of each mailbox, with the columns of `Validated.valid`.
+        duplicates: The later rows of the same mailboxes.
+    """
+
+    kept: pl.DataFrame
+    duplicates: tuple[Duplicate, ...]
 
 
 class MailboxRow(pa.DataFrameModel):
@@ -186,17 +199,16 @@ def _fits(column: str) -> pl.Expr:
 ROWS_AT_ONCE = 50_000  # bounds what Pandera holds for a file in which every row fails
 
 
-def judge(table: CsvTable) -> Judged:
-    """Judge every row of a table; a row has one verdict, the first of `RowReason` that applies."""
-    parts = [_judge_part(part) for part in table.frame.iter_slices(ROWS_AT_ONCE)]
-    return Judged(
+def validate(table: CsvTable) -> Validated:
+    """Validate every row of a table; a failed row has one reason, the first of `RowReason` that applies."""
+    parts = [_validate_part(part) for part in table.frame.iter_slices(ROWS_AT_ONCE)]
+    return Validated(
         pl.concat([valid for valid, _ in parts]),
         tuple(error for _, errors in parts for error in errors),
-        table.frame.height,
     )
 
 
-def _judge_part(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[RowError]]:
+def _validate_part(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[RowError]]:
     candidates = _candidates(frame)
     verdicts = _first_failed_check(candidates)
     failed = sorted(verdicts)
@@ -366,15 +378,14 @@ def _like_an_address(cell: str) -> bool:
     return bool(cell) and not re.search(r"\d", cell) and not _LIKE_A_PASSWORD.fullmatch(cell)
 
 
-def dedupe(valid: pl.DataFrame) -> tuple[pl.DataFrame, tuple[Duplicate, ...]] | Refusal:
-    """Keep the first valid row of each mailbox, then hold the rest to the cap.
+def dedupe(valid: pl.DataFrame) -> Deduped | Refusal:
+    """Keep the first valid row of each mailbox, then apply the cap.
 
     Args:
         valid: A frame with at least `line`, `email` and `email_key`, in the file's order.
 
     Returns:
-        The kept rows (same columns) and the duplicates, or the refusal when more than
-        `MAX_MAILBOXES` are left.
+        The kept rows and the duplicates, or the refusal when more than `MAX_MAILBOXES` are left.
     """
     first = pl.col("email_key").is_first_distinct()
     kept = valid.filter(first)
@@ -383,4 +394,4 @@ def dedupe(valid: pl.DataFrame) -> tuple[pl.DataFrame, tuple[Duplicate, ...]] | 
             f"Maximum {MAX_MAILBOXES} mailboxes per import", f"the file has {kept.height:,} different ones"
         )
     later = valid.filter(~first).select("line", "email")
-    return kept, tuple(Duplicate(line, email) for line, email in later.iter_rows())
+    return Deduped(kept, tuple(Duplicate(line, email) for line, email in later.iter_rows()))

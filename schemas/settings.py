@@ -9,13 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from schemas.providers import Endpoint, Servers
 
 PREFIX = "OUTLOOK_IMPORT_"
-DATA = Path(__file__).resolve().parent.parent / "data"
+COMMAND_VARIABLE = f"{PREFIX}COMMAND"  # how printed advice calls this program; no setting of a run
+DATA = Path(__file__).parent.parent / "data"
 MIB = 1024 * 1024
 
 
@@ -37,12 +38,6 @@ def _json(value: Any) -> Any:
         return json.loads(value or "{}")
     except ValueError:
         raise ValueError("is not valid JSON") from None
-
-
-def _existing_file(path: Path) -> Path:
-    if not path.is_file():
-        raise ValueError("names no file")
-    return path
 
 
 class ServersEntry(BaseModel, extra="forbid"):
@@ -72,7 +67,7 @@ class Settings(BaseSettings):
         '{"contoso.com": {"smtp": "mail.contoso.com:587", "imap": "mail.contoso.com:993"}}; '
         "* stands for every other domain.",
     )
-    ca_file: Annotated[Path, AfterValidator(_existing_file)] | None = Field(
+    ca_file: Path | None = Field(
         None, description="Certificate authorities (PEM) to trust besides the system's."
     )
     max_file_bytes: int = Field(
@@ -138,18 +133,6 @@ class Settings(BaseSettings):
     def claim_lease(self) -> timedelta:
         """How long a run may hold a mailbox: two preflights, two logins ahead in line, its own two, slack."""
         return timedelta(seconds=6 * self.probe_timeout + 10)
-
-
-def load_settings() -> Settings:
-    """Read the settings.
-
-    Raises:
-        SettingsError: When one is malformed; names the variable and the fault, never the value.
-    """
-    settings, faults = read_settings()
-    if faults:
-        raise SettingsError("; ".join(text for _, text in faults))
-    return settings
 
 
 def read_settings() -> tuple[Settings, list[tuple[str, str]]]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+import polars as pl
+
 from schemas.labels import counted
-from schemas.rows import DUPLICATE, Duplicate, RowError
+from schemas.prepare import Prepared
+from schemas.rows import DUPLICATE, RowError
 
 MAX_ERRORS_SHOWN = 50
 ALREADY_STORED = "Already stored in the workspace: its credentials were left as they are"
@@ -54,7 +57,7 @@ class Summary:
         errors: The rows that failed.
         outcomes: One for each row; imported, skipped and failed add up to the rows.
         ignored: Headers of the columns that were not used.
-        batch_id: Number of the stored batch; None as long as nothing is stored.
+        import_id: Number of the stored import; None as long as nothing is stored.
     """
 
     file: str
@@ -63,7 +66,7 @@ class Summary:
     outcomes: tuple[Outcome, ...]
     errors: tuple[RowError, ...]
     ignored: tuple[str, ...] = ()
-    batch_id: int | None = None
+    import_id: int | None = None
 
     @property
     def imported(self) -> int:
@@ -117,7 +120,7 @@ class Summary:
             f"## {markdown_cell(self.file)}: {self}",
             f"Workspace **{markdown_cell(self.workspace)}**"
             + (f", tag **{markdown_cell(self.tag)}**" if self.tag else "")
-            + (f", batch {self.batch_id}" if self.batch_id else "")
+            + (f", import {self.import_id}" if self.import_id else "")
             + f", {counted(len(self.outcomes), 'row')}.",
             markdown_table(("Rows", "Result"), [(self._count(result), result) for result in Result]),
         ]
@@ -142,25 +145,36 @@ class Summary:
         return f" (the first {MAX_ERRORS_SHOWN} of {len(self.errors)})" if hidden > 0 else ""
 
 
-def outcomes_of(
-    imported: Iterable[tuple[int, str, str]],
-    stored_already: Iterable[tuple[int, str]],
-    duplicates: Iterable[Duplicate],
-    errors: Iterable[RowError],
-) -> tuple[Outcome, ...]:
-    """Gather what became of the rows, in the file's order.
+def summarize(
+    prepared: Prepared,
+    file: str,
+    workspace: str,
+    tag: str | None,
+    new: Collection[str] | None = None,
+    import_id: int | None = None,
+) -> Summary:
+    """Gather what became of each row, in the file's order.
 
     Args:
-        imported: (line, email, warning) of the rows that became mailboxes.
-        stored_already: (line, email) of the rows whose mailbox was there before.
+        new: Email keys of the mailboxes that were not stored before; None where nothing is stored yet.
     """
-    return tuple(
-        sorted(
-            [Outcome(line, email, Result.IMPORTED, warning) for line, email, warning in imported]
-            + [Outcome(line, email, Result.SKIPPED, ALREADY_STORED) for line, email in stored_already]
-            + [Outcome(line, email, Result.SKIPPED, DUPLICATE) for line, email in duplicates]
-            + [Outcome(error.line, error.email, Result.FAILED, error.reason.message) for error in errors]
-        )
+    is_new = pl.lit(True) if new is None else pl.col("email_key").is_in(list(new))
+    imported = prepared.kept.filter(is_new).select("line", "email", "warning").iter_rows()
+    stored_already = prepared.kept.filter(~is_new).select("line", "email").iter_rows()
+    outcomes = [
+        *(Outcome(line, email, Result.IMPORTED, warning) for line, email, warning in imported),
+        *(Outcome(line, email, Result.SKIPPED, ALREADY_STORED) for line, email in stored_already),
+        *(Outcome(line, email, Result.SKIPPED, DUPLICATE) for line, email in prepared.duplicates),
+        *(Outcome(e.line, e.email, Result.FAILED, e.reason.message) for e in prepared.errors),
+    ]
+    return Summary(
+        file=file,
+        workspace=workspace,
+        tag=tag,
+        outcomes=tuple(sorted(outcomes)),
+        errors=prepared.errors,
+        ignored=prepared.ignored,
+        import_id=import_id,
     )
 
 

@@ -10,9 +10,10 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
+from schemas.diagnosis import diagnose, standing
 from schemas.labels import counted
 from schemas.providers import Endpoint
-from schemas.reasons import Protocol, Reason, Stage, diagnose, standing
+from schemas.reasons import Protocol, Reason, Stage
 from schemas.summary import markdown_cell
 
 # Five minutes, then four times as long each time: 5 min, 20 min, 80 min, 5 h 20 min.
@@ -133,6 +134,24 @@ class Group(NamedTuple):
         return f"{hosts} {self.first}-{self.first + len(self.mailbox_ids) - 1}"
 
 
+class Stop(StrEnum):
+    """Why a run of tests ended early."""
+
+    GUARD = "guard"
+    INTERRUPTED = "interrupted"
+
+    @property
+    def sentence(self) -> str:
+        return STOP_SENTENCES[self]
+
+
+STOP_SENTENCES = {
+    Stop.GUARD: "Stopped by the lockout guard: nearly all passwords tried so far were wrong, so the "
+    "passwords of this import look wrong as a whole. The others are held back: wrong attempts lock accounts.",
+    Stop.INTERRUPTED: "Stopped by you: what was not tested yet stays pending.",
+}
+
+
 @dataclass(frozen=True)
 class ProbeReport:
     """The verdicts of a run.
@@ -140,12 +159,12 @@ class ProbeReport:
     Attributes:
         verdicts: In no particular order; mailboxes that were never begun have none.
         untested: How many mailboxes of the run are left without a verdict.
-        stopped: Why the run ended before its time, "" where it did not.
+        stopped: Why the run ended early; None where it did not.
     """
 
     verdicts: tuple[Verdict, ...]
     untested: int
-    stopped: str = ""
+    stopped: Stop | None = None
 
     def __add__(self, later: ProbeReport) -> ProbeReport:
         return ProbeReport(self.verdicts + later.verdicts, self.untested + later.untested, later.stopped)
@@ -178,7 +197,7 @@ class ProbeReport:
         if self.verdicts:
             parts.append(self._picture())
         if self.stopped:
-            parts.append(f"**{markdown_cell(self.stopped)}**")
+            parts.append(f"**{markdown_cell(self.stopped.sentence)}**")
         for reason, count in self.reasons():
             why = reason.explanation
             boxes = counted(count, "mailbox", "mailboxes")

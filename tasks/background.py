@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 import httpx
 from prefect.client.orchestration import get_client
@@ -18,12 +19,12 @@ from prefect.settings import PREFECT_API_URL
 
 from schemas.rows import MAX_MAILBOXES
 from schemas.settings import Settings
-from schemas.verdicts import group_targets
+from schemas.verdicts import Group
 from tasks.crash import outline
-from tasks.database import Database
-from tasks.due import find_due
 from tasks.notify import tell_guard
 from tasks.probe import Probing
+from tasks.storage.database import Database
+from tasks.storage.due import find_due
 
 DEPLOYMENT = "retest-pending/every-10-minutes"
 PREFECT_SECONDS = 15
@@ -67,18 +68,23 @@ class BackgroundTests:
         )
         if self._closing:
             return
-        self._probing = Probing(self._database, self._settings, [target.mailbox_id for target in targets])
-        try:
-            groups = group_targets(targets, self._settings.probe_group_size)
-            tests = (self._probing.test_group(group, LOGGER) for group in groups)
+        probing = self._probing = Probing(
+            self._database, self._settings, [target.mailbox_id for target in targets]
+        )
+
+        async def gather_groups(groups: Sequence[Group]) -> None:
+            tests = (probing.test_group(group, LOGGER) for group in groups)
             results = await asyncio.gather(*tests, return_exceptions=True)
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+
+        try:
+            await probing.run(targets, gather_groups)
         finally:
-            report, self._probing = self._probing.report(), None
-        LOGGER.info("Import %d: %s", import_id, report)
-        await tell_guard(f"Import {import_id}", report, str(report), self._settings)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+            report, self._probing = probing.report(), None
+            LOGGER.info("Import %d: %s", import_id, report)
+            await tell_guard(f"Import {import_id}", report, str(report), self._settings)
 
 
 async def handed_to_prefect(import_id: int) -> bool:

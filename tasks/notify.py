@@ -13,8 +13,7 @@ from prefect.blocks.core import Block
 from prefect.exceptions import MissingContextError
 
 from schemas.settings import Settings
-from schemas.verdicts import ProbeReport
-from tasks.probe import GUARD_TRIPPED
+from schemas.verdicts import ProbeReport, Stop
 
 SECONDS = 10
 LOGGER = logging.getLogger(__name__)
@@ -34,8 +33,8 @@ async def notify(text: str, settings: Settings) -> None:
 
 async def tell_guard(about: str, report: ProbeReport, counts: str, settings: Settings) -> None:
     """Say that the lockout guard has stopped a run of tests, if it has."""
-    if report.stopped == GUARD_TRIPPED:
-        await notify(f"{about}: {report.stopped} {counts}.", settings)
+    if report.stopped == Stop.GUARD:
+        await notify(f"{about}: {report.stopped.sentence} {counts}.", settings)
 
 
 async def _post(address: str, text: str) -> None:

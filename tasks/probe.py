@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import nullcontext
 from contextvars import ContextVar
 from datetime import timedelta
@@ -23,18 +23,13 @@ from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason
 from schemas.settings import Settings
 from schemas.tables import now
-from schemas.verdicts import Answer, Group, ProbeReport, Verdict, judge_answers
-from tasks.claims import Claimed, claim, hold_back, release, save
+from schemas.verdicts import Answer, Group, ProbeReport, Stop, Target, Verdict, group_targets, judge_answers
 from tasks.crash import unquoted
-from tasks.database import Database
 from tasks.limits import limits_of
-from tasks.login import Credentials, log_in, tls_context
-
-GUARD_TRIPPED = (
-    "Stopped by the lockout guard: nearly all passwords tried so far were wrong, so the passwords of this "
-    "import look wrong as a whole. The others are held back, because wrong attempts lock accounts."
-)
-INTERRUPTED = "Stopped by you: what was not tested yet stays pending."
+from tasks.login.session import log_in
+from tasks.login.wire import Credentials, tls_context
+from tasks.storage.claims import Claimed, claim, hold_back, release, save
+from tasks.storage.database import Database
 
 
 class Observer:
@@ -95,7 +90,7 @@ class Probing:
     def __init__(self, database: Database, settings: Settings, mailbox_ids: Sequence[int]) -> None:
         self.loop = asyncio.get_running_loop()
         self.verdicts: list[Verdict] = []
-        self.stopped = ""
+        self.stopped: Stop | None = None
         self._begun = now()
         self._mailbox_ids = mailbox_ids
         self._database = database
@@ -120,9 +115,24 @@ class Probing:
         untested = len(self._mailbox_ids) - len(self.verdicts)
         return ProbeReport(tuple(self.verdicts), untested, self.stopped)
 
+    async def run(
+        self, targets: Sequence[Target], run_groups: Callable[[list[Group]], Awaitable[None]]
+    ) -> ProbeReport:
+        """Test all targets: the flow maps their groups over task runs, the HTTP API gathers them.
+
+        Args:
+            run_groups: Calls `test_group` for each group and waits for all of them.
+        """
+        groups = group_targets(targets, self._settings.probe_group_size)
+        for group in groups:  # begin before anything waits for the answers
+            self._begin_preflight(Protocol.SMTP, group.smtp)
+            self._begin_preflight(Protocol.IMAP, group.imap)
+        await run_groups(groups)
+        return self.report()
+
     def interrupt(self) -> None:
         """Begin no further login and give up those under way; their mailboxes stay pending and due."""
-        self.stopped = self.stopped or INTERRUPTED
+        self.stopped = self.stopped or Stop.INTERRUPTED
         for running in (*self._tests.values(), *self._preflights.values()):
             running.cancel()
 
@@ -145,7 +155,7 @@ class Probing:
                 mailbox.mailbox_id: self.loop.create_task(self._test(mailbox, logger)) for mailbox in claimed
             }
             self._tests |= tests
-            if self.stopped == INTERRUPTED:  # while the mailboxes were being claimed
+            if self.stopped == Stop.INTERRUPTED:  # while the mailboxes were being claimed
                 self.interrupt()
             results = await asyncio.gather(*tests.values(), return_exceptions=True)
             for mailbox_id in tests:
@@ -170,7 +180,7 @@ class Probing:
                 break  # the other protocol would only count a second failed login
         del self._tests[mailbox.mailbox_id]  # an interruption comes too late: what was said is stored
         if alarm and not self.stopped:
-            self.stopped = GUARD_TRIPPED
+            self.stopped = Stop.GUARD
             async with self._storing:
                 tested = {verdict.mailbox_id for verdict in self.verdicts}
                 rest = [mailbox_id for mailbox_id in self._mailbox_ids if mailbox_id not in tested]
@@ -199,12 +209,6 @@ class Probing:
                 finally:
                     if credentials.used:
                         self._tried.add(mailbox.mailbox_id)
-
-    def ask_hosts(self, groups: Iterable[Group]) -> None:
-        """Begin the preflights of these groups' hosts before anybody waits for them."""
-        for group in groups:
-            self._begin_preflight(Protocol.SMTP, group.smtp)
-            self._begin_preflight(Protocol.IMAP, group.imap)
 
     async def _preflight(self, protocol: Protocol, endpoint: Endpoint) -> Answer:
         """Ask a host once per run, without credentials, whether a login is possible at all."""

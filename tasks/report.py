@@ -13,11 +13,11 @@ from prefect import task
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from schemas.csv_file import Refusal
-from schemas.places import OutsideError, folder_of
+from schemas.refusals import Refusal
 from schemas.summary import Result, Summary, defused, markdown_cell
 from schemas.verdicts import ProbeReport
-from tasks.private import write_privately
+from tasks.files.private_files import write_privately
+from tasks.files.safe_paths import OutsideError, folder_of
 
 # Fixed keys: the Prefect UI keeps the history of a key. Of an artifact its list shows the description only.
 SUMMARY_KEY = "import-summary"

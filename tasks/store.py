@@ -12,14 +12,16 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from sqlalchemy import Connection, Table, insert, select
 
+from schemas.prepare import Prepared
 from schemas.providers import Endpoint, servers_for
-from schemas.rows import Duplicate, RowError
+from schemas.rows import RowError
+from schemas.sealing import Owner, Sealer
 from schemas.settings import Settings
-from schemas.summary import Summary, outcomes_of
+from schemas.summary import Summary, summarize
 from schemas.tables import BatchRowError, ImportBatch, Mailbox, columns_of, now
 from schemas.verdicts import MailboxStatus, Target
-from tasks.database import Database, insert_for, through_restarts, workspace_id_of
-from tasks.validate import Validated
+from tasks.crash import unquoted
+from tasks.storage.database import Database, insert_for, through_restarts, workspace_id_of
 
 NOT_TESTED = "Not tested: imported without a connection test."
 
@@ -45,31 +47,22 @@ class KeyTakenError(Exception):
 
 @dataclass(frozen=True)
 class Stored:
-    """A stored batch: what became of each row, and the new mailboxes, which are to be tested."""
+    """A stored import: what became of each row, and the new mailboxes, which are to be tested."""
 
+    import_id: int
     summary: Summary
     targets: tuple[Target, ...]
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
-def store(
-    kept: pl.DataFrame,
-    duplicates: tuple[Duplicate, ...],
-    validated: Validated,
-    origin: Origin,
-    database: Database,
-    settings: Settings,
-) -> Stored:
-    """Store the kept rows of a file; a mailbox that the workspace has already is left as it is.
-
-    Args:
-        kept: The rows that are to become mailboxes, with the columns of `Validated.valid`.
-    """
+def store(prepared: Prepared, origin: Origin, database: Database, settings: Settings) -> Stored:
+    """Seal the secrets and store the mailboxes; one that the workspace has already is left as it is."""
     if origin.idempotency_key is None:
         origin = origin._replace(idempotency_key=str(uuid4()))
+    kept = seal(prepared.kept, origin.workspace, database.sealer)
     candidates = [_candidate(row, settings, test=origin.test) for row in kept.iter_rows(named=True)]
-    batch_id, ids = _store_once(database, candidates, len(duplicates), validated.errors, origin)
-    summary = _summary(kept, ids, duplicates, validated, origin, batch_id)
+    import_id, ids = _store_once(database, candidates, len(prepared.duplicates), prepared.errors, origin)
+    summary = summarize(prepared, origin.file_name, origin.workspace, origin.tag, ids, import_id)
     targets = tuple(
         Target(
             ids[candidate["email_key"]],
@@ -79,7 +72,21 @@ def store(
         for candidate in candidates
         if candidate["email_key"] in ids
     )
-    return Stored(summary, targets)
+    return Stored(import_id, summary, targets)
+
+
+@unquoted()
+def seal(kept: pl.DataFrame, workspace: str, sealer: Sealer) -> pl.DataFrame:
+    """Seal the secrets of the rows: `password` and `totp` (String) become Binary."""
+
+    def sealed(field: str) -> pl.Series:
+        values = [
+            None if secret is None else sealer.seal(secret, Owner(workspace, key, field))
+            for key, secret in kept.select("email_key", field).iter_rows()
+        ]
+        return pl.Series(field, values, dtype=pl.Binary)
+
+    return kept.with_columns(sealed("password"), sealed("totp"))
 
 
 @through_restarts
@@ -177,28 +184,3 @@ def _insert_new(connection: Connection, mailbox: Table, candidates: list[dict[st
         insert_for(connection, mailbox).on_conflict_do_nothing().returning(mailbox.c.email_key, mailbox.c.id)
     )
     return {row.email_key: row.id for row in connection.execute(statement, ordered)}
-
-
-def _summary(
-    kept: pl.DataFrame,
-    ids: dict[str, int],
-    duplicates: tuple[Duplicate, ...],
-    validated: Validated,
-    origin: Origin,
-    batch_id: int,
-) -> Summary:
-    is_new = pl.col("email_key").is_in(list(ids))
-    return Summary(
-        file=origin.file_name,
-        workspace=origin.workspace,
-        tag=origin.tag,
-        outcomes=outcomes_of(
-            kept.filter(is_new).select("line", "email", "warning").iter_rows(),
-            kept.filter(~is_new).select("line", "email").iter_rows(),
-            duplicates,
-            validated.errors,
-        ),
-        errors=validated.errors,
-        ignored=validated.ignored,
-        batch_id=batch_id,
-    )

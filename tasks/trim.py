@@ -27,7 +27,7 @@ from prefect.states import Crashed
 from sqlalchemy import Select, Table, delete, exists, select, tuple_
 
 from schemas.tables import BatchRowError, ImportBatch, ProbeResult, columns_of
-from tasks.database import Database
+from tasks.storage.database import Database
 
 # Small enough that nobody waits long for the locks of one transaction.
 ROWS_AT_ONCE = 1000

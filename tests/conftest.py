@@ -36,22 +36,21 @@ import trustme
 from prefect.logging.handlers import APILogWorker
 from pydantic import SecretStr
 
-from flows.temporary_server import RECORDER_SETTINGS
+from flows.cli.temporary_server import RECORDER_SETTINGS
 from sandbox.outlook import Account, Outlook, ServerFaults, running
 from sandbox.script import read_accounts
-from schemas.csv_file import CsvTable
+from schemas.prepare import Prepared
 from schemas.sealing import new_key
-from schemas.settings import PREFIX, Settings, load_settings
+from schemas.settings import PREFIX, Settings
 from schemas.tables import Table, columns_of
 from schemas.verdicts import Target, group_targets
-from tasks.database import Database, database, make_engine, upgrade, url_of
-from tasks.dedupe import dedupe
+from tasks.configuration import load_settings
+from tasks.prepare import prepare
 from tasks.probe import Probing
-from tasks.read_csv import read_csv
+from tasks.storage.database import Database, database, make_engine, upgrade, url_of
 from tasks.store import Origin, Stored, store
-from tasks.validate import validate
-from tests.machine import Machine, free_port, machine_running, webhook_listening
-from tests.postgresql import (
+from tests.support.machine import Machine, free_port, machine_running, webhook_listening
+from tests.support.postgresql import (
     START_SECONDS,
     PostgreSql,
     bound,
@@ -59,7 +58,7 @@ from tests.postgresql import (
     postgresql_binaries,
     postgresql_of,
 )
-from tests.shell import SAMPLES, Shell, environment, on_sqlite
+from tests.support.shell import SAMPLES, Shell, environment, on_sqlite
 
 LOG = logging.getLogger("tests")
 HANGING = "hanging@contoso.com"
@@ -206,13 +205,10 @@ def import_file(
     *,
     test: bool = True,
 ) -> Stored:
-    """Read, judge and store a file by the tasks of the flow."""
-    table = read_csv.fn(file, settings.max_file_bytes)
-    assert isinstance(table, CsvTable), table
-    validated = validate.fn(table, workspace, db.sealer)
-    deduped = dedupe.fn(validated.valid)
-    assert isinstance(deduped, tuple), deduped
-    return store.fn(*deduped, validated, Origin(file.name, workspace, tag, test), db, settings)
+    """Prepare and store a file by the tasks of the flow."""
+    prepared = prepare.fn(file, settings.max_file_bytes)
+    assert isinstance(prepared, Prepared), prepared
+    return store.fn(prepared, Origin(file.name, workspace, tag, test), db, settings)
 
 
 def import_mailboxes(

@@ -37,7 +37,9 @@ from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from flows import manage
-from flows.api import is_loopback, main, server
+from flows.api.server import server
+from flows.cli.app import main
+from flows.cli.serve import is_loopback
 from flows.retest_pending import retest_pending
 from sandbox.outlook import running
 from sandbox.script import Account
@@ -45,12 +47,12 @@ from schemas.labels import LABEL_RULE
 from schemas.responses import ERROR_CODES
 from schemas.settings import PREFIX, Settings
 from schemas.tables import ApiKey, BatchRowError, ImportBatch, Mailbox, ProbeResult, columns_of, now
-from tasks.api_keys import create_key, revoke_key
 from tasks.background import DEPLOYMENT, handed_to_prefect
-from tasks.database import Database, database
+from tasks.storage.api_keys import create_key, revoke_key
+from tasks.storage.database import Database, database
 from tests.conftest import import_file, rows_of, with_changes, with_servers, write_csv
-from tests.machine import free_port
-from tests.shell import LIMIT_SECONDS, PROJECT, SAMPLES, Shell, at
+from tests.support.machine import free_port
+from tests.support.shell import LIMIT_SECONDS, PROJECT, SAMPLES, Shell, at
 from tests.test_retest_pending import let_time_pass, statuses
 
 SAMPLE = SAMPLES / "mailboxes.csv"
@@ -987,7 +989,7 @@ def test_wrong_settings_are_a_sentence(
     """A server that cannot open its database says why and does not start."""
     assert settings
     monkeypatch.setenv(f"{PREFIX}DATABASE_URL", "nonsense")
-    assert main([]) == 2
+    assert main(["serve"]) == 2
     assert capsys.readouterr().err.startswith("Settings: OUTLOOK_IMPORT_DATABASE_URL is not a database addr")
 
 

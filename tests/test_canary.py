@@ -25,21 +25,21 @@ import pytest
 import sqlalchemy as sa
 
 import schemas.csv_file
-import tasks.inbox
-import tasks.login
-from flows.command_line import main as command_line
+import tasks.files.inbox
+import tasks.login.smtp
+from flows.cli.app import main as command_line
 from sandbox.outlook import Account, running
+from schemas.prepare import Prepared
 from schemas.sealing import Sealer
 from schemas.settings import Settings
 from schemas.verdicts import group_targets
-from tasks.api_keys import create_key
 from tasks.crash import StepError
-from tasks.database import database
-from tasks.inbox import Folders, claim, finish
+from tasks.files.inbox import Folders, claim, finish
+from tasks.prepare import prepare
 from tasks.probe import Probing
-from tasks.read_csv import read_csv
-from tasks.validate import validate
-from tests.canary import STEPS, Canaries, forms, processes_watched, quoting
+from tasks.storage.api_keys import create_key
+from tasks.storage.database import database
+from tasks.store import seal
 from tests.conftest import (
     LOG,
     StartOutlook,
@@ -48,9 +48,10 @@ from tests.conftest import (
     with_servers,
     write_csv,
 )
-from tests.machine import Machine, free_port, wait_for, webhook_listening
-from tests.postgresql import PostgreSql
-from tests.shell import LIMIT_SECONDS, PROJECT, Shell, at, environment, on_sqlite
+from tests.support.canary import STEPS, Canaries, forms, processes_watched, quoting
+from tests.support.machine import Machine, free_port, wait_for, webhook_listening
+from tests.support.postgresql import PostgreSql
+from tests.support.shell import LIMIT_SECONDS, PROJECT, Shell, at, environment, on_sqlite
 
 linux_only = pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="needs Linux's /proc")
 
@@ -145,14 +146,14 @@ Fault = Callable[[Path, Settings], object]
 
 
 def reading(file: Path, _settings: Settings) -> object:
-    return read_csv.fn(file, 1000)
+    return prepare.fn(file, 1000)
 
 
-def validating(file: Path, settings: Settings) -> object:
-    table = schemas.csv_file.parse(file.read_bytes())
-    assert isinstance(table, schemas.csv_file.CsvTable)
+def sealing(file: Path, settings: Settings) -> object:
+    prepared = prepare.fn(file, 1000)
+    assert isinstance(prepared, Prepared)
     with database(settings) as db:
-        return validate.fn(table, "default", db.sealer)
+        return seal(prepared.kept, "default", db.sealer)
 
 
 def giving_back(file: Path, settings: Settings) -> None:
@@ -170,8 +171,8 @@ def giving_back(file: Path, settings: Settings) -> None:
     ("where", "what", "step"),
     [
         (schemas.csv_file, "_read_with_polars", reading),
-        (Sealer, "seal", validating),
-        (tasks.inbox, "extract_rows", giving_back),
+        (Sealer, "seal", sealing),
+        (tasks.files.inbox, "extract_rows", giving_back),
     ],
 )
 def test_fault_tells_its_place_and_no_word(
@@ -197,10 +198,10 @@ def test_fault_in_the_preview_tells_its_place_and_no_word(
     canaries = Canaries()
     file = write_csv(tmp_path / "in.csv", [["a@b.co", canaries.password("good")]])
     monkeypatch.setattr(schemas.csv_file, "_read_with_polars", quoting)
-    assert command_line([str(file), flag]) == 3
+    assert command_line(["import", str(file), flag]) == 3
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.startswith("Nothing was changed: a fault of this program: ValueError at canary.py:")
+    assert said.err.startswith("Nothing was changed. Internal error: ValueError at canary.py:")
     assert canaries.in_bytes(said.err.encode()) == []
 
 
@@ -214,7 +215,7 @@ async def test_fault_in_a_login_tells_its_place_and_no_word(
     with database(settings) as db:
         file = write_csv(tmp_path / "in.csv", [["a@b.co", password]])
         targets = import_file(db, settings, file).targets
-        monkeypatch.setattr(tasks.login, "_base64", quoting)
+        monkeypatch.setattr(tasks.login.smtp, "to_base64", quoting)
         probing = Probing(db, settings, [target.mailbox_id for target in targets])
         with pytest.raises(StepError, match=r"^ValueError at canary.py:\d+ quoting < ") as caught:
             await probing.test_group(group_targets(targets, 25)[0], LOG)
@@ -255,7 +256,7 @@ def core_files_allowed() -> Iterator[None]:
 @pytest.mark.parametrize(
     "program",
     [
-        "from flows.command_line import main; main(['none.csv', '--check'])",
+        "from flows.cli.app import main; main(['check', 'none.csv'])",
         "from flows.manage import main; main(['mailboxes', 'list'])",
         "pass",
     ],

@@ -19,22 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas import csv_file
-from schemas.csv_file import (
-    BROKEN_QUOTE,
-    COLUMNS_REQUIRED,
-    CSV_EMPTY,
-    CSV_REQUIRED,
-    ENDLESS_VALUE,
-    STRAY_RETURN,
-    CsvTable,
-    Plaintext,
-    Refusal,
-    extract_rows,
-    parse,
-    read_bytes,
-)
+from schemas.csv_file import BROKEN_QUOTE, ENDLESS_VALUE, STRAY_RETURN, CsvTable, extract_rows, parse
 from schemas.headers import FIELDS, Columns
-from schemas.rows import judge
+from schemas.plaintext import Plaintext
+from schemas.refusals import COLUMNS_REQUIRED, CSV_EMPTY, CSV_REQUIRED, Refusal
+from schemas.rows import validate
+from tasks.files.read_file import read_bytes
 
 CANARY = "Canary-5ecret"
 
@@ -363,10 +353,10 @@ def test_hostile_file(data: bytes) -> None:
 )
 def test_failed_rows_can_be_read_again(data: str, copied: str) -> None:
     """The rows that failed are copied under their header, with one column of errors however often."""
-    judged = judge(table_of(data))
-    copy = extract_rows(data.encode(), {error.line: "Why" for error in judged.errors})
+    validated = validate(table_of(data))
+    copy = extract_rows(data.encode(), {error.line: "Why" for error in validated.errors})
     assert copy == codecs.BOM_UTF8 + copied.encode()
-    assert len(judge(table_of(copy)).errors) == len(judged.errors)
+    assert len(validate(table_of(copy)).errors) == len(validated.errors)
 
 
 # --- reading the file ------------------------------------------------
@@ -472,7 +462,7 @@ def test_refusal_shows_itself() -> None:
 def test_plaintext_is_never_pickled(protocol: int) -> None:
     """What holds passwords cannot be pickled, in any protocol."""
     table = table_of(PLAIN)
-    for plaintext in (table, judge(table)):
+    for plaintext in (table, validate(table)):
         with pytest.raises(TypeError, match="holds passwords and is never pickled"):
             pickle.dumps(plaintext, protocol)
 
@@ -480,7 +470,7 @@ def test_plaintext_is_never_pickled(protocol: int) -> None:
 def test_plaintext_is_never_shown() -> None:
     """What holds passwords shows only its name, and cannot be copied in passing."""
     table = table_of(PLAIN)
-    for plaintext in (table, judge(table)):
+    for plaintext in (table, validate(table)):
         assert isinstance(plaintext, Plaintext)
         shown = f"{plaintext} {plaintext!r} {plaintext!s} {[plaintext]} %s" % plaintext
         assert CANARY not in shown

@@ -23,7 +23,7 @@ import schemas.migrations
 from schemas.sealing import Owner, Sealer, new_key, parse_keys
 from schemas.settings import Settings, SettingsError
 from schemas.tables import Table, Workspace, columns_of, now
-from tasks.database import (
+from tasks.storage.database import (
     MIGRATION_LOCK,
     Database,
     database,
@@ -34,9 +34,9 @@ from tasks.database import (
     url_of,
 )
 from tests.conftest import with_changes
-from tests.machine import wait_for
-from tests.postgresql import PostgreSql
-from tests.shell import LIMIT_SECONDS, PROJECT, Shell, environment
+from tests.support.machine import wait_for
+from tests.support.postgresql import PostgreSql
+from tests.support.shell import LIMIT_SECONDS, PROJECT, Shell, environment
 
 OWNER = Owner("default", "anna@outlook.com", "password")
 

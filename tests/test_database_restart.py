@@ -19,20 +19,14 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 from sqlalchemy.exc import IntegrityError
 
-import tasks.database
+import tasks.storage.database
 from sandbox.outlook import Account
 from schemas.sealing import new_key
 from schemas.settings import Settings, SettingsError
 from schemas.tables import ImportBatch, Mailbox, ProbeResult, Workspace, columns_of, now
-from tasks.api_keys import create_key, find_key
-from tasks.database import (
-    MOST_CONNECTIONS,
-    Database,
-    DatabaseLostError,
-    database,
-    through_restarts,
-)
 from tasks.probe import Probing
+from tasks.storage.api_keys import create_key, find_key
+from tasks.storage.database import MOST_CONNECTIONS, Database, DatabaseLostError, database, through_restarts
 from tests.conftest import (
     StartOutlook,
     accounts,
@@ -44,8 +38,8 @@ from tests.conftest import (
     template_on,
     with_servers,
 )
-from tests.machine import wait_for
-from tests.postgresql import PostgreSql, folder_of_nobody, postgresql_of
+from tests.support.machine import wait_for
+from tests.support.postgresql import PostgreSql, folder_of_nobody, postgresql_of
 from tests.test_api import CONTRACT, SAMPLE, api_with, data_of, error_of, send
 
 AWAY_SECONDS = 0.7
@@ -106,7 +100,7 @@ def test_import_goes_on_after_a_restart(
         stored = importing.result(30)
     assert (stored.summary.imported, stored.summary.skipped, len(stored.targets)) == (50, 0, 50)
     (batch,) = rows_of(opened, ImportBatch)
-    assert (batch["id"], batch["imported"], batch["skipped"]) == (stored.summary.batch_id, 50, 0)
+    assert (batch["id"], batch["imported"], batch["skipped"]) == (stored.summary.import_id, 50, 0)
     assert {row["id"] for row in rows_of(opened, Mailbox)} == {target[0] for target in stored.targets}
 
 
@@ -162,7 +156,7 @@ def test_requests_are_refused_when_it_takes_long(
     """Beyond the bound a request gets 503 and when to come again, the later ones at once."""
     with api_with(on_server) as api, api.client() as client:
         assert data_of(client.get("/readyz")) == {"status": "ready"}
-        monkeypatch.setattr(tasks.database, "PATIENCE", 1.0)
+        monkeypatch.setattr(tasks.storage.database, "PATIENCE", 1.0)
         server.kill()
         answer = send(client, SAMPLE.read_bytes())
         assert "does not answer" in error_of(answer, 503)
@@ -327,7 +321,7 @@ def test_an_operation_that_ends_its_own_connection_is_given_up(
     opened: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that comes back each time is not asked for ever; the error says what it said."""
-    monkeypatch.setattr(tasks.database, "PATIENCE", 0.5)
+    monkeypatch.setattr(tasks.storage.database, "PATIENCE", 0.5)
     times = 0
 
     @through_restarts

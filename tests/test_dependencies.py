@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import audit
-from tests.shell import PROJECT
+from tests.support.shell import PROJECT
+from tests.tools import audit
 
 OURS = ("flows", "tasks", "schemas", "sandbox")
 # Declared, and imported nowhere.

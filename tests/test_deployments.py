@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from flows.deploy import AUTOMATION, WORK_POOL
-from tests.machine import Machine, wait_for
-from tests.shell import Shell
+from flows.deployments import AUTOMATION, WORK_POOL
+from tests.support.machine import Machine, wait_for
+from tests.support.shell import Shell
 
 pytestmark = pytest.mark.slow
 

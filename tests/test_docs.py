@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from flows.command_line import arguments
+from flows.cli.app import arguments
 from schemas.headers import KNOWN_HEADERS
-from tests.docs import README, renewed
-from tests.shell import PROJECT
+from tests.support.shell import PROJECT
+from tests.tools.docs import README, renewed
 
 TEXT = README.read_text("utf-8")
 

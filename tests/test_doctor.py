@@ -19,9 +19,9 @@ import trustme
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlalchemy import text
 
-import tasks.checkup
-import tasks.checkup_prefect
-from flows.deploy import AUTOMATION, DEPLOYMENTS, SCHEDULED, WORK_POOL
+import tasks.doctor.installation
+import tasks.doctor.prefect
+from flows.deployments import AUTOMATION, DEPLOYMENTS, SCHEDULED, WORK_POOL
 from flows.manage import main
 from sandbox.outlook import ServerFaults, running
 from schemas.findings import Finding, Health
@@ -30,13 +30,13 @@ from schemas.reasons import Protocol, Reason, Stage
 from schemas.sealing import new_key
 from schemas.settings import PREFIX, Settings
 from schemas.verdicts import Answer
-from tasks.checkup import judge_server, servers_of
-from tasks.checkup_prefect import Parts, check_prefect
-from tasks.database import Database, database
+from tasks.doctor.installation import judge_server, servers_of
+from tasks.doctor.prefect import Parts, check_prefect
+from tasks.storage.database import Database, database
 from tests.conftest import accounts, import_mailboxes
-from tests.machine import Machine, wait_for
-from tests.postgresql import PostgreSql
-from tests.shell import Shell, at
+from tests.support.machine import Machine, wait_for
+from tests.support.postgresql import PostgreSql
+from tests.support.shell import Shell, at
 
 PARTS = Parts(WORK_POOL, DEPLOYMENTS, SCHEDULED, AUTOMATION)
 GOOD = {"settings", "libraries", "keys", "database", "secrets", "watch folder", "import folder", "disk"}
@@ -187,7 +187,7 @@ def newer_sqlalchemy(folder: Path, _opened: Database, patch: pytest.MonkeyPatch)
 
 def disk_is(limit: str) -> Break:
     def raise_limit(_folder: Path, _opened: Database, patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(tasks.checkup, limit, 2**60)
+        patch.setattr(tasks.doctor.installation, limit, 2**60)
 
     return raise_limit
 
@@ -234,7 +234,7 @@ BROKEN = {
         revision("0001"),
         "warning",
         "database",
-        "run `python -m flows.manage database upgrade`",
+        "outlook-import database upgrade`",
     ),
     "SQLAlchemy": (newer_sqlalchemy, "FAULT", "libraries", "install requirements.lock"),
     "full disk": (disk_is("MUCH_TOO_LITTLE_SPACE"), "FAULT", "disk", "make room"),
@@ -306,7 +306,7 @@ def test_broken_postgresql(
         keys, tables = troubles(examine(capsys, 1))
         assert (keys.about, "ENCRYPTION_KEYS is not set" in keys.text) == ("keys", True)
         assert (tables.health, tables.about) == (Health.FAULT, "database")
-        assert "run `python -m flows.manage database upgrade`" in tables.text
+        assert "outlook-import database upgrade`" in tables.text
         monkeypatch.setenv(f"{PREFIX}ENCRYPTION_KEYS", new_key())
         monkeypatch.setenv(f"{PREFIX}DATABASE_URL", "postgresql://user:hunter2@127.0.0.1:1/mailboxes")
         (away,) = troubles(examine(capsys, 1))
@@ -426,7 +426,7 @@ async def test_prefect_that_is_something_else() -> None:
 
 async def test_prefect_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that takes connections and says nothing is a fault once the wait is over."""
-    monkeypatch.setattr(tasks.checkup_prefect, "LONGEST_WAIT", 0.5)
+    monkeypatch.setattr(tasks.doctor.prefect, "LONGEST_WAIT", 0.5)
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
         prefect_at(f"http://127.0.0.1:{silent.getsockname()[1]}/api"),
@@ -442,7 +442,7 @@ async def test_prefect_without_deployments_or_of_another_version(
     with prefect_at(prefect_server):
         version, deployments = await check_prefect(PARTS)
         assert version.health is Health.OK
-        assert (deployments.health, "run `python -m flows.manage deploy`" in deployments.text) == (
+        assert (deployments.health, "outlook-import deploy`" in deployments.text) == (
             Health.WARNING,
             True,
         )
@@ -520,7 +520,7 @@ def test_broken_parts_of_prefect(machine: Machine) -> None:
         Shell(machine.folder, machine.environment | {"PREFECT_API_URL": url}).run(
             "deploy", module="flows.manage"
         )
-    missing = "FAULT deployments: import-outlook/manual missing: run `python -m flows.manage deploy`"
+    missing = "FAULT deployments: import-outlook/manual missing: outlook-import deploy`"
     assert broken == [
         missing,
         "warning schedules: watch-inbox/every-minute paused: resume it on its page in the Prefect UI",
@@ -535,7 +535,7 @@ def test_broken_parts_of_prefect(machine: Machine) -> None:
         "FAULT worker: none is online, so nothing runs: `prefect worker start --pool idle`",
         automations,
         missing,
-        "FAULT work pool: lost is missing: run `python -m flows.manage deploy`",
+        "FAULT work pool: lost is missing: outlook-import deploy`",
         automations,
     ]
     assert look(machine) == []

@@ -22,16 +22,18 @@ from pathlib import Path
 
 import pytest
 
-from schemas.csv_file import CSV_REQUIRED, NAME_NOT_UTF8, Refusal, parse, read_bytes
-from schemas.places import OutsideError
+from schemas.csv_file import parse
+from schemas.refusals import CSV_REQUIRED, NAME_NOT_UTF8, Refusal
 from schemas.settings import Settings, SettingsError
-from tasks.database import database, key_file, url_of
-from tasks.inbox import Folders, claim, look
-from tasks.private import private_folder, write_privately
+from tasks.files.inbox import Folders, claim, look
+from tasks.files.private_files import private_folder, write_privately
+from tasks.files.read_file import read_bytes
+from tasks.files.safe_paths import OutsideError
 from tasks.report import NO_REPORT, REPORT_START, refuse_report
+from tasks.storage.database import database, key_file, url_of
 from tests.conftest import write_csv
-from tests.machine import free_port, wait_for
-from tests.shell import LIMIT_SECONDS, PROJECT, SAMPLES, SCAN, Shell, on_sqlite
+from tests.support.machine import free_port, wait_for
+from tests.support.shell import LIMIT_SECONDS, PROJECT, SAMPLES, SCAN, Shell, on_sqlite
 
 OUTSIDE = "The path lies outside the folders of OUTLOOK_IMPORT_IMPORT_FOLDERS"
 NO_FILE = Refusal(CSV_REQUIRED, "that is a folder, a device or a pipe and no file")

@@ -8,8 +8,8 @@ from contextlib import nullcontext
 import pytest
 from hypothesis import strategies as st
 
-from tests import fuzz
-from tests.fuzz import Property
+from tests.tools import fuzz
+from tests.tools.fuzz import Property
 
 # Name → how many examples, and what has to become of a tenth of them, or the examples would say little.
 SHORT_RUN = {

@@ -12,11 +12,11 @@ from time import sleep
 
 import pytest
 
-from tasks.inbox import Folders
+from tasks.files.inbox import Folders
 from tests.conftest import write_csv
-from tests.machine import wait_for
-from tests.scanner import Scanner, killed_at_last
-from tests.shell import Shell
+from tests.support.machine import wait_for
+from tests.support.scanner import Scanner, killed_at_last
+from tests.support.shell import Shell
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from schemas.providers import Endpoint
 from schemas.verdicts import Group
 from tasks.limits import configured_limits, limits_of, set_limit
 from tests.conftest import accounts, mailboxes_file
-from tests.shell import LIMIT_SECONDS, Shell, at
+from tests.support.shell import LIMIT_SECONDS, Shell, at
 
 pytestmark = pytest.mark.slow
 

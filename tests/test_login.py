@@ -20,7 +20,8 @@ from sandbox.outlook import Account, Outlook, ServerFaults
 from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason, Stage
 from schemas.verdicts import Answer
-from tasks.login import Credentials, log_in, tls_context
+from tasks.login.session import log_in
+from tasks.login.wire import Credentials, tls_context
 from tests.conftest import StartOutlook
 
 ADDRESS = "anna@outlook.com"

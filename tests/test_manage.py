@@ -21,7 +21,7 @@ import pytest
 from pyotp.totp import TOTP
 from sqlalchemy import text
 
-import tasks.lookup
+import tasks.storage.mailboxes
 from flows import manage
 from sandbox.outlook import Account
 from schemas.csv_file import CsvTable, parse
@@ -30,12 +30,12 @@ from schemas.sealing import new_key
 from schemas.settings import PREFIX, Settings
 from schemas.tables import BatchRowError, Mailbox, ProbeResult, columns_of, now
 from schemas.verdicts import MailboxStatus
-from tasks.database import Database
-from tasks.lookup import Filters, choose_mailboxes
 from tasks.probe import Probing
-from tasks.upkeep import delete_mailboxes
+from tasks.storage.database import Database
+from tasks.storage.mailbox_changes import delete_mailboxes
+from tasks.storage.mailboxes import Filters, choose_mailboxes
 from tests.conftest import StartOutlook, import_file, probe_targets, rows_of, with_servers, write_csv
-from tests.shell import PROJECT
+from tests.support.shell import PROJECT
 
 ANN, BOB, CAT, DAN = "Ann@contoso.com", "bob@contoso.com", "cat_1@mail.example.com", "dan@example.com"
 SECRET = "JBSWY3DPEHPK3PXP"
@@ -306,7 +306,7 @@ def test_nothing_named_means_nothing_and_all_has_to_be_said(desk: Desk) -> None:
 @pytest.mark.usefixtures("tested")
 def test_changes_are_made_in_parts(desk: Desk, db: Database) -> None:
     """A change of many mailboxes is several transactions, and none is left out or told twice."""
-    desk.monkeypatch.setattr(tasks.lookup, "AT_ONCE", 3)
+    desk.monkeypatch.setattr(tasks.storage.mailboxes, "AT_ONCE", 3)
     chosen = choose_mailboxes(db, "default", Filters())
     parts = delete_mailboxes(db, chosen, Filters())
     assert next(parts) == [ANN, BOB, CAT]

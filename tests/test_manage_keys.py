@@ -17,14 +17,15 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import select
 
-import tasks.reseal
+import tasks.storage.key_rotation
 from flows.manage import main
 from schemas.sealing import Owner, Sealer, UnsealError, key_id, new_key, parse_keys
-from schemas.settings import PREFIX, Settings, load_settings
+from schemas.settings import PREFIX, Settings
 from schemas.tables import ImportBatch, Mailbox, columns_of, now
-from tasks.database import Database, database, key_file, url_of, workspace_id_of
+from tasks.configuration import load_settings
 from tasks.probe import Probing
-from tasks.reseal import SETTLING_SECONDS, count_sealed, reseal
+from tasks.storage.database import Database, database, key_file, url_of, workspace_id_of
+from tasks.storage.key_rotation import SETTLING_SECONDS, count_sealed, reseal
 from tests.conftest import (
     StartOutlook,
     accounts,
@@ -35,8 +36,8 @@ from tests.conftest import (
     with_servers,
     write_csv,
 )
-from tests.postgresql import ending
-from tests.shell import PROJECT
+from tests.support.postgresql import ending
+from tests.support.shell import PROJECT
 
 OLD, NEW = BOTH = new_key(), new_key()
 ENCRYPTION = ("keys", "encryption")
@@ -157,7 +158,7 @@ def test_rotation_waits_for_nobody(
     address = SecretStr(on_postgresql[f"{PREFIX}DATABASE_URL"])
     keyed = with_changes(settings, database_url=address, encryption_keys=SecretStr(OLD))
     fill(keyed, tmp_path)
-    monkeypatch.setattr(tasks.reseal, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(tasks.storage.key_rotation, "PAUSE_SECONDS", 0.01)
     mailbox = columns_of(Mailbox)
     with database(with_changes(keyed, encryption_keys=SecretStr(f"{NEW},{OLD}"))) as opened:
         with opened.engine.begin() as connection:
@@ -266,7 +267,7 @@ async def test_mailboxes_are_tested_while_their_passwords_are_sealed_anew(
     either_settings: Settings, monkeypatch: pytest.MonkeyPatch, start: StartOutlook
 ) -> None:
     """Logins that a run makes during rotations use the right passwords, and no verdict is lost."""
-    monkeypatch.setattr(tasks.reseal, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(tasks.storage.key_rotation, "ROWS_AT_ONCE", 3)
     mailboxes = accounts(20)
     outlook = await start(mailboxes, delay=0.01)
     lists = [

@@ -15,11 +15,11 @@ from sandbox.outlook import running
 from sandbox.script import Account
 from schemas.labels import LABEL_RULE
 from schemas.settings import Settings
-from tasks.inbox import Folders
+from tasks.files.inbox import Folders
 from tasks.notify import notify
 from tests.conftest import HANGING, with_changes, write_csv
-from tests.machine import Machine, Webhook, wait_for, webhook_listening
-from tests.shell import Shell, at
+from tests.support.machine import Machine, Webhook, wait_for, webhook_listening
+from tests.support.shell import Shell, at
 
 PASSWORD = "Canary-password-of-a-mailbox"
 

@@ -13,9 +13,9 @@ from sandbox.outlook import running
 from sandbox.script import read_accounts
 from schemas.sealing import new_key
 from tests.conftest import prefect_running
-from tests.machine import wait_for
-from tests.postgresql import PostgreSql, postgresql_of
-from tests.shell import LIMIT_SECONDS, SAMPLES, Shell, at, environment
+from tests.support.machine import wait_for
+from tests.support.postgresql import PostgreSql, postgresql_of
+from tests.support.shell import LIMIT_SECONDS, SAMPLES, Shell, at, environment
 from tests.test_api import CONTRACT
 
 RETRIES = {"PREFECT_CLIENT_RETRY_EXTRA_CODES": "500"}  # what Prefect's server says while its database is away

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.machine import Machine
-from tests.shell import SAMPLES
+from tests.support.machine import Machine
+from tests.support.shell import SAMPLES
 
 pytestmark = pytest.mark.slow
 

@@ -18,10 +18,10 @@ from schemas.reasons import Protocol, Reason, Stage
 from schemas.sealing import Sealer, UnsealError, new_key, parse_keys
 from schemas.settings import Settings
 from schemas.tables import Mailbox, ProbeResult, columns_of, now
-from schemas.verdicts import Answer, Target, Verdict, judge_answers
-from tasks.claims import HELD_BACK, Claimed, claim, hold_back, release, save
-from tasks.database import Database
-from tasks.probe import GUARD_TRIPPED, INTERRUPTED, LockoutGuard, Observer, Probing, observer
+from schemas.verdicts import Answer, Stop, Target, Verdict, judge_answers
+from tasks.probe import LockoutGuard, Observer, Probing, observer
+from tasks.storage.claims import HELD_BACK, Claimed, claim, hold_back, release, save
+from tasks.storage.database import Database
 from tests.conftest import StartOutlook, accounts, import_mailboxes, probe_targets, rows_of, with_servers
 
 SMTP, IMAP = Protocol.SMTP, Protocol.IMAP
@@ -137,7 +137,7 @@ async def test_verdicts_are_stored_with_their_answers(arrange: Arrange) -> None:
     assert results[1]["host"] == f"localhost:{run.outlook.smtp_port}"
     assert results[1]["milliseconds"] > 0
     assert sorted(verdict.email for verdict in probing.report().verdicts) == sorted(found)
-    assert (probing.report().untested, probing.report().stopped) == (0, "")
+    assert (probing.report().untested, probing.report().stopped) == (0, None)
 
 
 async def test_a_wrong_password_is_not_tried_again(arrange: Arrange) -> None:
@@ -258,7 +258,7 @@ async def test_the_guard_stops_a_run_of_wrong_passwords(arrange: Arrange) -> Non
     report = (await run.probe()).report()
     begun = run.logins(SMTP)
     assert 10 <= begun.total() <= 14  # those under way come to their end
-    assert report.stopped == GUARD_TRIPPED
+    assert report.stopped == Stop.GUARD
     assert (len(report.verdicts), report.untested) == (begun.total(), 60 - begun.total())
     rows = run.mailboxes()
     assert {row["email"] for row in rows if row["status"] == "failed"} == set(begun)
@@ -294,7 +294,7 @@ async def test_the_guard_stops_between_the_protocols(arrange: Arrange) -> None:
     run = await arrange(slow | wrong, guard_after=10)
     report = (await run.probe()).report()
     row = run.mailbox("slow@outlook.com")
-    assert (report.stopped, report.untested) == (GUARD_TRIPPED, 1)
+    assert (report.stopped, report.untested) == (Stop.GUARD, 1)
     assert not run.logins(IMAP)
     assert (row["status"], row["attempts"], row["diagnosis"]) == ("pending", 1, HELD_BACK)
     assert (row["claimed_until"], row["next_attempt_at"]) == (None, None)
@@ -304,7 +304,7 @@ async def test_the_guard_bears_with_some_wrong_passwords(arrange: Arrange) -> No
     """A run of which too few are wrong goes on to its end, though wrong passwords are known the soonest."""
     mixed = {f"user{n}@outlook.com": WRONG if n % 2 else Account("pw") for n in range(80)}
     run = await arrange(mixed, guard_after=20)
-    assert (await run.probe()).report().stopped == ""
+    assert (await run.probe()).report().stopped is None
     assert run.statuses() == {"active": 40, "failed": 40}
 
 
@@ -519,7 +519,11 @@ async def test_an_interruption(arrange: Arrange) -> None:
         await running
     report = probing.report()
     done = {verdict.email for verdict in report.verdicts}
-    assert (report.stopped, done, report.untested) == (INTERRUPTED, set(begun) - set(slow), 25 - len(done))
+    assert (report.stopped, done, report.untested) == (
+        Stop.INTERRUPTED,
+        set(begun) - set(slow),
+        25 - len(done),
+    )
     for row in run.mailboxes():
         assert row["claimed_until"] is None
         assert row["status"] == ("active" if row["email"] in done else "pending")

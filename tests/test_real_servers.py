@@ -21,9 +21,10 @@ from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason
 from schemas.settings import Settings
 from schemas.tables import Mailbox, ProbeResult
-from tasks.database import database
-from tasks.login import Credentials, log_in, tls_context
+from tasks.login.session import log_in
+from tasks.login.wire import Credentials, tls_context
 from tasks.probe import Probing
+from tasks.storage.database import database
 from tests.conftest import (
     import_file,
     probe_targets,
@@ -31,8 +32,8 @@ from tests.conftest import (
     with_changes,
     write_csv,
 )
-from tests.machine import free_port
-from tests.postgresql import START_SECONDS, bound, ending, folder_of_nobody
+from tests.support.machine import free_port
+from tests.support.postgresql import START_SECONDS, bound, ending, folder_of_nobody
 
 MAILBOXES = 500
 ODD_CHARACTERS = " \"'\\{}()%*+,;:=~&#!?/<>@[]^`|äßñ漢🔑"
@@ -214,7 +215,7 @@ async def test_exactly_the_good_ones_are_active(
         probing = Probing(db, chosen, [target.mailbox_id for target in stored.targets])
         await probe_targets(probing, stored.targets, chosen.probe_group_size)
         report = probing.report()
-        assert (report.stopped, report.untested) == ("", 0)
+        assert (report.stopped, report.untested) == (None, 0)
         mailboxes = rows_of(db, Mailbox)
         assert Counter(row["status"] for row in mailboxes) == {"active": 250, "failed": 250}
         assert {row["email"] for row in mailboxes if row["status"] == "failed"} == wrong

@@ -11,19 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.reasons import (
-    EXPLANATIONS,
-    LONGEST_BACKOFF,
-    LONGEST_TEXT,
-    Protocol,
-    Reason,
-    Reply,
-    Stage,
-    backoff_named,
-    classify,
-    diagnose,
-    one_line,
-)
+from schemas.classify import classify
+from schemas.diagnosis import diagnose
+from schemas.reasons import EXPLANATIONS, Protocol, Reason, Reply, Stage
+from schemas.reply_text import LONGEST_BACKOFF, LONGEST_TEXT, backoff_named, one_line
 
 TRAILER = "[AM0PR01CA0123.eurprd01.prod.exchangelabs.com 2025-01-26T18:54:30.055Z 08DD3DD7D75D7743]"
 CANARY = "Canary-5ecret"

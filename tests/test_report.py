@@ -13,12 +13,13 @@ from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason, Stage
 from schemas.rows import Duplicate, RowError, RowReason
 from schemas.settings import Settings
-from schemas.summary import ALREADY_STORED, Summary, outcomes_of
+from schemas.summary import ALREADY_STORED, Summary
 from schemas.verdicts import Answer, ProbeReport, judge_answers
-from tasks.database import database
 from tasks.probe import Probing
 from tasks.report import REPORT_COLUMNS, write_report
+from tasks.storage.database import database
 from tests.conftest import StartOutlook, import_file, probe_targets, with_servers, write_csv
+from tests.support.rows import summary_of
 
 MAIL = Endpoint("mail", 1)
 
@@ -26,7 +27,7 @@ MAIL = Endpoint("mail", 1)
 def summary(*imported: str, errors: tuple[RowError, ...] = ()) -> Summary:
     new = [(line, email, "") for line, email in enumerate(imported, start=2)]
     old, twice = [(90, "old@outlook.com")], [Duplicate(91, "twice@outlook.com")]
-    return Summary("mailboxes.csv", "default", None, outcomes_of(new, old, twice, errors), errors)
+    return summary_of("mailboxes.csv", "default", None, new, old, twice, errors)
 
 
 def answer(protocol: Protocol, reason: Reason, text: str = "") -> Answer:

@@ -7,7 +7,7 @@ import pytest
 from sandbox.outlook import running
 from sandbox.script import Account
 from tests.conftest import write_csv
-from tests.shell import LIMIT_SECONDS, Shell, at
+from tests.support.shell import LIMIT_SECONDS, Shell, at
 
 MAILBOXES = 200
 

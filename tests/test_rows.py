@@ -15,21 +15,22 @@ import pytest
 from pyotp.totp import TOTP
 
 from schemas import rows
-from schemas.csv_file import CsvTable, Refusal, parse
+from schemas.csv_file import CsvTable, parse
 from schemas.headers import FIELDS
+from schemas.refusals import Refusal
 from schemas.rows import (
     EDGE_SPACE_WARNING,
     LONGEST,
     MAX_MAILBOXES,
     Duplicate,
-    Judged,
     RowError,
     RowReason,
+    Validated,
     dedupe,
     email_key,
-    judge,
     normalise_totp,
     totp_of,
+    validate,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,8 +46,8 @@ def table_of(*cells: Mapping[str, str | bool]) -> CsvTable:
     return CsvTable(pl.DataFrame(records, schema=schema), ())
 
 
-def judge_row(**cells: str | bool) -> Judged:
-    return judge(table_of(cells))
+def validate_row(**cells: str | bool) -> Validated:
+    return validate(table_of(cells))
 
 
 def address(length: int) -> str:
@@ -122,9 +123,9 @@ PASS_AND_FAIL: dict[str, tuple[RowReason, str, list[str], list[str]]] = {
 )
 def test_row_passes(field: str, cell: str) -> None:
     """A row on the right side of a rule can become a mailbox."""
-    judged = judge_row(**{field: cell})
-    assert judged.errors == ()
-    assert judged.valid.height == judged.rows == 1
+    validated = validate_row(**{field: cell})
+    assert validated.errors == ()
+    assert validated.valid.height == 1
 
 
 @pytest.mark.parametrize(
@@ -137,16 +138,16 @@ def test_row_passes(field: str, cell: str) -> None:
 )
 def test_row_fails(reason: RowReason, field: str, cell: str) -> None:
     """A row on the wrong side of a rule fails for that reason, and no other row with it."""
-    judged = judge(table_of({}, {field: cell}, {"email": "bob@example.com"}))
-    assert [(error.line, error.reason) for error in judged.errors] == [(3, reason)]
-    assert judged.valid["line"].to_list() == [2, 4]
-    assert judged.rows == 3
+    validated = validate(table_of({}, {field: cell}, {"email": "bob@example.com"}))
+    assert [(error.line, error.reason) for error in validated.errors] == [(3, reason)]
+    assert validated.valid["line"].to_list() == [2, 4]
+    assert validated.valid.height + len(validated.errors) == 3
 
 
 def test_extra_cells() -> None:
     """A row with more cells than the header fails, and one without does not."""
-    assert judge_row(extra_cells=False).errors == ()
-    assert judge_row(extra_cells=True).errors == (RowError(2, "ann@example.com", RowReason.EXTRA_CELLS),)
+    assert validate_row(extra_cells=False).errors == ()
+    assert validate_row(extra_cells=True).errors == (RowError(2, "ann@example.com", RowReason.EXTRA_CELLS),)
 
 
 MESSAGES = {
@@ -196,16 +197,18 @@ def test_first_reason_speaks(reason: RowReason) -> None:
     cells: dict[str, str | bool] = {}
     for fault in reversed(later):
         cells |= FAULTS[fault]
-    assert [error.reason for error in judge_row(**cells).errors] == [reason]
+    assert [error.reason for error in validate_row(**cells).errors] == [reason]
 
 
 def test_shape() -> None:
     """The valid frame has the documented columns and types."""
-    judged = judge_row(email=" Ann@EXAMPLE.com ", name=" Ann ", totpsecret="jbsw y3dp ehpk 3pxp")
+    validated = validate_row(email=" Ann@EXAMPLE.com ", name=" Ann ", totpsecret="jbsw y3dp ehpk 3pxp")
     strings = ("email", "email_key", "password", "name", "totp", "warning")
-    assert judged.valid.schema == pl.Schema({"line": pl.UInt32} | dict.fromkeys(strings, pl.String))
-    assert judged.valid.rows() == [(2, "Ann@EXAMPLE.com", "ann@example.com", "pw", "Ann", TOTP_80_BITS, "")]
-    assert judge_row(name="  ").valid.select("name", "totp").rows() == [(None, None)]
+    assert validated.valid.schema == pl.Schema({"line": pl.UInt32} | dict.fromkeys(strings, pl.String))
+    assert validated.valid.rows() == [
+        (2, "Ann@EXAMPLE.com", "ann@example.com", "pw", "Ann", TOTP_80_BITS, "")
+    ]
+    assert validate_row(name="  ").valid.select("name", "totp").rows() == [(None, None)]
 
 
 @pytest.mark.parametrize(
@@ -231,7 +234,7 @@ def test_shape() -> None:
 )
 def test_password(cell: str, stored: str, warned: bool) -> None:
     """A password is kept byte for byte but for the spaces of Microsoft's four groups; edge spaces warn."""
-    assert judge_row(password=cell).valid.select("password", "warning").rows() == [
+    assert validate_row(password=cell).valid.select("password", "warning").rows() == [
         (stored, EDGE_SPACE_WARNING if warned else "")
     ]
 
@@ -304,7 +307,7 @@ def test_totp_source() -> None:
 
 def test_dedupe() -> None:
     """The first valid row of a mailbox wins, whatever the letter case; a bad row does not count."""
-    judged = judge(
+    validated = validate(
         table_of(
             {"email": "ann@example.com", "password": ""},
             {"email": "Ann@Example.com", "password": "first"},
@@ -313,11 +316,11 @@ def test_dedupe() -> None:
             {"email": "BOB@example.com"},
         )
     )
-    kept = dedupe(judged.valid)
+    kept = dedupe(validated.valid)
     assert not isinstance(kept, Refusal)
-    assert kept[0].select("line", "password").rows() == [(3, "first"), (4, "pw")]
-    assert kept[1] == (Duplicate(5, "ann@example.COM"), Duplicate(6, "BOB@example.com"))
-    assert kept[0].columns == judged.valid.columns
+    assert kept.kept.select("line", "password").rows() == [(3, "first"), (4, "pw")]
+    assert kept.duplicates == (Duplicate(5, "ann@example.COM"), Duplicate(6, "BOB@example.com"))
+    assert kept.kept.columns == validated.valid.columns
 
 
 @pytest.mark.parametrize(
@@ -335,12 +338,12 @@ def test_cap(different: int, repeats: int, refusal: Refusal | None) -> None:
     lines = [f"user{at}@example.com,pw\n" for at in [*range(different), *range(repeats)]]
     table = parse(("email,password\n" + "".join(lines)).encode())
     assert isinstance(table, CsvTable)
-    kept = dedupe(judge(table).valid)
+    kept = dedupe(validate(table).valid)
     if refusal:
         assert kept == refusal
     else:
         assert not isinstance(kept, Refusal)
-        assert (kept[0].height, len(kept[1])) == (different, repeats)
+        assert (kept.kept.height, len(kept.duplicates)) == (different, repeats)
 
 
 def test_invalid_rows_do_not_count_towards_the_cap() -> None:
@@ -349,9 +352,9 @@ def test_invalid_rows_do_not_count_towards_the_cap() -> None:
     good = "".join(f"user{at}@example.com,pw\n" for at in range(500))
     table = parse(f"email,password\n{bad}{good}".encode())
     assert isinstance(table, CsvTable)
-    judged = judge(table)
-    assert (len(judged.errors), judged.rows) == (100, 600)
-    assert not isinstance(dedupe(judged.valid), Refusal)
+    validated = validate(table)
+    assert (len(validated.errors), validated.valid.height) == (100, 500)
+    assert not isinstance(dedupe(validated.valid), Refusal)
 
 
 # --- what is shown of a row that failed ------------------------------
@@ -389,7 +392,7 @@ def test_invalid_rows_do_not_count_towards_the_cap() -> None:
 )  # fmt: skip
 def test_shown_email(cells: dict[str, str | bool], email: str) -> None:
     """A failed row is named by its address, and as `unknown` where that may be a password."""
-    (error,) = judge_row(**cells).errors
+    (error,) = validate_row(**cells).errors
     assert error.email == email
 
 
@@ -413,9 +416,9 @@ def test_no_password_in_an_error(row: str) -> None:
     """However the cells of a row have slipped, its error does not hold the password."""
     table = parse(f"email,password\nbob@x.co,pw\n{row}\n".encode())
     assert isinstance(table, CsvTable)
-    judged = judge(table)
-    assert len(judged.errors) == 1
-    assert CANARY not in repr(judged.errors)
+    validated = validate(table)
+    assert len(validated.errors) == 1
+    assert CANARY not in repr(validated.errors)
 
 
 # --- Pandera ---------------------------------------------------------
@@ -426,7 +429,7 @@ def test_pandera_says_nothing() -> None:
     good = table_of({"password": CANARY, "email": "bob"})
     broken = CsvTable(good.frame.with_columns(pl.col("line").cast(pl.Int64)), ())
     with pytest.raises(TypeError, match="has not the shape of MailboxRow") as caught:
-        judge(broken)
+        validate(broken)
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
     assert CANARY not in "".join(traceback.format_exception(caught.value))
@@ -435,8 +438,8 @@ def test_pandera_says_nothing() -> None:
 def test_environment_cannot_turn_the_rules_off() -> None:
     """Pandera's switches in the environment leave the rules as they are."""
     program = (
-        "from schemas.csv_file import parse; from schemas.rows import judge\n"
-        "print(len(judge(parse(b'email,password\\nann,pw\\n')).errors))"
+        "from schemas.csv_file import parse; from schemas.rows import validate\n"
+        "print(len(validate(parse(b'email,password\\nann,pw\\n')).errors))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -450,22 +453,21 @@ def test_environment_cannot_turn_the_rules_off() -> None:
 
 
 def test_parts_of_a_long_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A table that is judged in parts gives the same as in one."""
+    """A table that is validated in parts gives the same as in one."""
     table = table_of(*({"email": f"u{at}@x.co" if at % 3 else "bad"} for at in range(100)))
-    whole = judge(table)
+    whole = validate(table)
     monkeypatch.setattr(rows, "ROWS_AT_ONCE", 7)
-    parts = judge(table)
+    parts = validate(table)
     assert parts.valid.equals(whole.valid)
     assert parts.errors == whole.errors
-    assert parts.rows == whole.rows == 100
-    assert len(parts.errors) == 34
+    assert (len(parts.errors), parts.valid.height) == (34, 66)
 
 
 def test_every_row_fails() -> None:
     """A table without one good row gives an empty frame of the same shape."""
-    judged = judge_row(password="")
-    assert judged.valid.is_empty()
-    assert judged.valid.schema == judge_row().valid.schema
-    kept = dedupe(judged.valid)
+    validated = validate_row(password="")
+    assert validated.valid.is_empty()
+    assert validated.valid.schema == validate_row().valid.schema
+    kept = dedupe(validated.valid)
     assert not isinstance(kept, Refusal)
-    assert kept[1] == ()
+    assert kept.duplicates == ()

@@ -14,7 +14,8 @@ import pytest
 from pydantic import ValidationError
 
 from schemas.providers import Endpoint, Servers
-from schemas.settings import DATA, PREFIX, Settings, SettingsError, load_settings
+from schemas.settings import DATA, PREFIX, Settings, SettingsError
+from tasks.configuration import load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRET = "Canary-5ecret"

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 
-from schemas.csv_file import CsvTable
+from schemas.prepare import Prepared
 from schemas.providers import Endpoint
 from schemas.rows import Duplicate, RowError, RowReason
 from schemas.sealing import Owner
@@ -21,21 +21,21 @@ from schemas.settings import Settings
 from schemas.summary import ALREADY_STORED, Result
 from schemas.tables import BatchRowError, ImportBatch, Mailbox, Workspace, columns_of, now
 from schemas.verdicts import Target
-from tasks.database import Database
-from tasks.read_csv import read_csv
-from tasks.store import NOT_TESTED, Origin, store
-from tasks.validate import Validated, validate
+from tasks.prepare import prepare
+from tasks.storage.database import Database
+from tasks.store import NOT_TESTED, Origin, seal, store
 from tests.conftest import accounts, import_file, mailboxes_file, rows_of, with_changes, write_csv
+from tests.support.rows import prepared_of
 
 
 def write(path: Path, *rows: tuple[str, ...]) -> Path:
     return write_csv(path / "mailboxes.csv", rows, ("email", "password", "name", "totpsecret"))
 
 
-def validated(db: Database, file: Path, workspace: str = "default") -> Validated:
-    table = read_csv.fn(file, 1_000_000)
-    assert isinstance(table, CsvTable)
-    return validate.fn(table, workspace, db.sealer)
+def prepared(file: Path) -> Prepared:
+    found = prepare.fn(file, 1_000_000)
+    assert isinstance(found, Prepared)
+    return found
 
 
 def mailboxes(db: Database) -> dict[str, dict[str, Any]]:
@@ -84,7 +84,7 @@ def test_counts_and_outcomes(db: Database, either_settings: Settings, tmp_path: 
     assert "space" in summary.outcomes[4].reason
     batch = rows_of(db, ImportBatch)[-1]
     assert (batch["imported"], batch["skipped"], batch["failed"]) == (2, 2, 2)
-    assert (batch["id"], batch["file_name"]) == (summary.batch_id, "mailboxes.csv")
+    assert (batch["id"], batch["file_name"]) == (summary.import_id, "mailboxes.csv")
 
 
 def test_stored_mailboxes_stay_untouched(db: Database, either_settings: Settings, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_row_errors_are_kept(db: Database, either_settings: Settings, tmp_path: 
     summary = import_file(db, either_settings, file).summary
     rows = rows_of(db, BatchRowError)
     assert [(row["batch_id"], row["line"], row["email"], row["reason"]) for row in rows] == [
-        (summary.batch_id, line, "nobody", RowReason.INVALID_EMAIL) for line in range(2, 62)
+        (summary.import_id, line, "nobody", RowReason.INVALID_EMAIL) for line in range(2, 62)
     ]
 
 
@@ -206,15 +206,15 @@ def test_two_imports_at_once(
             for name in set(names):
                 connection.execute(columns_of(Workspace).insert().values(name=name, created_at=now()))
         ready = [
-            validated(db, mailboxes_file(tmp_path / "up.csv", dict(everybody[:400])), names[0]),
-            validated(db, mailboxes_file(tmp_path / "down.csv", dict(everybody[:49:-1])), names[1]),
+            prepared(mailboxes_file(tmp_path / "up.csv", dict(everybody[:400]))),
+            prepared(mailboxes_file(tmp_path / "down.csv", dict(everybody[:49:-1]))),
         ]
         barrier = threading.Barrier(2)
 
-        def run(at: int, ready: list[Validated] = ready, names: list[str] = names) -> tuple[int, int]:
+        def run(at: int, ready: list[Prepared] = ready, names: list[str] = names) -> tuple[int, int]:
             origin = Origin("mailboxes.csv", names[at], None, test=True)
             barrier.wait()  # noqa: B023  it is this turn's
-            summary = store.fn(ready[at].valid, (), ready[at], origin, db, either_settings).summary
+            summary = store.fn(ready[at], origin, db, either_settings).summary
             return summary.imported, summary.skipped
 
         with ThreadPoolExecutor(2) as pool:
@@ -232,11 +232,11 @@ def test_nothing_is_stored_when_something_fails(
 ) -> None:
     """A fault in the last statement takes back the workspace, the batch and every mailbox."""
     file = write(tmp_path, ("anna@outlook.com", "pw"), ("nobody", "pw"))
-    good = validated(db, file)
+    good = prepared(file)
     twice = replace(good, errors=good.errors * 2)  # one line cannot have failed twice
     origin = Origin(file.name, "default", None, test=True)
     with pytest.raises(sa.exc.IntegrityError) as error:
-        store.fn(good.valid, (), twice, origin, db, either_settings)
+        store.fn(twice, origin, db, either_settings)
     assert "SQL parameters hidden" in str(error.value)
     for model in (Workspace, ImportBatch, BatchRowError, Mailbox):
         assert rows_of(db, model) == []
@@ -245,40 +245,27 @@ def test_nothing_is_stored_when_something_fails(
 # Before it is stored.
 
 
-def test_validate_seals_and_shows_nothing(settings: Settings, db: Database, tmp_path: Path) -> None:
-    """What `validate` returns holds no password, and its errors no cell but the address."""
+def test_sealed_rows_show_nothing(db: Database, tmp_path: Path) -> None:
+    """Sealed rows hold no password, prepared rows show none, and errors no cell but the address."""
     file = write(tmp_path, ("anna@outlook.com", "hunter2hunter2"), ("x@outlook.com", "hunter2\x01"))
-    table = read_csv.fn(file, settings.max_file_bytes)
-    assert isinstance(table, CsvTable)
-    it = validate.fn(table, "default", db.sealer)
-    assert "hunter2" not in repr(table)
-    assert b"hunter2" not in it.valid["password"][0]
-    assert "hunter2" not in repr((it, it.valid.to_dicts()))
+    it = prepared(file)
+    sealed = seal(it.kept, "default", db.sealer)
+    assert "hunter2" not in repr(it)
+    assert b"hunter2" not in sealed["password"][0]
+    assert "hunter2" not in repr((sealed, sealed.to_dicts()))
     assert it.errors == (RowError(3, "x@outlook.com", RowReason.CONTROL_CHARACTERS),)
-    assert it.valid.schema["totp"] == pl.Binary
+    assert sealed.schema["totp"] == pl.Binary
 
 
 def test_store_takes_what_is_kept(db: Database, either_settings: Settings) -> None:
     """Duplicates are counted from what `dedupe` says, and kept rows from the frame alone."""
-    empty = pl.DataFrame(
-        schema={
-            "line": pl.UInt32,
-            "email": pl.String,
-            "email_key": pl.String,
-            "name": pl.String,
-            "password": pl.Binary,
-            "totp": pl.Binary,
-            "warning": pl.String,
-        }
-    )
-    nothing = Validated(empty, (), ("Phone",))
-    duplicates = (Duplicate(3, "anna@outlook.com"),)
+    nothing = prepared_of(duplicates=(Duplicate(3, "anna@outlook.com"),), ignored=("Phone",))
     origin = Origin("mailboxes.csv", "default", None, test=True)
-    stored = store.fn(empty, duplicates, nothing, origin, db, either_settings)
+    stored = store.fn(nothing, origin, db, either_settings)
     assert (stored.summary.skipped, stored.summary.ignored) == (1, ("Phone",))
 
 
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     """Reading gives the contract's refusal as a value, and raises nothing."""
-    refusal = read_csv.fn(tmp_path / "missing.csv", 1000)
+    refusal = prepare.fn(tmp_path / "missing.csv", 1000)
     assert str(getattr(refusal, "message", "")) == "CSV file is required"

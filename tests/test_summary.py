@@ -18,8 +18,8 @@ from schemas.summary import (
     Result,
     Summary,
     markdown_cell,
-    outcomes_of,
 )
+from tests.support.rows import summary_of
 
 ERRORS = (
     RowError(4, "unknown", RowReason.MISSING),
@@ -31,13 +31,17 @@ ERRORS = (
 def summary(
     errors: tuple[RowError, ...] = ERRORS, file: str = "mailboxes.csv", ignored: tuple[str, ...] = ()
 ) -> Summary:
-    outcomes = outcomes_of(
+    return summary_of(
+        file,
+        "sales",
+        "spring",
         [(2, "anna@outlook.com", ""), (9, "dora@outlook.com", EDGE_SPACE_WARNING)],
         [(3, "old@outlook.com")],
         [Duplicate(5, "ANNA@outlook.com"), Duplicate(8, "anna@outlook.com")],
         errors,
+        ignored,
+        import_id=7,
     )
-    return Summary(file, "sales", "spring", outcomes, errors, ignored, batch_id=7)
 
 
 def test_outcomes_stand_in_the_files_order() -> None:
@@ -118,9 +122,9 @@ def test_markdown_says_it_all() -> None:
 
 def test_markdown_leaves_out_what_there_is_not() -> None:
     """Without errors, tag, batch and unused columns nothing is said about them."""
-    outcomes = outcomes_of([(2, "anna@outlook.com", "")], [], [], [])
-    text = Summary("mailboxes.csv", "default", None, outcomes, ()).markdown()
-    assert not re.search(r"tag|batch|Failed rows|Columns|Reason", text)
+    it = summary_of("mailboxes.csv", "default", None, [(2, "anna@outlook.com", "")], [], [], ())
+    text = it.markdown()
+    assert not re.search(r"tag|import \d|Failed rows|Columns|Reason", text)
 
 
 HOSTILE = "a|b <img src=x onerror=alert(1)> [click](http://evil.example) `c` **d** www.evil.example"

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.shell import PROJECT
+from tests.support.shell import PROJECT
 
 LIMIT_SECONDS = 600
 

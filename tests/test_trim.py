@@ -15,10 +15,10 @@ from prefect.states import Running
 from schemas.reasons import Protocol, Reason, Stage
 from schemas.settings import Settings
 from schemas.tables import BatchRowError, Mailbox, ProbeResult, columns_of, now
-from tasks.database import Database
+from tasks.storage.database import Database
 from tasks.trim import end_forgotten_runs, trim_results, trim_runs
 from tests.conftest import import_file, rows_of, write_csv
-from tests.shell import Shell
+from tests.support.shell import Shell
 
 
 def test_superseded_answers_and_old_row_errors_go_and_the_last_ones_stay(

@@ -10,8 +10,8 @@ from http.server import HTTPServer, SimpleHTTPRequestHandler
 import httpx
 import pytest
 
-from tests.machine import Machine, wait_for
-from tests.shell import Shell
+from tests.support.machine import Machine, wait_for
+from tests.support.shell import Shell
 
 pytestmark = pytest.mark.slow
 

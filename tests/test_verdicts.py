@@ -13,6 +13,7 @@ from schemas.verdicts import (
     Answer,
     MailboxStatus,
     ProbeReport,
+    Stop,
     Target,
     Verdict,
     group_targets,
@@ -137,7 +138,7 @@ REPORT = ProbeReport(
         judged(answer(SMTP, Reason.WRONG_CREDENTIALS), email="emma@outlook.com"),
     ),
     untested=2,
-    stopped="Stopped by <somebody>.",
+    stopped=Stop.GUARD,
 )
 
 
@@ -159,8 +160,10 @@ def test_a_report_counts_mailboxes_by_reason() -> None:
 
 def test_reports_add_up() -> None:
     """Two runs together are the verdicts of both, and how the later one ended."""
-    both = ProbeReport(REPORT.verdicts[:1], 1, "first") + ProbeReport(REPORT.verdicts[1:], 1, "second")
-    assert both == ProbeReport(REPORT.verdicts, 2, "second")
+    both = ProbeReport(REPORT.verdicts[:1], 1, Stop.INTERRUPTED) + ProbeReport(
+        REPORT.verdicts[1:], 1, Stop.GUARD
+    )
+    assert both == ProbeReport(REPORT.verdicts, 2, Stop.GUARD)
 
 
 def test_a_reports_markdown() -> None:

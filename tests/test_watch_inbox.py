@@ -10,10 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from schemas.csv_file import Refusal
-from tasks.inbox import Folders, claim, left_behind, look, reject, settled
+from schemas.refusals import Refusal
+from tasks.files.inbox import Folders, claim, left_behind, look, reject, settled
 from tests.conftest import write_csv
-from tests.shell import SAMPLES, Shell
+from tests.support.shell import SAMPLES, Shell
 
 
 @pytest.fixture

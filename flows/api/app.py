@@ -1,0 +1,89 @@
+"""The HTTP API: `POST /v1/mailboxes/import/outlook`, and what its caller needs next.
+
+An import is prepared and stored as the flow does it, and answered once its mailboxes are stored. Their logins
+are tested in the background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+
+import schemas.migrations
+from flows.api import imports, mailboxes
+from flows.api.errors import not_ready, on_http_error, on_invalid_request, on_lost_database
+from flows.api.middleware import FRAME_BYTES, Edge
+from flows.api.openapi import tidied
+from flows.api.rate_limits import Limits
+from flows.api.service import Here, Service
+from schemas.prepare import prepare_rows
+from schemas.responses import Envelope, Status, documented
+from schemas.settings import Settings, SettingsError
+from tasks.background import BackgroundTests
+from tasks.storage.database import DatabaseLostError, database, revision
+
+IMPORT_THREADS = 4  # more would only wait for the interpreter, or for SQLite's one writer
+
+health = APIRouter()
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application; its database is open from start-up to shutdown."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        warm_up()
+        with database(settings) as opened, ThreadPoolExecutor(IMPORT_THREADS) as importers:
+            tests = BackgroundTests(opened, settings)
+            limits = Limits(settings.api_requests_per_minute, settings.api_imports_at_once)
+            app.state.service = Service(settings, opened, tests, limits, importers)
+            yield
+            await tests.close()
+
+    app = FastAPIOffline(
+        title="Outlook mailbox import",
+        version="1",
+        description=__doc__,
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
+        exception_handlers={
+            HTTPException: on_http_error,
+            RequestValidationError: on_invalid_request,
+            DatabaseLostError: on_lost_database,
+        },
+    )
+    app.add_middleware(Edge, limit=settings.max_file_bytes + FRAME_BYTES)
+    for router in (health, imports.router, mailboxes.router):
+        app.include_router(router)
+    document = tidied(get_openapi(title=app.title, version=app.version, routes=app.routes))
+    app.openapi = lambda: document  # type: ignore[method-assign]
+    return app
+
+
+def warm_up() -> None:
+    """Make Polars and Pandera set themselves up; otherwise the first import takes 0.2 s longer."""
+    prepare_rows(b"email,password\n,\n,x\n")
+
+
+@health.get("/healthz", summary="Is the server live?", responses=documented(Status))
+async def healthz() -> Envelope[Status]:
+    return Envelope(data=Status(status="live"))
+
+
+@health.get("/readyz", summary="Does the database answer, up to date?", responses=documented(Status, 503))
+def readyz(service: Here) -> Envelope[Status]:
+    try:
+        ready = revision(service.mailboxes.engine) == schemas.migrations.HEAD
+    except SettingsError:
+        ready = False
+    if not ready:
+        raise not_ready()
+    return Envelope(data=Status(status="ready"))

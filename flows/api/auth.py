@@ -1,0 +1,55 @@
+"""Who sends a request: the holder of an API key, and the workspace that the request is about."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import Depends, Header, Security
+from fastapi.security import APIKeyHeader
+from starlette.exceptions import HTTPException
+
+from flows.api.middleware import header_text
+from flows.api.openapi import LABEL_IN_ECMASCRIPT
+from flows.api.service import Here
+from schemas.labels import DEFAULT_WORKSPACE, LABEL_RULE, LONGEST_LABEL, is_label
+from schemas.responses import (
+    KEY_REQUIRED,
+    OTHER_WORKSPACE,
+)
+from tasks.storage.api_keys import Holder, find_key
+
+ApiKey = APIKeyHeader(
+    name="X-Api-Key", auto_error=False, description="`sk_…` of a workspace, or `sk_user_…` of the platform"
+)
+
+
+async def holder_of(key: Annotated[str | None, Security(ApiKey)], service: Here) -> Holder:
+    """Whose key it is, counted against the key's limit."""
+    holder = await asyncio.to_thread(find_key, service.mailboxes, key) if key else None
+    if holder is None:
+        raise HTTPException(401, KEY_REQUIRED, {"WWW-Authenticate": "ApiKey"})
+    service.limits.count_request(holder.key_id)
+    return holder
+
+
+async def caller_of(
+    holder: Annotated[Holder, Depends(holder_of)],
+    x_workspace: Annotated[
+        str | None,
+        Header(
+            description="With a platform key: whose mailboxes they are (default: `default`).",
+            json_schema_extra={"pattern": LABEL_IN_ECMASCRIPT, "maxLength": LONGEST_LABEL},
+        ),
+    ] = None,
+) -> Holder:
+    """The holder, with the workspace that the request is about."""
+    named = header_text(x_workspace) if x_workspace is not None else None
+    if named is not None and not is_label(named):
+        raise HTTPException(400, f"X-Workspace: {LABEL_RULE}")
+    if holder.workspace is not None and named not in (None, holder.workspace):
+        raise HTTPException(403, OTHER_WORKSPACE)
+    return holder._replace(workspace=holder.workspace or named or DEFAULT_WORKSPACE)
+
+
+Caller = Annotated[Holder, Depends(caller_of)]

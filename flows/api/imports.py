@@ -1,0 +1,140 @@
+"""Imports over HTTP: a file comes in, and past imports are read."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from flows.api.auth import Caller
+from flows.api.multipart import Upload, read_upload
+from flows.api.openapi import UPLOAD, Id, Paging
+from flows.api.service import Here, Service
+from schemas.prepare import prepare_rows
+from schemas.refusals import Refusal, too_large
+from schemas.responses import KEY_USED, Envelope, Import, ImportCounts, documented, success
+from schemas.sealing import Owner, UnsealError
+from schemas.summary import MAX_ERRORS_SHOWN
+from tasks.storage.database import Database
+from tasks.storage.imports import find_import, find_keyed_import
+from tasks.store import KeyTakenError, Origin, store
+
+router = APIRouter()
+
+IDEMPOTENCY_KEY = r"^[!-~]{1,255}$"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An import and its answer; `untested` where there are new mailboxes to test."""
+
+    envelope: dict[str, Any]
+    import_id: int
+    untested: bool
+
+
+@router.post(
+    "/v1/mailboxes/import/outlook",
+    summary="Import a CSV of Outlook mailboxes",
+    responses=documented(
+        ImportCounts, 400, 401, 403, 409, 413, 429, 500, 503, X_Import_Id="Of /v1/imports/{id}."
+    ),
+    openapi_extra=UPLOAD,
+)
+async def import_outlook(
+    request: Request,
+    caller: Caller,
+    service: Here,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            description="The same key with the same file and tag gives the same answer and one import.",
+            json_schema_extra={"pattern": IDEMPOTENCY_KEY},
+        ),
+    ] = None,
+) -> JSONResponse:
+    """Answers once the mailboxes are stored; their logins are tested afterwards."""
+    if idempotency_key is not None and not re.fullmatch(IDEMPOTENCY_KEY, idempotency_key):
+        raise HTTPException(400, "Idempotency-Key: use 1 to 255 printable ASCII characters without spaces")
+    with service.limits.one_import(caller.key_id):
+        upload = await read_upload(request)
+        if isinstance(upload, Refusal):
+            return JSONResponse(upload.envelope(), 400)
+        outcome = await asyncio.get_running_loop().run_in_executor(
+            service.importers, import_upload, upload, str(caller.workspace), idempotency_key, service
+        )
+    if isinstance(outcome, Refusal):
+        return JSONResponse(outcome.envelope(), 400)
+    if outcome.untested:
+        service.tests.submit(outcome.import_id)
+    return JSONResponse(outcome.envelope, headers={"X-Import-Id": str(outcome.import_id)})
+
+
+def import_upload(upload: Upload, workspace: str, key: str | None, service: Service) -> Answered | Refusal:
+    """Import a file, or answer as before where the caller repeats a request."""
+    if key is None:
+        return store_upload(upload, Origin(upload.file_name, workspace, upload.tag, test=True), service)
+    digest = hashlib.sha256(f"{upload.tag or ''}\n".encode() + upload.data).hexdigest()
+    owner = Owner(workspace, key, "fingerprint")
+    if answered := answered_before(owner, digest, service.mailboxes):
+        return answered
+    sealed = service.mailboxes.sealer.seal(digest, owner)
+    origin = Origin(
+        upload.file_name, workspace, upload.tag, test=True, idempotency_key=key, fingerprint=sealed
+    )
+    try:
+        return store_upload(upload, origin, service)
+    except KeyTakenError:  # the same request came twice at once, and the other one was stored first
+        answered = answered_before(owner, digest, service.mailboxes)
+        if answered is None:
+            raise
+        return answered
+
+
+def store_upload(upload: Upload, origin: Origin, service: Service) -> Answered | Refusal:
+    """Prepare and store a file in the flow's order."""
+    limit = service.settings.max_file_bytes
+    prepared = prepare_rows(too_large(limit) if len(upload.data) > limit else upload.data)
+    if isinstance(prepared, Refusal):
+        return prepared
+    stored = store.fn(prepared, origin, service.mailboxes, service.settings)
+    return Answered(stored.summary.envelope(), stored.import_id, untested=bool(stored.targets))
+
+
+def answered_before(owner: Owner, digest: str, mailboxes: Database) -> Answered | None:
+    """The answer that an idempotency key was given; refused where that was for something else."""
+    keyed = find_keyed_import(mailboxes, owner.workspace, owner.email_key)
+    if keyed is None:
+        return None
+    import_id, fingerprint = keyed
+    try:
+        same = hmac.compare_digest(mailboxes.sealer.open(fingerprint, owner), digest)
+    except UnsealError:  # its key is gone since: nobody can say
+        same = False
+    found = find_import(mailboxes, owner.workspace, import_id, 0, MAX_ERRORS_SHOWN) if same else None
+    if found is None:
+        raise HTTPException(409, KEY_USED)
+    errors = [{"email": error.email, "error": error.error} for error in found.errors]
+    counts = {"imported": found.imported, "skipped": found.skipped, "failed": found.failed}
+    return Answered(success(counts | {"errors": errors}), import_id, untested=False)
+
+
+@router.get(
+    "/v1/imports/{import_id}",
+    summary="One import: its counts, how far its tests are, and its row errors by page",
+    responses=documented(Import, 400, 401, 403, 404, 429, 500, 503),
+)
+def show_import(
+    caller: Caller, service: Here, import_id: Id, page: Annotated[Paging, Query()]
+) -> Envelope[Import]:
+    found = find_import(service.mailboxes, str(caller.workspace), import_id, page.cursor, page.limit)
+    if found is None:
+        raise HTTPException(404, "No such import")
+    return Envelope(data=found)

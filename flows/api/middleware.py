@@ -1,0 +1,127 @@
+"""The outermost layer of the HTTP API: it bounds every body and wraps every failure in the envelope.
+
+No error body, and no line of the log, holds anything that a caller sent beyond method and path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from http import HTTPStatus
+
+import h11
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from flows.api.errors import error_response
+from schemas.responses import (
+    BODY_TOO_LARGE,
+    INTERNAL_ERROR,
+)
+from tasks.crash import outline
+
+FRAME_BYTES = 64 * 1024  # room around the file: boundaries, part headers, the tag
+DISCARD_SECONDS = 2.0
+PAUSE_SECONDS = 0.5
+LOGGER = logging.getLogger(__name__)
+
+
+class Edge:
+    """The outermost layer: no body is read beyond the limit, and whatever breaks is a 500 in the envelope."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, receive, send, self._limit)
+        answer = None
+        try:
+            if exchange.announced > self._limit:
+                answer = error_response(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, BODY_TOO_LARGE)
+            else:
+                await self._app(scope, exchange.receive, exchange.send)
+        except ClientDisconnect:
+            return
+        except Exception as error:  # noqa: BLE001  the outermost edge: the text may quote what was sent
+            LOGGER.error("%s %r: %s", scope["method"], scope["path"], outline(error))
+            if not exchange.answering:
+                answer = error_response(HTTPStatus.INTERNAL_SERVER_ERROR, INTERNAL_ERROR)
+        if answer is not None:
+            await answer(scope, exchange.receive, exchange.send)
+
+
+class _Exchange:
+    """One request and its answer, as the server's two channels see them."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+        headers = Headers(scope=scope)
+        self.announced = int(headers.get("content-length", 0))
+        self.answering = False
+        self._unread = self.announced > 0 or "transfer-encoding" in headers
+        self._size = 0
+        self._limit = limit
+        self._receive = receive
+        self._send = send
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._size += len(message.get("body", b""))
+            self._unread = message.get("more_body", False)
+            if self._size > self._limit:
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, BODY_TOO_LARGE)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass the answer on; where it comes before the body's end, it ends the connection."""
+        if message["type"] == "http.response.start":
+            self.answering = True
+            if self._unread:
+                # Without this the server would read a body of any size to its end, to keep the connection.
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+        elif self._unread and not message.get("more_body", False):
+            await self._send({**message, "more_body": True})
+            await self._linger()
+            message = {"type": "http.response.body", "body": b""}
+        await self._send(message)
+
+    async def _linger(self) -> None:
+        """Let a caller who is still sending read the answer: closing at once would reset the connection."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DISCARD_SECONDS):
+                while self._unread and self._size <= self._limit:
+                    message = await self._receive()
+                    self._size += len(message.get("body", b""))
+                    self._unread = message.get("more_body", False)
+        if self._unread:
+            await asyncio.sleep(PAUSE_SECONDS)  # nothing is read any more, so the caller cannot go on either
+
+
+class Protocol(H11Protocol):
+    """uvicorn's HTTP/1.1, with the envelope as its answer to what is no HTTP at all."""
+
+    def send_400_response(self, msg: str) -> None:
+        answer = error_response(HTTPStatus.BAD_REQUEST, msg, {"connection": "close"})
+        for event in (
+            h11.Response(status_code=answer.status_code, headers=answer.raw_headers, reason=b"Bad Request"),
+            h11.Data(data=bytes(answer.body)),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event))
+        self.transport.close()
+
+
+def header_text(value: str) -> str:
+    """A header's text: UTF-8 where it is that, else Latin-1, which is what the server takes it for."""
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeError:
+        return value

@@ -1,0 +1,130 @@
+"""The multipart body of an import: read as it arrives, into memory only, and nothing of it is ever quoted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fastapi import Request
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from schemas.labels import LABEL_RULE, is_label
+from schemas.plaintext import Plaintext
+from schemas.refusals import CSV_REQUIRED, Refusal
+
+MOST_PARTS = 20
+NOT_MULTIPART = Refusal("The request is not valid multipart/form-data")
+
+
+class Upload(Plaintext):
+    """The file of an import, and its tag."""
+
+    def __init__(self, data: bytes, file_name: str, tag: str | None) -> None:
+        self.data = data
+        self.file_name = file_name
+        self.tag = tag
+
+
+@dataclass(repr=False)
+class Part(Plaintext):
+    """One part of a form; `file_name` is None for a plain value."""
+
+    headers: dict[bytes, bytes] = field(default_factory=dict)
+    name: str = ""
+    file_name: str | None = None
+    data: bytearray = field(default_factory=bytearray)
+
+
+class FormReader:
+    """Gathers the parts of a multipart/form-data body (RFC 7578) from its pieces.
+
+    Written out here, because Starlette's writes large files to disk and takes a body cut off for a whole one.
+    """
+
+    def __init__(self, boundary: bytes) -> None:
+        self.parts: list[Part] = []
+        self.complete = False
+        self._header = bytearray()
+        self._value = bytearray()
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin,
+                "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
+                "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+                "on_header_end": self._end_header,
+                "on_headers_finished": self._end_headers,
+                "on_part_data": lambda data, start, end: self.parts[-1].data.extend(data[start:end]),
+                "on_end": self._end,
+            },
+        )
+
+    def write(self, data: bytes) -> None:
+        """Raises `FormParserError` for what is no multipart; its text holds single bytes of the body."""
+        self._parser.write(data)
+
+    def _begin(self) -> None:
+        if len(self.parts) == MOST_PARTS:
+            raise FormParserError("too many parts")
+        self.parts.append(Part())
+
+    def _end_header(self) -> None:
+        self.parts[-1].headers[bytes(self._header).lower()] = bytes(self._value)
+        self._header.clear()
+        self._value.clear()
+
+    def _end_headers(self) -> None:
+        part = self.parts[-1]
+        kind, options = parse_options_header(part.headers.get(b"content-disposition"))
+        if kind != b"form-data" or b"name" not in options:
+            raise FormParserError("a part without a name")
+        part.name = _text(options[b"name"])
+        part.file_name = _text(options[b"filename"]) if b"filename" in options else None
+
+    def _end(self) -> None:
+        self.complete = True
+
+
+async def read_upload(request: Request) -> Upload | Refusal:
+    """Read the body of an import; a body that is not one is a `Refusal`."""
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    if kind != b"multipart/form-data":
+        return Refusal(CSV_REQUIRED)
+    if not options.get(b"boundary"):
+        return NOT_MULTIPART
+    try:
+        form = FormReader(options[b"boundary"])
+        async for piece in request.stream():
+            form.write(piece)
+    except FormParserError:
+        return NOT_MULTIPART
+    return _upload(form.parts) if form.complete else NOT_MULTIPART
+
+
+def _upload(parts: list[Part]) -> Upload | Refusal:
+    files = [part for part in parts if part.name == "file"]
+    tags = [part for part in parts if part.name == "tag"]
+    if len(files) > 1 or len(tags) > 1:
+        return Refusal("One file and one tag per import")
+    if not files or files[0].file_name is None:
+        return Refusal(CSV_REQUIRED)
+    file, name = files[0], files[0].file_name
+    if not name and not file.data:  # what a browser sends for an input without a file
+        return Refusal(CSV_REQUIRED)
+    tag = _text(bytes(tags[0].data)).strip() if tags else ""
+    if (tag and not is_label(tag)) or (tags and tags[0].file_name is not None):
+        return Refusal(f"tag: {LABEL_RULE}")
+    return Upload(bytes(file.data), _bare(name), tag or None)
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def _bare(name: str) -> str:
+    """The name without folders, and without what no name holds."""
+    bare = name.replace("\\", "/").rpartition("/")[2]
+    return "".join(filter(str.isprintable, bare)) or "upload.csv"

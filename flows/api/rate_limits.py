@@ -1,0 +1,50 @@
+"""How many requests and imports each API key may make."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+
+from starlette.exceptions import HTTPException
+
+from schemas.responses import (
+    TOO_MANY_IMPORTS,
+    TOO_MANY_REQUESTS,
+)
+
+
+class Limits:
+    """How much each key may ask for. Lives on one event loop, in one process."""
+
+    def __init__(self, requests_per_minute: int, imports_at_once: int) -> None:
+        self._requests_per_minute = requests_per_minute
+        self._imports_at_once = imports_at_once
+        self._requests: defaultdict[int, deque[float]] = defaultdict(deque)
+        self._imports: Counter[int] = Counter()
+
+    def count_request(self, key_id: int) -> None:
+        requests, moment = self._requests[key_id], time.monotonic()
+        while requests and requests[0] <= moment - 60:
+            requests.popleft()
+        if len(requests) >= self._requests_per_minute:
+            raise too_many(TOO_MANY_REQUESTS, requests[0] + 60 - moment)
+        requests.append(moment)
+
+    @contextmanager
+    def one_import(self, key_id: int) -> Iterator[None]:
+        if self._imports[key_id] >= self._imports_at_once:
+            raise too_many(TOO_MANY_IMPORTS, 1)
+        self._imports[key_id] += 1
+        try:
+            yield
+        finally:
+            self._imports[key_id] -= 1
+
+
+def too_many(message: str, seconds: float) -> HTTPException:
+    headers = {"Retry-After": str(max(math.ceil(seconds), 1))}
+    return HTTPException(HTTPStatus.TOO_MANY_REQUESTS, message, headers)

@@ -1,0 +1,33 @@
+"""What all requests of one server share."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from flows.api.rate_limits import Limits
+from schemas.settings import Settings
+from tasks.background import BackgroundTests
+from tasks.storage.database import Database
+
+
+@dataclass(frozen=True)
+class Service:
+    """Settings, database and limits, for as long as the server runs."""
+
+    settings: Settings
+    mailboxes: Database
+    tests: BackgroundTests
+    limits: Limits
+    importers: ThreadPoolExecutor
+
+
+def service_of(request: Request) -> Service:
+    found: Service = request.app.state.service
+    return found
+
+
+Here = Annotated[Service, Depends(service_of)]

@@ -1,0 +1,8 @@
+"""`python -m flows.cli`: the same as `outlook-import`."""
+
+from __future__ import annotations
+
+from flows.cli.app import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,124 @@
+"""A flow run that somebody watches at a terminal: the server it needs, its progress, and Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeAlias
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import TERMINAL_STATES, State, StateType
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogHandler
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from flows.cli.temporary_server import TemporaryServer
+from schemas.verdicts import MailboxStatus, Verdict
+from tasks.probe import Observer, Probing, observer
+
+# Long enough for the recorder of a loaded machine; then a record that is late keeps nobody waiting.
+DRAIN_SECONDS = 20
+RECORDER_SECONDS = 1.2  # its flush interval, and a little
+
+Start: TypeAlias = Callable[[], Awaitable[State[Any]]]
+
+
+class Watcher(Observer):
+    """Shows the progress of a run's probes, and lets the first Ctrl-C end them in good order."""
+
+    def __init__(self, progress: Progress, say: Console) -> None:
+        self._progress = progress
+        self._say = say
+        self._failed = 0
+        self._done = 0
+
+    def begin(self, probing: Probing, total: int) -> None:
+        self._total = total
+        self._bar = self._progress.add_task("probe", total=total, failed=0)
+        loop = asyncio.get_running_loop()
+
+        def interrupted() -> None:
+            loop.remove_signal_handler(signal.SIGINT)  # the second one ends at once
+            self._say.print("Stopping …")
+            probing.interrupt()
+
+        loop.add_signal_handler(signal.SIGINT, interrupted)
+
+    def verdict(self, verdict: Verdict) -> None:
+        self._done += 1
+        self._failed += verdict.status == MailboxStatus.FAILED
+        self._progress.update(self._bar, advance=1, failed=self._failed)
+        if self._progress.disable:
+            line = f"{self._done}/{self._total} {verdict.email}: {verdict.status}. {verdict.headline}"
+            self._say.print(line, markup=False, soft_wrap=True)
+
+
+class Ended(NamedTuple):
+    """How a flow run ended: `outcome` is what it returned, or the exception that broke it off."""
+
+    state: State
+    outcome: object
+
+
+def run_attended(start: Start, say: Console, server: TemporaryServer | None) -> Ended:
+    """Run a flow in this process, on the temporary server or on the configured one.
+
+    Args:
+        start: Begins the flow run; awaiting what it returns gives the run's final state.
+    """
+    if server is None:
+        return asyncio.run(_run(start, say))
+    with temporary_settings({PREFECT_API_URL: server.url}):
+        return asyncio.run(_run(start, say))
+
+
+async def _run(start: Start, say: Console) -> Ended:
+    with Progress(
+        TextColumn("Testing logins"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[failed]} failed"),
+        TimeRemainingColumn(),
+        console=say,
+        disable=not say.is_terminal,
+    ) as progress:
+        observer.set(Watcher(progress, say))
+        state = await start()
+    return Ended(state, await state.aresult(raise_on_failure=False))
+
+
+def drain(server: TemporaryServer, state: State) -> None:
+    """Wait until the server has recorded logs and task runs: what it has not by its end is lost."""
+    with temporary_settings({PREFECT_API_URL: server.url}), suppress(TimeoutError):
+        asyncio.run(_drain(state.state_details.flow_run_id))
+
+
+async def _drain(flow_run_id: UUID | None) -> None:
+    if flow_run_id is None:
+        return
+    unfinished = TaskRunFilter(
+        state=TaskRunFilterState(type=TaskRunFilterStateType(any_=list(set(StateType) - TERMINAL_STATES)))
+    )
+    this_run = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
+    async with asyncio.timeout(DRAIN_SECONDS):
+        await APILogHandler.aflush()
+        await asyncio.to_thread(EventsWorker.drain_all)
+        await asyncio.sleep(RECORDER_SECONDS)
+        async with get_client() as client:
+            while True:
+                found = await client.read_task_runs(flow_run_filter=this_run, task_run_filter=unfinished)
+                if not found:
+                    return
+                await asyncio.sleep(0.1)

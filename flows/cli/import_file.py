@@ -1,0 +1,155 @@
+"""`import` and `check`: the file is validated before Prefect is imported.
+
+So a person sees its counts, or why it was refused, in half a second. Standard output carries the result and
+nothing else; progress goes to standard error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from flows.cli.exit_codes import DONE, FAILED, INTERRUPTED
+from flows.cli.options import LABEL, Json, Verbose, Workspace
+from flows.cli.output import print_json
+from flows.cli.results import print_next, print_refusal, print_summary, print_verdicts
+from flows.cli.run_flow import attend, print_failure
+from schemas.labels import DEFAULT_WORKSPACE, counted
+from schemas.prepare import Prepared, prepare_rows
+from schemas.refusals import CSV_REQUIRED, Refusal
+from schemas.settings import Settings
+from schemas.summary import Summary, summarize
+from tasks.configuration import load_settings
+from tasks.crash import StepError, unquoted
+from tasks.files.read_file import read_bytes
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
+    from flows.cli.attended import Ended
+
+
+def _check_report(_type: object, path: Path | None) -> None:
+    if path is not None and not path.parent.is_dir():
+        raise ValueError("Its folder does not exist.")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class FileOptions:
+    """What `import` and `check` both take."""
+
+    workspace: Workspace = DEFAULT_WORKSPACE
+    tag: Annotated[str | None, LABEL, Parameter(help="Label for the mailboxes of this import.")] = None
+    encoding: Annotated[
+        str | None, Parameter(help="Text encoding of a file that is not UTF-8, such as cp1252.")
+    ] = None
+    json: Json = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions(FileOptions):
+    """What `import` takes."""
+
+    check: Annotated[
+        bool, Parameter(help="Only read and validate the file, as the command `check` does.")
+    ] = False
+    no_test: Annotated[bool, Parameter(help="Store the mailboxes without testing the logins.")] = False
+    report: Annotated[
+        Path | None,
+        Parameter(
+            validator=_check_report,
+            help="Write a CSV with a line for each row and the verdicts; overwrites only an existing report.",
+        ),
+    ] = None
+    verbose: Verbose = False
+
+
+NO_FILE_OPTIONS, NO_OPTIONS = FileOptions(), ImportOptions()
+File = Annotated[Path | None, Parameter(name="FILE", help="The CSV file.")]
+
+
+def check_file(file: File = None, /, *, options: FileOptions = NO_FILE_OPTIONS) -> int:
+    """Read and validate a CSV file; store nothing."""
+    return import_file(file, options=ImportOptions(**vars(options), check=True))
+
+
+def import_file(file: File = None, /, *, options: ImportOptions = NO_OPTIONS) -> int:
+    """Import a CSV file of Outlook mailboxes with app passwords, and test each login once."""
+    say = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        prepared = prepare_file(file, options.encoding, load_settings())
+    except StepError as error:
+        say.print(f"Nothing was changed. Internal error: {error}", style="red", markup=False)
+        return FAILED
+    if isinstance(prepared, Refusal):
+        return print_refusal(prepared, say, as_json=options.json)
+    assert file is not None  # noqa: S101  it was read
+    preview = summarize(prepared, file.name, options.workspace, options.tag)
+    if options.check:
+        show_summary(preview, options)
+        return DONE
+    return run(file, options, preview, say)
+
+
+@unquoted()
+def prepare_file(file: Path | None, encoding: str | None, settings: Settings) -> Prepared | Refusal:
+    if file is None:
+        return Refusal(CSV_REQUIRED, "name a file")
+    return prepare_rows(read_bytes(file, settings.max_file_bytes), encoding)
+
+
+def run(file: Path, options: ImportOptions, preview: Summary, say: Console) -> int:
+    """Run the import flow and show its result."""
+    mailboxes = counted(preview.imported, "mailbox", "mailboxes")
+    rows = counted(len(preview.outcomes), "row")
+    counts = f"{mailboxes}, {preview.skipped} repeated, {preview.failed} failed"
+    say.print(f"{preview.file}: {rows}, {counts}.", markup=False)
+
+    def start() -> Awaitable[State[Any]]:
+        from flows.import_outlook import import_outlook
+
+        return import_outlook(
+            file=file.absolute(),
+            tag=options.tag,
+            workspace=options.workspace,
+            test=not options.no_test,
+            encoding=options.encoding,
+            report=options.report.absolute() if options.report else None,
+            return_state=True,
+        )
+
+    def show(ended: Ended) -> int:
+        return show_import(ended, options, say)
+
+    return attend(start, show, say, verbose=options.verbose, as_json=options.json)
+
+
+def show_import(ended: Ended, options: ImportOptions, say: Console) -> int:
+    """Show the result of an import; returns the exit code."""
+    state, outcome = ended
+    if isinstance(outcome, Refusal):  # the file has changed since it was checked
+        return print_refusal(outcome, say, as_json=options.json)
+    if not isinstance(outcome, tuple):
+        return print_failure(str(state.message), say, as_json=options.json)
+    summary, verdicts = outcome
+    show_summary(summary, options)
+    if verdicts is not None:
+        print_verdicts(verdicts, Console(stderr=options.json), summary)
+    if options.report is not None:
+        say.print(f"Report: {options.report}", markup=False)
+    print_next(summary, verdicts, say)
+    return INTERRUPTED if state.is_cancelled() else DONE
+
+
+def show_summary(summary: Summary, options: ImportOptions) -> None:
+    if options.json:
+        print_json(summary.envelope())
+    else:
+        print_summary(summary)

@@ -1,0 +1,214 @@
+"""Past imports: `imports list|show|errors`."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.table import Column, Table
+
+from flows.cli.exit_codes import DONE, NOTHING_FOUND
+from flows.cli.options import ImportId, Json, Limit, Workspace
+from flows.cli.output import (
+    cell,
+    plain_table,
+    print_json,
+    print_rows,
+    tell,
+    tell_hidden,
+    terminal,
+    wrong_usage,
+)
+from schemas.labels import DEFAULT_WORKSPACE, counted
+from schemas.reasons import Reason
+from schemas.responses import ImportSummary, RowFault
+from schemas.rows import RowReason
+from schemas.summary import defused
+from tasks.configuration import load_settings
+from tasks.hints import command
+from tasks.storage.database import database
+from tasks.storage.imports import (
+    count_imports,
+    count_reasons,
+    count_row_errors,
+    find_import,
+    find_imports,
+    find_row_errors,
+)
+
+COLUMNS = (
+    *("id", "created_at", "file", "tag", "rows", "imported", "skipped", "failed"),
+    *("mailboxes", "tested", "active", "mailboxes_failed", "pending"),
+)
+ERROR_COLUMNS = ("line", "email", "error")
+
+
+def list_imports(*, workspace: Workspace = DEFAULT_WORKSPACE, limit: Limit = 50, json: Json = False) -> int:
+    """List imports, newest first."""
+    with database(load_settings()) as opened:
+        imports = find_imports(opened, workspace, limit)
+        total = count_imports(opened, workspace)
+    if json:
+        print_json([one.model_dump(mode="json") for one in imports])
+    elif not imports:
+        tell(f"No import in workspace {workspace!r}.")
+    elif sys.stdout.isatty():
+        terminal().print(_stacked(imports))
+    else:
+        print_rows([_row(one) for one in imports], COLUMNS)
+    tell_hidden(len(imports), total)
+    return DONE if imports else NOTHING_FOUND
+
+
+def _row(one: ImportSummary) -> dict[str, object]:
+    progress = one.progress.model_dump()
+    return {
+        **progress,
+        "mailboxes_failed": progress["failed"],
+        **one.model_dump(exclude={"progress"}),
+        "rows": rows_of(one),
+    }
+
+
+def rows_of(one: ImportSummary) -> int:
+    return one.imported + one.skipped + one.failed
+
+
+def _stacked(imports: Sequence[ImportSummary]) -> Table:
+    """Two lines for each import: what became of its rows, and of its mailboxes."""
+    table = plain_table(
+        Column("id", justify="right"),
+        Column("file\ntime (UTC)", overflow="fold"),
+        Column("tag", overflow="fold"),
+        "rows\nmailboxes",
+    )
+    for one in imports:
+        table.add_row(
+            str(one.id),
+            f"{cell(one.file)}\n{cell(one.created_at)}",
+            cell(one.tag),
+            f"{_rows(one)}\n{_mailboxes(one)}",
+        )
+    return table
+
+
+def _rows(one: ImportSummary) -> str:
+    return (
+        f"{counted(rows_of(one), 'row')}: {one.imported} imported, {one.skipped} skipped, {one.failed} failed"
+    )
+
+
+def _mailboxes(one: ImportSummary) -> str:
+    """How the mailboxes of an import are; what was deleted since, or imported anew, is not among them."""
+    progress = one.progress
+    if not progress.mailboxes:
+        return "no mailbox"
+    states = {name: getattr(progress, name) for name in ("active", "failed", "pending")}
+    found = ", ".join(f"{count} {name}" for name, count in states.items() if count)
+    return f"{progress.tested} of {progress.mailboxes} tested: {found}"
+
+
+def show_import(
+    import_id: ImportId, /, *, workspace: Workspace = DEFAULT_WORKSPACE, json: Json = False
+) -> int:
+    """Show the result of an import, why its mailboxes do not work, and what to do."""
+    with database(load_settings()) as opened:
+        found = find_import(opened, workspace, import_id, 0, 0)
+        if found is None:
+            return _no_such_import(import_id, workspace)
+        reasons = count_reasons(opened, found.id)
+        faults = count_row_errors(opened, found.id)
+    if json:
+        print_json(
+            found.model_dump(mode="json", exclude={"errors", "next_cursor"})
+            | {"reasons": [_reason(reason, count) for reason, count in reasons]}
+            | {"row_errors": [_fault(reason, count) for reason, count in faults]}
+        )
+        return DONE
+    out, elsewhere = terminal(), () if workspace == DEFAULT_WORKSPACE else ("--workspace", workspace)
+    out.print(f"Import {found.id}: {cell(found.file)}", style="bold")
+    out.print(f"{cell(found.created_at)} UTC, tag {cell(found.tag) or '–'}, workspace {workspace}")
+    out.print(f"{_rows(found)}\n{_mailboxes(found)}")
+    if reasons:
+        out.print()
+        out.print(_causes("Mailboxes", [(count, *_words(reason)) for reason, count in reasons]))
+        listing = command("mailboxes", "list", "--import", found.id, *elsewhere, "--reason", reasons[0][0])
+        out.print(f"Which ones, by reason: {listing}", soft_wrap=True)
+    if faults:
+        out.print()
+        out.print(_causes("Rows", [(count, reason.message, "", reason.remedy) for reason, count in faults]))
+        out.print(f"Which ones: {command('imports', 'errors', found.id, *elsewhere)}", soft_wrap=True)
+    return DONE
+
+
+def _words(reason: Reason) -> tuple[str, str, str]:
+    return reason.explanation.title, reason.value, reason.explanation.remedy
+
+
+def _reason(reason: Reason, count: int) -> dict[str, object]:
+    why = reason.explanation
+    return {
+        "reason": reason,
+        "mailboxes": count,
+        "title": why.title,
+        "meaning": why.meaning,
+        "remedy": why.remedy,
+    }
+
+
+def _fault(reason: RowReason, count: int) -> dict[str, object]:
+    return {"reason": reason, "rows": count, "error": reason.message, "remedy": reason.remedy}
+
+
+def _causes(what: str, rows: Iterable[tuple[int, str, str, str]]) -> Table:
+    """Reasons, how many they hold for, and what to do about each; the code, if any, below the title."""
+    # Narrow enough to leave room for the names of an admin's commands, which want to be copied.
+    reason = Column("Reason, code", max_width=30)
+    table = plain_table(Column(what, justify="right"), reason, Column("What to do", overflow="fold"))
+    for count, title, code, remedy in rows:
+        table.add_row(str(count), f"{title}\n{code}".strip(), remedy)
+    return table
+
+
+def list_errors(
+    import_id: ImportId,
+    /,
+    *,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    csv_: Annotated[bool, Parameter(name="--csv", help="Print CSV.")] = False,
+    json: Json = False,
+) -> int:
+    """List the rows of an import that failed, by line."""
+    if csv_ and json:
+        return wrong_usage("Choose one of --csv and --json.")
+    with database(load_settings()) as opened:
+        found = find_import(opened, workspace, import_id, 0, 0)
+        if found is None:
+            return _no_such_import(import_id, workspace)
+        errors = find_row_errors(opened, found.id)
+    if json:
+        print_json([{column: getattr(error, column) for column in ERROR_COLUMNS} for error in errors])
+    elif csv_:
+        _write_csv(errors)
+    elif errors:
+        print_rows([dict(error) for error in errors], ERROR_COLUMNS)
+    if found.failed and not errors:
+        tell(f"{counted(found.failed, 'row')} failed; the errors are no longer kept.")
+    elif not errors:
+        tell("No row failed.")
+    return DONE
+
+
+def _write_csv(errors: Iterable[RowFault]) -> None:
+    writer = csv.writer(sys.stdout)
+    writer.writerow(ERROR_COLUMNS)
+    for error in errors:
+        writer.writerow([defused(str(getattr(error, column))) for column in ERROR_COLUMNS])
+
+
+def _no_such_import(import_id: int, workspace: str) -> int:
+    tell(f"There is no import {import_id} in workspace {workspace!r}.")
+    return NOTHING_FOUND

@@ -1,0 +1,248 @@
+"""Stored mailboxes: `mailboxes list|show|retest|tag|delete`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Group
+from rich.table import Column, Table
+from rich.text import Text
+
+from flows.cli.exit_codes import DONE, NOTHING_FOUND
+from flows.cli.options import Email, Json, Limit, Workspace
+from flows.cli.output import (
+    cell,
+    plain_table,
+    print_json,
+    print_rows,
+    tell,
+    tell_hidden,
+    terminal,
+    wrong_usage,
+)
+from flows.cli.selection import Selection, keys_of
+from schemas.labels import DEFAULT_WORKSPACE, LABEL_RULE, counted, is_label
+from schemas.responses import Mailbox, MailboxRecord, ProtocolResult
+from schemas.tables import now
+from schemas.verdicts import MailboxStatus
+from tasks.configuration import load_settings
+from tasks.storage import mailbox_changes
+from tasks.storage.database import Database, database
+from tasks.storage.mailboxes import Filters, choose_mailboxes, count_mailboxes, find_mailboxes, find_record
+
+COLUMNS = ("email", "status", "tag", "tested_at", "next_attempt", "why")
+MOST_NAMED = 5
+EVERY = Selection()
+
+# Changes the mailboxes with these ids as far as the filters still let them through; yields their addresses.
+Change = Callable[[Database, Collection[int], Filters], Iterator[list[str]]]
+
+Emails = Annotated[str, Parameter(name="EMAIL", help="These mailboxes.")]
+All = Annotated[bool, Parameter(name="--all", help="Every mailbox of the workspace.")]
+Yes = Annotated[bool, Parameter(name="--yes", help="Change what the options select without asking.")]
+
+
+def list_mailboxes(*, limit: Limit = 50, json: Json = False, selection: Selection = EVERY) -> int:
+    """List mailboxes with the result of the last test."""
+    with database(load_settings()) as opened:
+        page = find_mailboxes(opened, selection.workspace, 0, limit, selection.filters)
+        total = count_mailboxes(opened, selection.workspace, selection.filters)
+    if json:
+        print_json([mailbox.model_dump(mode="json") for mailbox in page.mailboxes])
+    elif not page.mailboxes:
+        tell(f"No such mailbox in workspace {selection.workspace!r}.")
+    elif sys.stdout.isatty():
+        terminal().print(_stacked(page.mailboxes))
+    else:
+        print_rows([_row(mailbox) for mailbox in page.mailboxes], COLUMNS)
+    tell_hidden(len(page.mailboxes), total)
+    return DONE if page.mailboxes else NOTHING_FOUND
+
+
+def _row(mailbox: Mailbox) -> dict[str, object]:
+    return mailbox.model_dump() | {"why": mailbox.diagnosis, "next_attempt": next_attempt(mailbox)}
+
+
+def _stacked(mailboxes: Sequence[Mailbox]) -> Table:
+    """Two lines for each mailbox, so that an address and a reason have room on a terminal."""
+    table = plain_table(
+        Column("email\n  why", ratio=1),
+        Column("status\ntag", overflow="fold"),
+        Column("tested at (UTC)\nnext attempt", no_wrap=True),
+    )
+    for mailbox in mailboxes:
+        why = Text(f"  {cell(mailbox.diagnosis)}", style="dim", no_wrap=True, overflow="ellipsis")
+        table.add_row(
+            Group(Text(cell(mailbox.email), overflow="fold"), why),
+            f"{mailbox.status}\n{cell(mailbox.tag)}",
+            f"{cell(mailbox.tested_at) or 'not tested'}\n{next_attempt(mailbox)}",
+        )
+    return table
+
+
+def next_attempt(mailbox: Mailbox) -> str:
+    """When a mailbox is tested again, in words where it is no time to come; "" for never."""
+    if mailbox.status != MailboxStatus.PENDING:
+        return ""
+    if mailbox.next_attempt_at is None:
+        return "when asked for"
+    return "due now" if mailbox.next_attempt_at <= now() else cell(mailbox.next_attempt_at)
+
+
+def show_mailbox(email: Email, /, *, workspace: Workspace = DEFAULT_WORKSPACE, json: Json = False) -> int:
+    """Show everything stored about a mailbox, except its secrets."""
+    (key,) = keys_of([email]).values()
+    with database(load_settings()) as opened:
+        record = find_record(opened, workspace, key)
+    if record is None:
+        tell(f"{cell(email)} is not in workspace {workspace!r}.")
+        return NOTHING_FOUND
+    if json:
+        print_json(record.model_dump(mode="json"))
+        return DONE
+    out = terminal()
+    out.print(f"{record.email}: {record.status}", style="bold")
+    if record.diagnosis:
+        out.print(cell(record.diagnosis))
+    elif record.results:
+        out.print("Waits for a new test; what the servers said was before.")
+    out.print()
+    out.print(_grid(_facts(record)))
+    for result in record.results:
+        out.print()
+        earlier = " (not in the last test)" if result.at != record.tested_at else ""
+        out.print(f"{result.protocol.upper()}: {result.title}{earlier}", style="bold")
+        out.print(_grid(_answer(result)))
+    return DONE
+
+
+def _grid(facts: Mapping[str, object]) -> Table:
+    grid = Table.grid("", "", padding=(0, 2))
+    for name, value in facts.items():
+        grid.add_row(f"  {name}", Text(cell(value), overflow="fold"))
+    return grid
+
+
+def _facts(record: MailboxRecord) -> dict[str, object]:
+    held = f"yes, until {record.claimed_until:%H:%M:%S} UTC at the latest" if record.claimed_until else "no"
+    return {
+        "Name": record.name or "–",
+        "Tag": record.tag or "–",
+        "Workspace": record.workspace,
+        "Import": f"{record.import_id}, {cell(record.created_at)} UTC, {record.file}",
+        "SMTP server": record.smtp,
+        "IMAP server": record.imap,
+        "TOTP secret": "stored" if record.has_totp else "none",
+        "Tested at": f"{cell(record.tested_at)} UTC" if record.tested_at else "never",
+        "Attempts": record.attempts,
+        "Next attempt": next_attempt(record) or "none",
+        "In a test now": held,
+    }
+
+
+def _answer(result: ProtocolResult) -> dict[str, object]:
+    return {
+        "It means": result.meaning,
+        "What to do": result.remedy,
+        "Server said": result.server_text or "–",
+        "Where": f"{result.host}, at stage {result.stage}",
+        "When": f"{cell(result.at)} UTC, attempt {result.attempt}, took {result.milliseconds} ms",
+        "Reason code": result.reason,
+    }
+
+
+def delete_mailboxes(
+    *emails: Emails, selection: Selection = EVERY, all_: All = False, yes: Yes = False
+) -> int:
+    """Delete mailboxes with their credentials and verdicts."""
+    will = "will be deleted, with their credentials and verdicts"
+    return _change(emails, selection, will, "Deleted", mailbox_changes.delete_mailboxes, all_=all_, yes=yes)
+
+
+def retest_mailboxes(
+    *emails: Emails, selection: Selection = EVERY, all_: All = False, yes: Yes = False
+) -> int:
+    """Make mailboxes due, so that the next retest tests them, such as failed ones whose cause is fixed.
+
+    A wrong password stays wrong, and trying it too often locks the account.
+    """
+    will = "will be tested again by the next retest"
+    return _change(emails, selection, will, "Due", mailbox_changes.make_due, all_=all_, yes=yes)
+
+
+def tag_mailboxes(
+    *words: Annotated[str, Parameter(name="NEWTAG EMAIL", help="The new tag, then the mailboxes.")],
+    no_tag: Annotated[bool, Parameter(help="Remove the tag.")] = False,
+    selection: Selection = EVERY,
+    all_: All = False,
+    yes: Yes = False,
+) -> int:
+    """Set or remove the tag of mailboxes."""
+    if not (words or no_tag):
+        return wrong_usage("Name the new tag, or use --no-tag.")
+    new, emails = (None, words) if no_tag else (words[0], words[1:])
+    if new and not is_label(new):
+        return wrong_usage(f"Not a valid tag: {LABEL_RULE}.")
+    will, word = ("will lose their tag", "Untagged") if not new else (f"will get the tag {new!r}", "Tagged")
+    change = partial(mailbox_changes.tag_mailboxes, tag=new or None)
+    return _change(emails, selection, will, word, change, all_=all_, yes=yes)
+
+
+def _change(
+    emails: Sequence[str],
+    selection: Selection,
+    will: str,
+    word: str,
+    change: Change,
+    *,
+    all_: bool,
+    yes: bool,
+) -> int:
+    """Change the mailboxes that the words and options select; say which they were and which are missing."""
+    keys, filters, workspace = keys_of(emails), selection.filters, selection.workspace
+    by_options = all_ or filters != Filters()
+    if not keys and not by_options:
+        return wrong_usage(
+            "Name mailboxes or select some by options; --all means every one of the workspace."
+        )
+    with database(load_settings()) as opened:
+        chosen = choose_mailboxes(opened, workspace, filters, keys.values())
+        if chosen and by_options:
+            _announce(chosen, workspace, will)
+            if not yes and (code := _confirmed()) != DONE:
+                return code
+        changed = 0
+        for part in change(opened, chosen, filters):
+            changed += len(part)
+            sys.stdout.writelines(f"{word}: {email}\n" for email in part)
+    there = set(chosen.values())
+    missing = [email for email, key in keys.items() if key not in there]
+    for email in missing:
+        tell(f"Not in workspace {workspace!r}, or not selected by the options: {cell(email)}")
+    if not chosen and not missing:
+        tell(f"No such mailbox in workspace {workspace!r}.")
+    return DONE if chosen and not missing and changed == len(chosen) else NOTHING_FOUND
+
+
+def _announce(chosen: Mapping[int, str], workspace: str, will: str) -> None:
+    named = "".join(f"\n  {key}" for key in list(chosen.values())[:MOST_NAMED])
+    hidden = len(chosen) - MOST_NAMED
+    rest = f"\n  … and {hidden} more" if hidden > 0 else ""
+    boxes = counted(len(chosen), "mailbox", "mailboxes")
+    tell(f"{boxes} of workspace {workspace!r} {will}:{named}{rest}")
+
+
+def _confirmed() -> int:
+    """Ask the person at the terminal; DONE is a yes."""
+    if not sys.stdin.isatty():
+        return wrong_usage("Nothing was changed: there is no terminal to ask at. --yes skips the question.")
+    sys.stderr.write("Go on? [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() in ("y", "yes"):
+        return DONE
+    tell("Nothing was changed.")
+    return NOTHING_FOUND

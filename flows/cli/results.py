@@ -1,0 +1,102 @@
+"""The result of a run as a person reads it at a terminal: summary, verdicts, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from flows.cli.exit_codes import REFUSED
+from flows.cli.output import print_json
+from schemas.labels import DEFAULT_WORKSPACE, counted
+from schemas.refusals import Refusal
+from schemas.summary import MAX_ERRORS_SHOWN, Result, Summary
+from schemas.verdicts import MailboxStatus, ProbeReport
+from tasks.hints import command
+
+
+def print_refusal(refusal: Refusal, say: Console, *, as_json: bool) -> int:
+    if as_json:
+        print_json(refusal.envelope())
+    else:
+        say.print(f"Refused: {refusal.message}", style="bold red", markup=False)
+        if refusal.detail:
+            say.print(refusal.detail[0].upper() + refusal.detail[1:] + ".", markup=False)
+        say.print("Nothing was changed.")
+    return REFUSED
+
+
+def print_summary(summary: Summary) -> None:
+    out = Console(highlight=False)
+    checked = "" if summary.import_id else " (only checked, nothing stored)"
+    rows = counted(len(summary.outcomes), "row")
+    out.print(f"{summary.file}: {rows}{checked}", style="bold", markup=False)
+    counts = Table()
+    for result in Result:
+        counts.add_column(result.value.capitalize(), justify="right")
+    counts.add_row(str(summary.imported), str(summary.skipped), str(summary.failed))
+    out.print(counts)
+    if causes := summary.causes() + summary.warnings():
+        out.print(reasons_table("Rows", [(cause.rows, cause.reason, cause.remedy) for cause in causes]))
+    for error in summary.errors[:MAX_ERRORS_SHOWN]:
+        out.print(f"  line {error.line}: {error.email}: {error.reason.message}", markup=False)
+    if hidden := len(summary.errors[MAX_ERRORS_SHOWN:]):
+        listing = (
+            of_import("imports", "errors", summary) if summary.import_id else "the import lists them all"
+        )
+        out.print(f"  … and {hidden} more: {listing}", markup=False, soft_wrap=True)
+    if summary.ignored:
+        out.print(f"Columns not used: {', '.join(summary.ignored)}", markup=False)
+
+
+def print_verdicts(report: ProbeReport, out: Console, summary: Summary | None = None) -> None:
+    out.print()
+    out.print(f"Connections: {report}", style="bold", markup=False)
+    if report.stopped:
+        out.print(report.stopped.sentence, style="bold yellow", markup=False)
+    if reasons := report.reasons():
+        rows = [(count, r.explanation.title, r.explanation.remedy) for r, count in reasons]
+        out.print(reasons_table("Mailboxes", rows))
+    troubled = [verdict for verdict in report.sorted() if verdict.status != MailboxStatus.ACTIVE]
+    for verdict in troubled[:MAX_ERRORS_SHOWN]:
+        line = f"  {verdict.email}: {verdict.status}. {verdict.headline}"
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+    if hidden := len(troubled[MAX_ERRORS_SHOWN:]):
+        chosen = ["--import", summary.import_id] if summary else []
+        listing = command("mailboxes", "list", *chosen, *in_workspace(summary), "--limit", len(troubled))
+        out.print(f"  … and {hidden} more: {listing}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_next(summary: Summary, report: ProbeReport | None, say: Console) -> None:
+    """The commands that make sense now, as they can be pasted."""
+    steps = [("The result again, with every reason", of_import("imports", "show", summary))]
+    if summary.errors:
+        steps.append(("The rows that failed", of_import("imports", "errors", summary)))
+    if report is not None and report.count(MailboxStatus.FAILED):
+        chosen = ("--import", summary.import_id, "--status", MailboxStatus.FAILED)
+        steps.append(
+            ("The mailboxes that failed", command("mailboxes", "list", *chosen, *in_workspace(summary)))
+        )
+    if report is not None and (report.count(MailboxStatus.PENDING) or report.untested):
+        steps.append(("Test again what is due", command("retest", *in_workspace(summary))))
+    say.print("\nNext", style="bold")
+    for what, line in steps:
+        say.print(f"  {what}:\n    {line}", markup=False)
+
+
+def of_import(area: str, action: str, summary: Summary) -> str:
+    return command(area, action, summary.import_id, *in_workspace(summary))
+
+
+def in_workspace(summary: Summary | None) -> tuple[str, ...]:
+    named = summary is not None and summary.workspace != DEFAULT_WORKSPACE
+    return ("--workspace", summary.workspace) if named and summary else ()
+
+
+def reasons_table(what: str, rows: Sequence[tuple[int, str, str]]) -> Table:
+    table = Table(Column(what, justify="right"), "Reason", Column("What to do", overflow="fold"))
+    for count, reason, remedy in rows:
+        table.add_row(str(count), escape(reason), escape(remedy))
+    return table

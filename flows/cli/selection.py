@@ -1,0 +1,97 @@
+"""Which mailboxes a command means: its options, and the filters that they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from cyclopts import Parameter, Token
+
+from flows.cli.options import LABEL, POSITIVE, Workspace
+from schemas.labels import DEFAULT_WORKSPACE
+from schemas.reasons import Reason
+from schemas.rows import email_key
+from schemas.verdicts import MailboxStatus
+from tasks.storage.mailboxes import Filters
+
+WHICH = "Which mailboxes (several options narrow each other down)"
+
+
+def _reason(_type: object, tokens: Sequence[Token]) -> Reason:
+    """A reason by its code or its title, however it is written: `Wrong password`, `wrong-credentials`."""
+    names = {_plain(reason.explanation.title): reason for reason in Reason} | {
+        _plain(reason): reason for reason in Reason
+    }
+    found = names.get(_plain(tokens[0].value))
+    if found is None:
+        raise ValueError(f'Unknown reason "{tokens[0].value}". Choose from: {", ".join(Reason)}.')
+    return found
+
+
+def _plain(text: str) -> str:
+    return "".join(char for char in text.casefold() if char.isalnum())
+
+
+def _domain(_type: object, tokens: Sequence[Token]) -> str:
+    key = email_key(f"mailbox@{tokens[0].value.strip().removeprefix('@')}")
+    if key is None:
+        raise ValueError("It must be a domain, such as contoso.com.")
+    return key.removeprefix("mailbox@")
+
+
+def _part(_type: object, tokens: Sequence[Token]) -> str:
+    # An empty one would match every mailbox, and delete them: a script's variable that is not set.
+    if not tokens[0].value.strip():
+        raise ValueError("It must be a part of the address.")
+    return tokens[0].value.strip().casefold()
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Mailboxes of a workspace, by the same options in every command."""
+
+    workspace: Workspace = DEFAULT_WORKSPACE
+    status: Annotated[MailboxStatus | None, Parameter(group=WHICH, help="Mailboxes with this status.")] = None
+    tag: Annotated[str | None, LABEL, Parameter(group=WHICH, help="Mailboxes with this tag.")] = None
+    import_id: Annotated[
+        int | None, POSITIVE, Parameter(name="--import", group=WHICH, help="Mailboxes of this import.")
+    ] = None
+    reason: Annotated[
+        Reason | None,
+        Parameter(
+            group=WHICH,
+            converter=_reason,
+            n_tokens=1,
+            accepts_keys=False,
+            show_choices=False,
+            help="Mailboxes for which SMTP or IMAP gave this reason in the last test: its code or title, "
+            "such as wrong_credentials. `imports show` lists them.",
+        ),
+    ] = None
+    domain: Annotated[
+        str | None,
+        Parameter(
+            group=WHICH, converter=_domain, n_tokens=1, help="Mailboxes of this domain, such as contoso.com."
+        ),
+    ] = None
+    part: Annotated[
+        str | None,
+        Parameter(
+            name="--email",
+            group=WHICH,
+            converter=_part,
+            n_tokens=1,
+            help="Mailboxes with this text in their address.",
+        ),
+    ] = None
+
+    @property
+    def filters(self) -> Filters:
+        return Filters(self.status, self.tag, self.import_id, self.reason, self.domain, self.part)
+
+
+def keys_of(emails: Iterable[str]) -> dict[str, str]:
+    """Address as it was given → the key under which its mailbox is stored, if it is stored."""
+    return {email: email_key(email.strip()) or email.strip().casefold() for email in emails}

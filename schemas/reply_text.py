@@ -1,0 +1,81 @@
+"""The text of a server's reply: one safe line without credentials, and the pause that it asks for."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+
+_BACKOFF = re.compile(
+    r"(?:back-?off time|retry[ -]after|try again (?:in|after)|\bwait)\D{0,20}?"
+    r"(\d[\d,]{0,20}(?:\.\d{1,9})?)(?![.:,]?\d)\s{0,3}"
+    r"(milliseconds?|msec|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?)?\b",
+    re.IGNORECASE,
+)
+
+
+# By the first letter, but for milliseconds.
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+LONGEST_BACKOFF = timedelta(days=1)
+
+
+def backoff_named(text: str) -> timedelta | None:
+    """The pause that a server's reply asks for, at most a day; None when it names none."""
+    found = _BACKOFF.search(text)
+    if not found:
+        return None
+    unit = (found[2] or "s").lower()
+    factor = 0.001 if unit.startswith(("ms", "milli")) else _UNIT_SECONDS[unit[0]]
+    seconds = float(found[1].replace(",", "")) * factor
+    return timedelta(seconds=min(seconds, LONGEST_BACKOFF.total_seconds()))
+
+
+# The name of the machine that answered, the time and an id: different in every reply.
+_TRAILER = re.compile(
+    r" ?\[[\w.-]{1,255}( \d{4}-\d\d-\d\dT[^\]]{0,80}|\.(outlook|exchangelabs)\.com)\]", re.IGNORECASE
+)
+
+
+LONGEST_TEXT = 300
+SHORTEST_SECRET = 4  # to blot out a shorter one would only garble the text, and tell that it is short
+
+
+def one_line(text: str, *secrets: str) -> str:
+    """A server's text as it may be stored and shown: printable, one line, bounded, without credentials."""
+    traces = sorted(
+        {trace for secret in secrets if len(secret) >= SHORTEST_SECRET for trace in _traces(secret)},
+        key=len,
+        reverse=True,
+    )
+    text = _without(traces, text)
+    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    line = _TRAILER.sub("", line)
+    line = _without(traces, line)  # what stood in the middle of an echo is gone by now
+    return line if len(line) <= LONGEST_TEXT else line[: LONGEST_TEXT - 1] + "…"
+
+
+def _without(traces: Iterable[str], text: str) -> str:
+    for trace in traces:
+        text = text.replace(trace, "…")
+    return text
+
+
+def _traces(secret: str) -> Iterator[str]:
+    """The forms in which a server may echo a secret: as it is, as an IMAP quoted string, in base64."""
+    yield secret
+    if len(trimmed := " ".join(secret.split())) >= SHORTEST_SECRET:
+        yield trimmed
+    yield secret.replace("\\", "\\\\").replace('"', '\\"')
+    data = secret.encode(errors="replace")
+    padded = base64.b64encode(data).decode()
+    yield from (padded, padded.rstrip("="))
+    # Inside of something longer, base64 of the secret depends on how many bytes stand before it (AUTH PLAIN);
+    # the characters that also hold bits of its neighbours are left out.
+    for before in range(3):
+        encoded = base64.b64encode(bytes(before) + data).decode().rstrip("=")
+        whole = encoded[(before * 8 + 5) // 6 : (before + len(data)) * 8 // 6]
+        if len(whole) >= SHORTEST_SECRET:
+            yield whole

@@ -1,0 +1,124 @@
+"""Looks at Prefect's server without changing it: does it answer, and is all there that runs need?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from urllib.parse import urlsplit
+
+import httpx
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.objects import WorkerStatus
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.settings import PREFECT_API_URL
+
+from schemas.findings import Finding, fault, ok, warning
+from tasks.doctor.installation import LONGEST_WAIT
+from tasks.hints import command
+
+ABOUT = "Prefect"
+
+
+def deploy() -> str:
+    return f"run `{command('deploy')}`"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The names of what the project sets up on a server."""
+
+    work_pool: str
+    deployments: Sequence[str]
+    scheduled: Sequence[str]
+    automation: str
+
+
+async def check_prefect(parts: Parts) -> list[Finding]:
+    address = PREFECT_API_URL.value()
+    if not address:
+        return [ok(ABOUT, "no server is configured (PREFECT_API_URL): each run starts its own")]
+    url = urlsplit(address)  # its user and password, if any, are not to be told
+    place = f"{url.scheme}://{url.hostname}:{url.port}" if url.port else f"{url.scheme}://{url.hostname}"
+    remedy = "start it with `prefect server start`, or correct PREFECT_API_URL"
+    try:
+        async with asyncio.timeout(LONGEST_WAIT), get_client() as client:
+            return [finding async for finding in _look(client, place, parts)]
+    except (httpx.HTTPStatusError, ValueError) as error:
+        code = f" ({error.response.status_code})" if isinstance(error, httpx.HTTPStatusError) else ""
+        said = f"what answers at {place} is not Prefect's API, or does not let us in{code}"
+        return [fault(ABOUT, f"{said}: the address ends in /api; see PREFECT_API_URL and PREFECT_API_KEY")]
+    except TimeoutError:
+        return [fault(ABOUT, f"{place} does not answer within {LONGEST_WAIT:g} s: {remedy}")]
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, PrefectException, RuntimeError) as error:
+        return [fault(ABOUT, f"{place} cannot be reached ({type(error).__name__}): {remedy}")]
+
+
+async def _look(client: PrefectClient, place: str, parts: Parts) -> AsyncIterator[Finding]:
+    theirs, ours = await client.api_version(), version("prefect")
+    if theirs == ours:
+        yield ok(ABOUT, f"{place} answers, version {theirs}")
+    else:
+        yield fault(
+            ABOUT, f"{place} has version {theirs}, this program {ours}: install the same version at both"
+        )
+    found = {name: await _deployment(client, name) for name in parts.deployments}
+    missing = [name for name, deployment in found.items() if deployment is None]
+    if len(missing) == len(found):
+        yield warning(
+            "deployments", f"none: watched folder, schedules and the form are off until you {deploy()}"
+        )
+        return
+    if missing:
+        yield fault("deployments", f"{', '.join(missing)} missing: {deploy()}")
+    else:
+        yield ok("deployments", ", ".join(found))
+    yield _check_schedules({name: there for name in parts.scheduled if (there := found[name])})
+    async for finding in _check_workers(client, parts.work_pool):
+        yield finding
+    yield await _check_automation(client, parts.automation)
+
+
+async def _deployment(client: PrefectClient, name: str) -> DeploymentResponse | None:
+    try:
+        return await client.read_deployment_by_name(name)
+    except ObjectNotFound:
+        return None
+
+
+def _check_schedules(deployments: Mapping[str, DeploymentResponse]) -> Finding:
+    resting = [
+        name
+        for name, deployment in deployments.items()
+        if deployment.paused or not any(schedule.active for schedule in deployment.schedules)
+    ]
+    if resting:
+        return warning("schedules", f"{', '.join(resting)} paused: resume it on its page in the Prefect UI")
+    return ok("schedules", f"{len(deployments)} active")
+
+
+async def _check_workers(client: PrefectClient, pool: str) -> AsyncIterator[Finding]:
+    about = "worker"
+    try:
+        if (await client.read_work_pool(pool)).is_paused:
+            yield fault("work pool", f"{pool} is paused: run `prefect work-pool resume {pool}`")
+        workers = await client.read_workers_for_work_pool(pool)
+    except ObjectNotFound:
+        yield fault("work pool", f"{pool} is missing: {deploy()}")
+        return
+    online = [worker.name for worker in workers if worker.status == WorkerStatus.ONLINE]
+    if online:
+        yield ok(about, f"{len(online)} online in {pool}")
+    else:
+        yield fault(about, f"none is online, so nothing runs: `prefect worker start --pool {pool}`")
+
+
+async def _check_automation(client: PrefectClient, name: str) -> Finding:
+    found = await client.read_automations_by_name(name)
+    if not found:
+        return fault("automation", f"“{name}” is missing, so dead runs stay Running for ever: {deploy()}")
+    if not found[0].enabled:
+        return warning("automation", f"“{name}” is off, so dead runs stay Running: turn it on in the UI")
+    return ok("automation", name)

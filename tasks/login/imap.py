@@ -1,0 +1,101 @@
+"""The IMAP login dialogue. Sources: RFC 3501, RFC 2595 and RFC 7888."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+from schemas.classify import classify
+from schemas.reasons import Protocol, Reason, Reply, Stage
+from tasks.login.wire import MOST_LINES, Credentials, Stopped, Wire
+
+
+async def imap_dialogue(wire: Wire, credentials: Credentials | None) -> None:
+    await wire.connect(tls=True)
+    wire.stage = Stage.GREETING
+    offers = await _imap_greeting(wire)
+    wire.stage = Stage.CAPABILITY
+    if not offers:
+        for line in await imap_command(wire, "a1", b"CAPABILITY"):
+            offers |= _capabilities(line)
+    if "LOGINDISABLED" in offers:
+        raise Stopped(Reason.PASSWORD_SIGN_IN_DISABLED, f"CAPABILITY {' '.join(sorted(offers))}")
+    if credentials is not None:
+        wire.stage = Stage.LOGIN
+        credentials.used = True
+        user, password = (_imap_string(text, offers) for text in (credentials.user, credentials.password))
+        await imap_command(wire, "a2", b"LOGIN ", *user, b" ", *password)
+        wire.stage = Stage.CHECK
+        await imap_command(wire, "a3", b"NAMESPACE" if "NAMESPACE" in offers else b'LIST "" ""')
+
+
+async def _imap_greeting(wire: Wire) -> set[str]:
+    """Read the greeting; returns the capabilities that it names, which may be none."""
+    line = await wire.read_line()
+    if line.upper().startswith("* BYE"):
+        raise _refused(wire, "BYE", line[5:])
+    if not line.upper().startswith("* OK"):  # PREAUTH too: nobody has to sign in there, so nothing is tested
+        raise Stopped(Reason.PROTOCOL_ERROR, line)
+    code = re.search(r"\[(CAPABILITY [^\]]*)\]", line, re.IGNORECASE)
+    return _capabilities(f"* {code[1]}") if code else set()
+
+
+def _capabilities(line: str) -> set[str]:
+    words = line.upper().split()
+    return set(words[2:]) if words[:2] == ["*", "CAPABILITY"] else set()
+
+
+async def imap_command(wire: Wire, tag: str, *parts: bytes) -> list[str]:
+    """Send one command; returns the untagged lines of a good answer.
+
+    Where a part ends in a synchronising literal's `{n}` the server is asked first whether it wants to go on.
+    """
+    lines: list[str] = []
+    await wire.send(tag.encode() + b" ")
+    for part in parts:
+        await wire.send(part)
+        if part.endswith(b"}\r\n") and not part.endswith(b"+}\r\n"):
+            await _imap_answer(wire, "+", lines)
+    await wire.send(b"\r\n")
+    await _imap_answer(wire, tag, lines)
+    return lines
+
+
+async def _imap_answer(wire: Wire, wanted: str, lines: list[str]) -> None:
+    """Read up to the line that begins with `wanted`, a tag or `+`; gathers the untagged lines before it."""
+    bye = None
+    for _ in range(MOST_LINES):
+        try:
+            line = await wire.read_line()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            if bye is None:
+                raise
+            raise _refused(wire, "BYE", bye) from None
+        first, _, rest = line.partition(" ")
+        status, _, text = rest.partition(" ")
+        if first == "+" or (first == wanted and status.upper() == "OK"):
+            if first != wanted:
+                raise Stopped(Reason.PROTOCOL_ERROR, line)
+            return
+        if first.startswith("a") and status.upper() in ("NO", "BAD"):
+            raise _refused(wire, status.upper(), text)
+        if first != "*":
+            raise Stopped(Reason.PROTOCOL_ERROR, line)
+        if status.upper() == "BYE":
+            bye = text
+        lines.append(line)
+    raise Stopped(Reason.PROTOCOL_ERROR, "an answer without end")
+
+
+def _refused(wire: Wire, code: str, text: str) -> Stopped:
+    reply = Reply(code, text.strip())
+    return Stopped(classify(Protocol.IMAP, wire.stage, reply), str(reply))
+
+
+def _imap_string(text: str, offers: set[str]) -> tuple[bytes, ...]:
+    """A string as IMAP takes it: quoted where that is enough, else a literal (RFC 3501, 4.3)."""
+    data = text.encode()
+    if data.isascii() and not set(data) & set(b'"\\'):
+        return (b'"' + data + b'"',)
+    plus = "+" if offers & {"LITERAL+", "LITERAL-"} else ""
+    return f"{{{len(data)}{plus}}}\r\n".encode(), data

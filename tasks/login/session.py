@@ -1,0 +1,110 @@
+"""One login over SMTP or IMAP: one connection, one attempt, one total deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from schemas.providers import Endpoint
+from schemas.reasons import Protocol, Reason
+from schemas.reply_text import backoff_named, one_line
+from schemas.verdicts import Answer
+from tasks.login.imap import imap_command, imap_dialogue
+from tasks.login.smtp import smtp_command, smtp_dialogue
+from tasks.login.wire import Credentials, Stopped, Wire, to_base64
+
+GOODBYE_SECONDS = 1.0
+
+
+# The most specific first. A broken connection is never a word about the password.
+_FAULTS: tuple[tuple[type[Exception], Reason], ...] = (
+    (ssl.SSLCertVerificationError, Reason.CERTIFICATE_NOT_TRUSTED),
+    (ssl.SSLError, Reason.TLS_FAILURE),
+    (TimeoutError, Reason.TIMED_OUT),
+    (socket.gaierror, Reason.NAME_NOT_FOUND),
+    (UnicodeError, Reason.NAME_NOT_FOUND),  # a host name that IDNA cannot encode
+    (ConnectionRefusedError, Reason.CONNECTION_REFUSED),
+    (ConnectionError, Reason.DROPPED),
+    (asyncio.IncompleteReadError, Reason.DROPPED),
+    (asyncio.LimitOverrunError, Reason.PROTOCOL_ERROR),
+    (OSError, Reason.UNREACHABLE),
+)
+
+
+async def log_in(
+    protocol: Protocol,
+    endpoint: Endpoint,
+    credentials: Credentials | None,
+    context: ssl.SSLContext,
+    timeout: float,  # noqa: ASYNC109  it is a total over the whole dialogue, and its end is an answer
+) -> Answer:
+    """Log in once and say how it went; nothing but a cancellation is raised.
+
+    Args:
+        credentials: None for a preflight: everything up to the point where a password would be sent.
+        timeout: Seconds from looking up the name to the verdict; the goodbye may take one more.
+    """
+    wire = Wire(endpoint, context)
+    begun = time.monotonic()
+    reason, text = Reason.OK, ""
+    try:
+        try:
+            async with asyncio.timeout(timeout):
+                await _DIALOGUES[protocol](wire, credentials)
+        except Stopped as stopped:
+            reason, text = stopped.reason, stopped.text
+        milliseconds = round((time.monotonic() - begun) * 1000)
+        await _leave(wire, protocol)
+    except tuple(fault for fault, _ in _FAULTS) as error:
+        milliseconds = round((time.monotonic() - begun) * 1000)
+        reason = next(reason for fault, reason in _FAULTS if isinstance(error, fault))
+        text = _fault_text(error, timeout)
+    finally:
+        wire.close()
+    return Answer(
+        protocol,
+        endpoint,
+        reason,
+        wire.stage,
+        one_line(text, *((credentials.password, to_base64(credentials.plain)) if credentials else ())),
+        milliseconds,
+        backoff_named(text),
+        tried=credentials is not None and credentials.used,
+    )
+
+
+def _fault_text(error: Exception, timeout: float) -> str:
+    match error:
+        case ssl.SSLCertVerificationError():
+            return error.verify_message
+        case ssl.SSLError():
+            return (error.reason or "").replace("_", " ").lower()
+        case TimeoutError():
+            return f"no complete answer within {timeout:g} s"
+        case asyncio.IncompleteReadError():
+            return "the server closed the connection"
+        case asyncio.LimitOverrunError():
+            return "a line without end"
+        case OSError():
+            return error.strerror or ""
+    return ""
+
+
+_DIALOGUES: dict[Protocol, Callable[[Wire, Credentials | None], Awaitable[None]]] = {
+    Protocol.SMTP: smtp_dialogue,
+    Protocol.IMAP: imap_dialogue,
+}
+
+
+async def _leave(wire: Wire, protocol: Protocol) -> None:
+    """Take leave politely but briefly: the verdict stands, whatever the server does now."""
+    with suppress(Stopped, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        async with asyncio.timeout(GOODBYE_SECONDS):
+            if protocol is Protocol.SMTP:
+                await smtp_command(wire, "QUIT")
+            else:
+                await imap_command(wire, "a4", b"LOGOUT")

@@ -1,0 +1,83 @@
+"""The SMTP login dialogue. Sources: RFC 5321, RFC 3207 and RFC 4954."""
+
+from __future__ import annotations
+
+import re
+
+from schemas.classify import classify
+from schemas.reasons import Protocol, Reason, Reply, Stage
+from tasks.login.wire import MOST_LINES, Credentials, Stopped, Wire, to_base64
+
+
+async def smtp_dialogue(wire: Wire, credentials: Credentials | None) -> None:
+    await wire.connect(tls=False)
+    wire.stage = Stage.GREETING
+    _expect(wire, await _smtp_reply(wire), "220")
+    offers = await _ehlo(wire)
+    if "STARTTLS" not in offers:
+        raise Stopped(Reason.STARTTLS_MISSING, _offered(offers))
+    wire.stage = Stage.STARTTLS
+    _expect(wire, await smtp_command(wire, "STARTTLS"), "220")
+    await wire.start_tls()
+    offers = await _ehlo(wire)
+    mechanisms = offers.get("AUTH", "").upper().split()
+    if not {"PLAIN", "LOGIN"} & set(mechanisms):
+        raise Stopped(Reason.MECHANISM_NOT_OFFERED, _offered(offers))
+    if credentials is not None:
+        wire.stage = Stage.LOGIN
+        credentials.used = True
+        login = _auth_plain if "PLAIN" in mechanisms else _auth_login
+        _expect(wire, await login(wire, credentials), "235")
+        wire.stage = Stage.CHECK
+
+
+async def _ehlo(wire: Wire) -> dict[str, str]:
+    """Say EHLO; returns what the server offers: keyword → parameters."""
+    wire.stage = Stage.CAPABILITY
+    reply = _expect(wire, await smtp_command(wire, f"EHLO {wire.address_literal}"), "250")
+    # Some servers say AUTH=LOGIN for clients of the last century.
+    lines = [re.sub(r"^AUTH=", "AUTH ", line, flags=re.IGNORECASE) for line in reply.text.split("\n")[1:]]
+    return {keyword.upper(): parameters for keyword, _, parameters in (line.partition(" ") for line in lines)}
+
+
+def _offered(offers: dict[str, str]) -> str:
+    return "offered: " + ", ".join(
+        f"{keyword} {parameters}".strip() for keyword, parameters in offers.items()
+    )
+
+
+async def _auth_plain(wire: Wire, credentials: Credentials) -> Reply:
+    return await smtp_command(wire, f"AUTH PLAIN {to_base64(credentials.plain)}")
+
+
+async def _auth_login(wire: Wire, credentials: Credentials) -> Reply:
+    for line in ("AUTH LOGIN", to_base64(credentials.user)):
+        reply = await smtp_command(wire, line)
+        if reply.code != "334":
+            return reply
+    return await smtp_command(wire, to_base64(credentials.password))
+
+
+async def smtp_command(wire: Wire, line: str) -> Reply:
+    await wire.command(line)
+    return await _smtp_reply(wire)
+
+
+async def _smtp_reply(wire: Wire) -> Reply:
+    """Read one reply; its lines are joined by line feeds."""
+    lines = []
+    for _ in range(MOST_LINES):
+        line = await wire.read_line()
+        parts = re.fullmatch(r"([2-5]\d\d)(?:([ -])(.*))?", line)
+        if parts is None:
+            raise Stopped(Reason.PROTOCOL_ERROR, line)
+        lines.append(parts[3] or "")
+        if parts[2] != "-":
+            return Reply(parts[1], "\n".join(lines))
+    raise Stopped(Reason.PROTOCOL_ERROR, "a reply without end")
+
+
+def _expect(wire: Wire, reply: Reply, code: str) -> Reply:
+    if reply.code != code:
+        raise Stopped(classify(Protocol.SMTP, wire.stage, reply), str(reply))
+    return reply

@@ -1,0 +1,390 @@
+"""The benchmark: every figure is a ratio of two measurements of one run, on this machine, at this load.
+
+`python -m tests.bench [PART …]`; without a part, all of them. Loopback only; it ends by itself.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.support.machine import free_port
+
+ROWS = 500
+SAMPLE = Path(__file__).resolve().parents[2] / "data" / "samples" / "mailboxes.csv"
+
+EMPTY_FLOW = """
+import asyncio
+from prefect import flow
+@flow
+async def empty(): pass
+asyncio.run(empty())
+"""
+
+
+def median(measure: Callable[[], float], times: int) -> float:
+    return statistics.median(measure() for _ in range(times))
+
+
+def command(*arguments: str, env: dict[str, str]) -> float:
+    """Seconds that a command takes."""
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], env=env, check=True, capture_output=True)
+    return time.perf_counter() - begun
+
+
+def show(what: str, ratio: float, limit: float, detail: str, *, least: bool = False) -> None:
+    """Print a figure; its aim is to stay under the limit, or with `least` to reach it."""
+    met = ratio >= limit if least else ratio <= limit
+    verdict = "ok" if met else "UNDER" if least else "OVER"
+    aim = "" if limit == math.inf else f"(at {'least' if least else 'most'} {limit:g}: {verdict})"
+    sys.stdout.write(f"{what:<55} {ratio:6.2f}  {aim:<21} {detail}\n")
+    sys.stdout.flush()
+
+
+def mailboxes_csv(rows: int = ROWS) -> bytes:
+    lines = [f"user{n}@outlook.com,pässword {n},User {n}" for n in range(rows)]
+    return "\n".join(["email,password,name", *lines]).encode()
+
+
+def pipeline(folder: Path) -> None:
+    """Read, judge, seal, dedupe and store 500 rows in a warm process, against the 150 ms they may take."""
+    best = plain_import(folder)
+    show("read to store, 500 rows / 150 ms", best / 0.150, 1, f"{best * 1000:.0f} ms")
+
+
+def plain_import(folder: Path) -> float:
+    """Seconds that the plain functions take from reading 500 rows to having stored them."""
+    from schemas.prepare import Prepared
+    from schemas.settings import Settings
+    from tasks.prepare import prepare
+    from tasks.storage.database import database
+    from tasks.store import Origin, store
+
+    file = folder / "mailboxes.csv"
+    file.write_bytes(mailboxes_csv())
+    settings = Settings(database_url=f"sqlite:///{folder}/bench.db")
+    with database(settings) as opened:
+        seconds = []
+        for turn in range(8):
+            begun = time.perf_counter()
+            workspace = f"turn{turn}"
+            prepared = prepare.fn(file, settings.max_file_bytes)
+            assert isinstance(prepared, Prepared)
+            origin = Origin(file.name, workspace, None, test=True)
+            stored = store.fn(prepared, origin, opened, settings)
+            assert stored.summary.imported == ROWS
+            seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds[1:])
+
+
+def check(folder: Path) -> None:
+    """`--check` on 500 rows against importing Polars and Pandera."""
+    file = folder / "check.csv"
+    file.write_bytes(mailboxes_csv())
+    env = dict(os.environ)
+    whole = median(lambda: command("-m", "flows.import_outlook", str(file), "--check", env=env), 5)
+    bare = median(lambda: command("-c", "import polars, pandera.polars", env=env), 5)
+    show(
+        "--check, 500 rows / importing polars and pandera", whole / bare, 2.5, f"{whole:.2f} s / {bare:.2f} s"
+    )
+
+
+def start_up(folder: Path) -> None:
+    """A whole `--no-test` run of the sample against an empty flow, each with a server of its own."""
+    env = dict(os.environ) | {
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
+        "OUTLOOK_IMPORT_DATABASE_URL": f"sqlite:///{folder}/start.db",
+    }
+    env.pop("PREFECT_API_URL", None)
+    run = ("-m", "flows.import_outlook", str(SAMPLE), "--no-test")
+    command("-c", EMPTY_FLOW, env=env)  # makes Prefect's database
+    empty = median(lambda: command("-c", EMPTY_FLOW, env=env), 3)
+    whole = median(lambda: command(*run, env=env), 3)
+    show("--no-test run of the sample / an empty flow", whole / empty, 1.15, f"{whole:.1f} s / {empty:.1f} s")
+
+
+# What a user would write: threads, smtplib, imaplib, one SSL context. Prints the seconds of its logins.
+THREADS = """
+import csv, imaplib, json, os, smtplib, ssl, sys, time
+from concurrent.futures import ThreadPoolExecutor
+
+servers = json.loads(os.environ["OUTLOOK_IMPORT_SERVERS"])["*"]
+context = ssl.create_default_context(cafile=os.environ["OUTLOOK_IMPORT_CA_FILE"])
+
+def split(address):
+    host, _, port = address.rpartition(":")
+    return host, int(port)
+
+def smtp(email, password):
+    with smtplib.SMTP(*split(servers["smtp"]), timeout=30) as server:
+        server.starttls(context=context)
+        server.login(email, password)
+    return True
+
+def imap(email, password):
+    host, port = split(servers["imap"])
+    with imaplib.IMAP4_SSL(host, port, ssl_context=context, timeout=30) as server:
+        server.login(email, password)
+        server.namespace()
+    return True
+
+def test(row):
+    return smtp(row["email"], row["password"]) and imap(row["email"], row["password"])
+
+with open(sys.argv[1], newline="") as file:
+    rows = list(csv.DictReader(file))
+begun = time.perf_counter()
+with ThreadPoolExecutor(50) as pool:
+    good = sum(pool.map(test, rows))
+assert good == len(rows), good
+print(time.perf_counter() - begun)
+"""
+
+# The same logins with this project's prober and nothing around it.
+BARE = """
+import asyncio, csv, sys, time
+from schemas.reasons import Protocol, Reason
+from tasks.configuration import load_settings
+from tasks.login import Credentials, log_in, tls_context
+
+async def main():
+    settings = load_settings()
+    servers = settings.overrides["*"]
+    context = tls_context(settings.ca_file)
+    slots = asyncio.Semaphore(50)
+
+    async def test(row):
+        async with slots:
+            credentials = Credentials(row["email"], row["password"])
+            for protocol, endpoint in zip(Protocol, servers):
+                answer = await log_in(protocol, endpoint, credentials, context, 30)
+                assert answer.reason is Reason.OK, answer
+
+    with open(sys.argv[1], newline="") as file:
+        rows = list(csv.DictReader(file))
+    begun = time.perf_counter()
+    await asyncio.gather(*map(test, rows))
+    print(time.perf_counter() - begun)
+
+asyncio.run(main())
+"""
+
+# The flow itself; prints the seconds from its first probe to its last verdict.
+FLOW = """
+import asyncio, sys, time
+from pathlib import Path
+from flows.import_outlook import import_outlook
+from tasks.probe import Observer, observer
+
+class Clock(Observer):
+    def begin(self, probing, total):
+        self.begun = time.perf_counter()
+    def verdict(self, verdict):
+        self.ended = time.perf_counter()
+        assert verdict.status == "active", verdict
+
+clock = Clock()
+observer.set(clock)
+asyncio.run(import_outlook(Path(sys.argv[1])))
+print(clock.ended - clock.begun)
+"""
+
+
+@contextmanager
+def sandbox(accounts: Path, delay: float) -> Iterator[tuple[dict[str, str], int]]:
+    """The stand-in as a process of its own; yields the settings that point at it, and the process's id."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sandbox", "--accounts", str(accounts), "--delay", str(delay)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        exports = [shlex.split(process.stdout.readline()) for _ in range(3)]
+        yield dict(word.split("=", 1) for _, word in exports), process.pid
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+@contextmanager
+def prefect_server(folder: Path) -> Iterator[dict[str, str]]:
+    """A running Prefect server; yields the settings of its clients."""
+    from flows.cli.temporary_server import TemporaryServer
+
+    os.environ["PREFECT_HOME"] = str(folder / "prefect")
+    server = TemporaryServer()
+    try:
+        server.wait()
+        yield {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_API_URL": server.url}
+    finally:
+        server.stop()
+
+
+def timed(program: str, file: Path, env: dict[str, str]) -> tuple[float, float]:
+    """Run a program; returns the seconds that it prints, and those that it took as a whole."""
+    begun = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(file)], env=env, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return float(done.stdout.split()[-1]), time.perf_counter() - begun
+
+
+def probing(folder: Path, delay: float = 0.0, turns: int = 3) -> None:
+    """500 mailboxes, SMTP and IMAP, 50 at once: the flow, a bare asyncio program, and a thread pool."""
+    file = folder / "mailboxes.csv"
+    rows = "".join(f"user{n}@contoso.com,password{n}\n" for n in range(ROWS))
+    file.write_text(f"email,password\n{rows}")
+    seconds: dict[str, list[tuple[float, float]]] = {"flow": [], "bare": [], "threads": []}
+    with sandbox(file, delay) as (settings, _), prefect_server(folder) as prefect:
+        for turn in range(turns):
+            env = os.environ | settings | prefect
+            env |= {
+                "OUTLOOK_IMPORT_DATABASE_URL": f"sqlite:///{folder}/{turn}.db",
+                "PREFECT_LOGGING_LEVEL": "ERROR",
+            }
+            for name, program in (("flow", FLOW), ("bare", BARE), ("threads", THREADS)):
+                seconds[name].append(timed(program, file, env))
+    best = {
+        name: [statistics.median(column) for column in zip(*runs, strict=True)]
+        for name, runs in seconds.items()
+    }
+    late = f", server {delay * 1000:.0f} ms late" if delay else ""
+    for other, limit in (("bare", 1.1 if delay else 1.5), ("threads", 1.2)):
+        for part, at, most in (("probing", 0, limit), ("whole run", 1, math.inf)):
+            flow, reference = best["flow"][at], best[other][at]
+            show(f"{part}, flow / {other}{late}", flow / reference, most, f"{flow:.1f} s / {reference:.1f} s")
+
+
+def probing_late(folder: Path) -> None:
+    """The same with a server that waits 200 ms before each reply."""
+    probing(folder, delay=0.2, turns=1)
+
+
+@contextmanager
+def api_server(folder: Path) -> Iterator[Any]:
+    """The HTTP API as a process of its own, whose mailboxes are on no server; yields a client of it."""
+    import httpx
+
+    from schemas.settings import Settings
+    from tasks.storage.api_keys import create_key
+    from tasks.storage.database import database
+
+    address = f"sqlite:///{folder}/api.db"
+    with database(Settings(database_url=address)) as opened:
+        key = create_key(opened, None, "bench")
+    env = dict(os.environ) | {
+        "OUTLOOK_IMPORT_DATABASE_URL": address,
+        "OUTLOOK_IMPORT_SERVERS": '{"*": {"smtp": "127.0.0.1:9", "imap": "127.0.0.1:9"}}',
+        "OUTLOOK_IMPORT_API_IMPORTS_AT_ONCE": "32",
+        "OUTLOOK_IMPORT_API_REQUESTS_PER_MINUTE": "100000",
+    }
+    env.pop("PREFECT_API_URL", None)
+    port = str(free_port())
+    command = [sys.executable, "-m", "flows.api", "--port", port]
+    process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
+    limits = httpx.Limits(max_connections=None)
+    headers = {"X-Api-Key": key}
+    try:
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", headers=headers, limits=limits, timeout=120
+        ) as client:
+            while not is_live(client):
+                time.sleep(0.05)
+            yield client
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def is_live(client: Any) -> bool:
+    import httpx
+
+    try:
+        return bool(client.get("/healthz").is_success)
+    except httpx.TransportError:
+        return False
+
+
+def upload(client: Any, data: bytes, workspace: str) -> float:
+    """Seconds from sending 500 rows to having the answer, which has to be right."""
+    begun = time.perf_counter()
+    answer = client.post(
+        "/v1/mailboxes/import/outlook",
+        files={"file": ("mailboxes.csv", data)},
+        headers={"X-Workspace": workspace},
+    )
+    seconds = time.perf_counter() - begun
+    counts = {"imported": ROWS, "skipped": 0, "failed": 0, "errors": []}
+    assert answer.json() == {"success": True, "data": counts}, answer.text
+    return seconds
+
+
+def api(folder: Path) -> None:
+    """A 500-row upload, alone and 32 at once, against the same rows through the plain functions."""
+    plain = plain_import(folder)
+    data = mailboxes_csv()
+    with api_server(folder) as client:
+
+        def alone(turn: int) -> float:
+            seconds = upload(client, data, f"turn{turn}")
+            owner = {"X-Workspace": f"turn{turn}"}
+            progress = {"tested": 0}
+            while progress["tested"] < ROWS:  # its tests, which begin now, are not part of the next turn
+                time.sleep(0.05)
+                shown = client.get(f"/v1/imports/{turn + 1}", headers=owner).json()
+                progress = shown["data"]["progress"]
+            return seconds
+
+        best = statistics.median([alone(turn) for turn in range(8)][1:])
+        show(
+            "upload of 500 rows / the plain functions",
+            best / plain,
+            3,
+            f"{best * 1000:.0f} ms / {plain * 1000:.0f} ms",
+        )
+        begun = time.perf_counter()
+        with ThreadPoolExecutor(32) as pool:
+            each = list(pool.map(lambda n: upload(client, data, f"client{n}"), range(32)))
+        whole = time.perf_counter() - begun
+        show(
+            "32 uploads at once / 32 times the plain functions",
+            whole / (32 * plain),
+            3,
+            f"{whole:.1f} s, the slowest answer {max(each):.1f} s",
+        )
+
+
+PARTS: dict[str, Callable[[Path], None]] = {
+    "pipeline": pipeline,
+    "api": api,
+    "check": check,
+    "start-up": start_up,
+    "probing": probing,
+    "probing-late": probing_late,
+}
+
+
+def main() -> None:
+    for name in sys.argv[1:] or PARTS:
+        with tempfile.TemporaryDirectory() as folder:
+            PARTS[name](Path(folder))
+
+
+if __name__ == "__main__":
+    main()

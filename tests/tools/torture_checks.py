@@ -1,0 +1,327 @@
+"""What has to be true once the torture is over: nothing lost, doubled, stuck or leaked."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg.rows import dict_row
+
+from sandbox.outlook import Seen
+from sandbox.script import Account
+from schemas.sealing import Owner, Sealer, UnsealError
+from tests.support.canary import Canaries
+from tests.tools.torture_imports import MARKS, Counts, Import
+
+# A refused password leaves once; where a run is killed between login and verdict, the next one repeats it.
+# Each login is an attempt, counted before the password leaves, and a mailbox has five (PROBE_ATTEMPTS).
+MOST_ATTEMPTS = 5
+WORKSPACE = "default"
+RUNTIME = "runtime"  # where the parts keep their temporary files, as a RuntimeDirectory of systemd
+
+
+class Check(NamedTuple):
+    """One line of the outcome; it is good when it has no faults."""
+
+    name: str
+    counts: str
+    faults: list[str]
+
+    def __str__(self) -> str:
+        lines = [f"{'FAIL' if self.faults else 'ok  '}  {self.name}: {self.counts}"]
+        lines += [f"        {fault}" for fault in self.faults[:10]]
+        return "\n".join(lines + ["        …"] * (len(self.faults) > 10))
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the database holds, as rows of its tables."""
+
+    batches: list[dict[str, Any]]
+    mailboxes: list[dict[str, Any]]
+
+    def batches_of(self, one: Import) -> list[dict[str, Any]]:
+        return [batch for batch in self.batches if batch["file_name"] == one.name]
+
+
+def read_stored(address: str) -> Stored:
+    batches = (
+        "SELECT batch.*, (SELECT count(*) FROM mailbox WHERE batch_id = batch.id) AS mailboxes, "
+        "(SELECT count(*) FROM batch_row_error WHERE batch_id = batch.id) AS errors "
+        "FROM import_batch AS batch ORDER BY id"
+    )
+    with psycopg.connect(address, row_factory=dict_row) as connection:
+        return Stored(
+            connection.execute(batches).fetchall(),
+            connection.execute("SELECT * FROM mailbox ORDER BY id").fetchall(),
+        )
+
+
+def counts_of(batch: Mapping[str, Any]) -> Counts:
+    return Counts(batch["imported"], batch["skipped"], batch["failed"])
+
+
+# --- What was answered -----------------------------------------------
+
+
+def check_answers(made: Collection[Import], stored: Stored) -> Iterator[Check]:
+    """Each client was told the truth, and each file that had to be refused was refused."""
+    for way, imports in groupby(sorted(made, key=lambda one: one.way), lambda one: one.way):
+        mine = list(imports)
+        rows = sum(sum(one.counts) for one in mine if one.counts)
+        counts = {
+            "files": len(mine),
+            f"imported with {rows} rows": sum(bool(one.counts) for one in mine),
+            "refused": sum(bool(one.refused_with) for one in mine),
+            "given up": sum(not one.answered for one in mine),
+            "tried more than once": sum(one.tries > 1 for one in mine),
+        }
+        told = ", ".join(f"{number} {what}" for what, number in counts.items())
+        faults = [f"{one.name}: {fault}" for one in mine for fault in (*one.faults, *lies(one, stored))]
+        yield Check(f"answers by {way}", told, faults)
+
+
+def lies(one: Import, stored: Stored) -> Iterator[str]:
+    """Where an answer, or its absence, is at odds with the file or with what is stored."""
+    batches = [batch for batch in stored.batches_of(one) if one.import_id in (0, batch["id"])]
+    if one.patient and not one.answered:
+        yield f"never answered, tried {one.tries} times"
+    if one.counts and one.counts not in map(counts_of, batches):
+        yield f"told {one.counts}, stored {[*map(counts_of, batches)]}"
+    if one.counts and sum(one.counts) != one.rows:
+        yield f"told {one.counts} of {one.rows} rows"
+    refused = bool(one.refused_with)
+    if one.answered and (refused != bool(one.refusal) or not one.refused_with.startswith(one.refusal)):
+        yield f"refused with {one.refused_with!r}, not {one.refusal!r}"
+
+
+def check_batches(made: Collection[Import], stored: Stored) -> Iterator[Check]:
+    """Each import is stored as a whole or not at all, and once for each key."""
+    by_name = {one.name: one for one in made}
+    faults = []
+    for batch in stored.batches:
+        one, counts = by_name[batch["file_name"]], counts_of(batch)
+        kept = (batch["mailboxes"], batch["errors"])
+        if one.refusal or sum(counts) != one.rows or kept != (counts.imported, one.failed):
+            faults.append(f"{one.name}: batch {batch['id']} has {counts} of {one.rows} rows, kept {kept}")
+    repeated = len(stored.batches) - len({batch["file_name"] for batch in stored.batches})
+    yield Check("imports whole", f"{len(stored.batches)}, {repeated} of them repeated by a kill", faults)
+    # The other ways in make a key for each run, and nobody repeats that one.
+    keys = Counter(key for batch in stored.batches if (key := batch["idempotency_key"]) in by_name)
+    sent = sum(one.tries > 1 or one.sent_again for one in made if one.way == "API")
+    doubled = [f"{key}: {number} imports" for key, number in keys.items() if number > 1]
+    yield Check("one import a key", f"{len(keys)} keys, {sent} of them sent more than once", doubled)
+
+
+# --- What is stored --------------------------------------------------
+
+
+def check_mailboxes(made: Collection[Import], stored: Stored, sealer: Sealer) -> Iterator[Check]:
+    """Exactly the distinct valid mailboxes of what was accepted, each with what its file said."""
+    by_name = {one.name: one for one in made}
+    accepted = [one for one in made if one.counts or stored.batches_of(one)]
+    wanted = {key for one in accepted for key in one.secrets}
+    found = Counter(mailbox["email"].casefold() for mailbox in stored.mailboxes)
+    faults = [f"{key}: lost" for key in sorted(wanted - found.keys())]
+    faults += [f"{key}: of no accepted import" for key in sorted(found.keys() - wanted)]
+    faults += [f"{key}: {number} times" for key, number in found.items() if number > 1]
+    rows = sum(len(one.secrets) for one in accepted)
+    yield Check("mailboxes", f"{found.total()} of {rows} valid rows in {len(accepted)} files", faults)
+    files = {batch["id"]: batch["file_name"] for batch in stored.batches}
+    wrong = []
+    for mailbox in stored.mailboxes:
+        secrets = by_name[files[mailbox["batch_id"]]].secrets.get(mailbox["email_key"])
+        if opened(mailbox, sealer) != secrets:
+            wrong.append(f"{mailbox['email']} does not open to what its file says")
+    totps = sum(mailbox["totp"] is not None for mailbox in stored.mailboxes)
+    yield Check("credentials open", f"{len(stored.mailboxes)} passwords, {totps} TOTP secrets", wrong)
+
+
+def opened(mailbox: Mapping[str, Any], sealer: Sealer) -> tuple[str, str] | None:
+    key = mailbox["email_key"]
+    try:
+        password = sealer.open(mailbox["password"], Owner(WORKSPACE, key, "password"))
+        if mailbox["totp"] is None:
+            return password, ""
+        return password, sealer.open(mailbox["totp"], Owner(WORKSPACE, key, "totp"))
+    except UnsealError:
+        return None
+
+
+def is_put_off(mailbox: Mapping[str, Any]) -> bool:
+    """Whether it waits for its next attempt, tested and not claimed by anybody."""
+    due = mailbox["next_attempt_at"]
+    return bool(
+        mailbox["status"] == "pending"
+        and mailbox["tested_at"]
+        and mailbox["claimed_until"] is None
+        and due
+        and due > datetime.now(UTC)
+    )
+
+
+def unfinished(mailboxes: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The mailboxes that wait for a test at this moment, or are being tested."""
+    return [
+        one
+        for one in mailboxes
+        if one["claimed_until"] or (one["status"] == "pending" and not is_put_off(one))
+    ]
+
+
+def check_verdicts(
+    made: Collection[Import], stored: Stored, accounts: Mapping[str, Account], seen: Seen
+) -> Iterator[Check]:
+    """Each mailbox has the status that it deserves, nobody holds one, and no password left too often."""
+    waiting = unfinished(stored.mailboxes)
+    stuck = [f"{one['email']}: {one['status']}, claimed until {one['claimed_until']}" for one in waiting]
+    put_off = [one for one in stored.mailboxes if is_put_off(one)]
+    statuses = Counter(one["status"] for one in stored.mailboxes)
+    counts = ", ".join(f"{number} {status}" for status, number in sorted(statuses.items()))
+    yield Check("no mailbox stuck", f"{counts}; {len(put_off)} put off until later", stuck)
+    deserved = deserved_statuses(made, stored, accounts)
+    others = [one for one in stored.mailboxes if one["status"] != deserved[one["email_key"]]]
+    # Who is only ever put off fails with the last attempt, and a login may take too long on a loaded machine.
+    wrong = [
+        f"{one['email']}: {one['status']}, not {deserved[one['email_key']]}: {one['diagnosis']}"
+        for one in others
+        if not is_put_off(one)
+        and not (deserved[one["email_key"]] == "pending" and one["attempts"] >= MOST_ATTEMPTS)
+    ]
+    late = sum(map(is_put_off, others))
+    yield Check("verdicts", f"{len(deserved)} mailboxes, {late} put off by this machine's load", wrong)
+    refused = {key for key, status in deserved.items() if status == "failed"}
+    yield from check_attempts(stored, refused, seen)
+
+
+def deserved_statuses(
+    made: Collection[Import], stored: Stored, accounts: Mapping[str, Account]
+) -> dict[str, str]:
+    """What each stored mailbox deserves, by the password that its file gave it and by how it is treated."""
+    by_name = {one.name: one for one in made}
+    files = {batch["id"]: by_name[batch["file_name"]] for batch in stored.batches}
+    found = {}
+    for mailbox in stored.mailboxes:
+        key = mailbox["email_key"]
+        password, _ = files[mailbox["batch_id"]].secrets[key]
+        found[key] = DESERVED[accounts[key].smtp] if password == accounts[key].password else "failed"
+    return found
+
+
+DESERVED = {"ok": "active", "slow:1+ok": "active", "wrong-credentials": "failed", "server-busy": "pending"}
+
+
+def check_attempts(stored: Stored, refused: Collection[str], seen: Seen) -> Iterator[Check]:
+    """Every login was counted before its password left, and a refused one was not repeated at will."""
+    attempts = {mailbox["email_key"]: mailbox["attempts"] for mailbox in stored.mailboxes}
+    faults = [
+        f"{key}: {number} logins over {protocol}, {attempts.get(key, 0)} attempts counted"
+        for (protocol, key), number in seen.logins.items()
+        if number > attempts.get(key, 0)
+    ]
+    yield Check("attempts counted", f"{seen.passwords_received} logins, none beyond those counted", faults)
+    wrong = {login: number for login, number in seen.logins.items() if login[1] in refused}
+    often = [
+        f"{key}: {number} wrong passwords over {protocol}"
+        for (protocol, key), number in wrong.items()
+        if number > MOST_ATTEMPTS
+    ]
+    spread = sorted(Counter(wrong.values()).items())
+    told = ", ".join(f"{number} times for {logins} mailboxes" for number, logins in spread)
+    yield Check("refused passwords", f"tried {told or 'never'} (at most {MOST_ATTEMPTS})", often)
+    at_once = [f"{key}: {n} at once" for key, n in seen.mailbox_logins_at_once.items() if n > 1]
+    yield Check("one login at a time", f"{len(seen.mailbox_logins_at_once)} mailboxes logged in to", at_once)
+
+
+# --- What lies in the folders ----------------------------------------
+
+
+def check_places(made: Collection[Import], watched: Path) -> Iterator[Check]:
+    """Every file of the inbox has left one outcome in one place; takes down what the reports say."""
+    places = {
+        "processed": outcomes(watched / "processed", ".report.csv"),
+        "failed": outcomes(watched / "failed", ".csv"),
+        "rejected": outcomes(watched / "rejected", ".csv"),
+        "explained": outcomes(watched / "rejected", ".error.txt"),
+    }
+    dropped = [one for one in made if one.way == "watched folder"]
+    faults = []
+    for one in dropped:
+        found = {name: files[one.name.removesuffix(".csv")] for name, files in places.items()}
+        good, refused = int(not one.refusal), int(bool(one.refusal))
+        wanted = [good, int(bool(one.failed)), refused, refused]
+        if [*map(len, found.values())] != wanted:
+            faults.append(f"{one.name}: {[*map(len, found.values())]} in {[*found]}, not {wanted}")
+        elif not heed_outcome(one, found):
+            faults.append(f"{one.name}: its failed rows, or the refused file, are not what they were")
+    left = [path for place in ("inbox", "processing") for path in (watched / place).rglob("*.csv")]
+    left += watched.rglob("*.tmp")
+    faults += [f"{path}: left behind" for path in left]
+    sums = ", ".join(f"{sum(map(len, files.values()))} {name}" for name, files in places.items())
+    yield Check("places", f"{len(dropped)} files dropped: {sums}, {len(left)} left behind", faults)
+
+
+def heed_outcome(one: Import, found: Mapping[str, list[Path]]) -> bool:
+    """Take down what became of a file; False where it lies there with other rows than it came with."""
+    if one.refusal:
+        one.refused_with = found["explained"][0].read_text().strip()
+        return found["rejected"][0].read_bytes() == one.content
+    results = Counter(row["result"] for row in read_rows(found["processed"][0]))
+    one.counts = Counts(results["imported"], results["skipped"], results["failed"])
+    return not one.failed or len(read_rows(found["failed"][0])) == one.failed
+
+
+def outcomes(folder: Path, ending: str) -> defaultdict[str, list[Path]]:
+    found = defaultdict(list)
+    for path in folder.glob(f"*{ending}"):
+        found[path.name.split(".")[0]].append(path)
+    return found
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# --- What nobody may read --------------------------------------------
+
+
+def check_leaks(
+    folder: Path, others: Collection[Path], keys: Mapping[str, str], shown: Iterable[bytes]
+) -> Iterator[Check]:
+    """No secret lies in any file but the CSV files themselves, nor stood among a process's arguments.
+
+    Prefect's worker writes its environment, and so the encryption key, into a private temporary folder for
+    each run, and leaves it there when it is killed: those folders have to go with the service.
+
+    Args:
+        folder: Everything but the database.
+        others: Folders to search besides, such as the database's.
+        keys: The encryption key and the API's key; all other secrets are known by their marks.
+        shown: The arguments of processes.
+    """
+    marks, anything = Canaries(), Canaries()
+    for canaries, sought in ((marks, MARKS), (anything, {**MARKS, **keys})):
+        for name, secret in sought.items():
+            canaries.add(name, secret)
+    runtime = folder / RUNTIME
+    csv_places = [folder / "source"]
+    csv_places += [folder / "watched" / name for name in ("inbox", "processing", "rejected", "failed")]
+    faults = anything.in_files(folder, [runtime, *csv_places]) + marks.in_files(runtime)
+    faults += [fault for other in others for fault in anything.in_files(other)]
+    faults += [f"arguments of a process: {name}" for text in shown for name in anything.in_bytes(text)]
+    found = marks.in_files(folder / "source")
+    if not found:
+        faults.append("the search finds nothing in the CSV files either")
+    sizes = [
+        path.stat().st_size for place in (folder, *others) for path in place.rglob("*") if path.is_file()
+    ]
+    counts = f"{len(sizes)} files, {sum(sizes) / 1e6:.0f} MB searched"
+    yield Check("nothing secret", f"{counts}; the search finds {len(found)} in the CSV files", faults)
