@@ -13,11 +13,14 @@ help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 demo: $(READY)  ## Import the sample file against an Outlook stand-in on this machine
-	$(RUN) -m sandbox $(RUN) -m flows.import_outlook data/samples/mailboxes.csv --tag demo
+	rm -rf data/demo
+	$(RUN) -m sandbox --keep data/demo $(RUN) -m flows.cli import data/samples/mailboxes.csv --tag demo
 
 demo-troubled: $(READY)  ## The same with a mailbox for every reason that there is
+	rm -rf data/demo-troubled
 	OUTLOOK_IMPORT_PROBE_TIMEOUT=3 $(RUN) -m sandbox --accounts data/samples/troubled-sandbox.csv \
-	  --servers data/samples/troubled-servers.csv $(RUN) -m flows.import_outlook data/samples/troubled.csv
+	  --servers data/samples/troubled-servers.csv --keep data/demo-troubled \
+	  $(RUN) -m flows.cli import data/samples/troubled.csv
 
 up: $(READY)  ## Run Prefect's server, the deployments and a worker until Ctrl-C
 	$(RUN) -m flows.cli up

@@ -1,6 +1,6 @@
-"""Set up all that a Prefect server needs to know: the work pool, the deployments and the automation.
+"""What a Prefect server has to know: the work pool, the deployments and the automation.
 
-Run by `python -m flows.manage deploy`; running it again changes nothing.
+Running `outlook-import deploy` again changes nothing.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,13 +16,16 @@ from prefect.automations import AutomationCore, EventTrigger, Posture
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
+from prefect.exceptions import ObjectNotFound
 
 from tasks.trim import FLOWS
 
 PROJECT = Path(__file__).resolve().parent.parent
 WORK_POOL = "outlook-import"
-SCHEDULED = ("watch-inbox/every-minute", "retest-pending/every-10-minutes", "trim-history/every-day")
+SCHEDULED = ("watch-inbox/scheduled", "retest-pending/scheduled", "trim-history/scheduled")
 DEPLOYMENTS = ("import-outlook/manual", *SCHEDULED)
+# Names of the first edition, whose schedules would go on beside the new ones.
+FORMER = ("watch-inbox/every-minute", "retest-pending/every-10-minutes", "trim-history/every-day")
 AUTOMATION = "outlook-import: mark runs as crashed whose process has died"
 HEARTBEAT_SECONDS = 30
 SILENCE = timedelta(seconds=3 * HEARTBEAT_SECONDS)
@@ -39,7 +43,7 @@ def deploy() -> None:
     """
     prefect("work-pool", "create", WORK_POOL, "--type", "process", "--overwrite")
     prefect("deploy", "--all")
-    asyncio.run(automate())
+    asyncio.run(finish())
 
 
 def prefect(*arguments: str) -> None:
@@ -83,9 +87,13 @@ def zombie_automation() -> AutomationCore:
     )
 
 
-async def automate() -> None:
+async def finish() -> None:
+    """Remove deployments under their former names, and set up the automation."""
     wanted = zombie_automation()
     async with get_client() as client:
+        for name in FORMER:
+            with suppress(ObjectNotFound):
+                await client.delete_deployment((await client.read_deployment_by_name(name)).id)
         found = await client.read_automations_by_name(AUTOMATION)
         if not found:
             await client.create_automation(wanted)

@@ -24,6 +24,7 @@ from sandbox.script import Account, ScriptError, ServerFaults, read_accounts, re
 ACCOUNTS = Path(__file__).resolve().parent.parent / "data" / "samples" / "sandbox.csv"
 EVERYONE_ELSE = "*"
 DATABASE_URL = "OUTLOOK_IMPORT_DATABASE_URL"
+COMMAND = "OUTLOOK_IMPORT_COMMAND"  # how the program's printed advice calls it
 CANNOT_START = 127
 # A command that Ctrl-C has reached as well gets this long before it is told a second time.
 TERMINAL_SECONDS = 5.0
@@ -38,7 +39,8 @@ def main() -> int:
     except ScriptError as error:
         _tell(str(error))
         return 2
-    return asyncio.run(_serve(mailboxes, servers, options.delay, command))
+    keep = _Keep(options.keep, options) if options.keep else None
+    return asyncio.run(_serve(mailboxes, servers, options.delay, command, keep))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,6 +55,12 @@ def _parser() -> argparse.ArgumentParser:
         "--delay", type=_seconds, default=0.0, metavar="SECONDS", help="Wait so long before each reply."
     )
     parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="FOLDER",
+        help="Keep the database there, with a script that runs outlook-import on it.",
+    )
+    parser.add_argument(
         "command", nargs=argparse.REMAINDER, metavar="COMMAND", help="What to run against it."
     )
     return parser
@@ -65,13 +73,58 @@ def _seconds(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+class _Keep:
+    """A folder that outlives the stand-in: the database, the ports, and a script to look around with."""
+
+    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder = folder
+        self.script = folder / "outlook-import"
+        self._ports = folder / "ports.json"
+        python = shlex.quote(sys.executable)
+        stand_in = [sys.executable, "-m", "sandbox", "--accounts", str(options.accounts.absolute())]
+        if options.servers:
+            stand_in += ["--servers", str(options.servers.absolute())]
+        stand_in += ["--keep", str(folder.absolute())]
+        self.script.write_text(
+            "#!/bin/sh\n"
+            "# Runs outlook-import on this folder's database; what logs in runs against the stand-in.\n"
+            f'export {DATABASE_URL}={shlex.quote(self.database_url)} {COMMAND}="$0"\n'
+            'case "$1" in\n'
+            f'  import | retest | doctor) exec {shlex.join(stand_in)} {python} -m flows.cli "$@" ;;\n'
+            f'  *) exec {python} -m flows.cli "$@" ;;\n'
+            "esac\n"
+        )
+        self.script.chmod(0o700)
+
+    @property
+    def database_url(self) -> str:
+        return f"sqlite:///{self.folder.absolute().as_posix()}/mailboxes.db"
+
+    def ports_of(self, domain: str) -> tuple[int, int]:
+        """The ports of the last time: stored mailboxes are tested again where they were imported."""
+        try:
+            smtp, imap = json.loads(self._ports.read_text())[domain]
+        except (OSError, ValueError, KeyError):
+            return 0, 0
+        return int(smtp), int(imap)
+
+    def remember(self, outlooks: Mapping[str, Outlook]) -> None:
+        ports = {domain: (outlook.smtp_port, outlook.imap_port) for domain, outlook in outlooks.items()}
+        self._ports.write_text(json.dumps(ports))
+
+
 async def _serve(
-    mailboxes: Mapping[str, Account], servers: Mapping[str, ServerFaults], delay: float, command: list[str]
+    mailboxes: Mapping[str, Account],
+    servers: Mapping[str, ServerFaults],
+    delay: float,
+    command: list[str],
+    keep: _Keep | None,
 ) -> int:
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
-    async with _outlooks(mailboxes, servers, delay) as environment:
+    async with _outlooks(mailboxes, servers, delay, keep) as environment:
         if command:
             return await _run(command, environment, signals)
         sys.stdout.writelines(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
@@ -82,7 +135,10 @@ async def _serve(
 
 @asynccontextmanager
 async def _outlooks(
-    mailboxes: Mapping[str, Account], servers: Mapping[str, ServerFaults], delay: float
+    mailboxes: Mapping[str, Account],
+    servers: Mapping[str, ServerFaults],
+    delay: float,
+    keep: _Keep | None,
 ) -> AsyncIterator[dict[str, str]]:
     """Servers for everyone, and others for each of these domains; yields the variables that say where."""
     ca = trustme.CA()
@@ -90,7 +146,14 @@ async def _outlooks(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outlook-sandbox-")))
         outlooks = {
             domain: await stack.enter_async_context(
-                Outlook(mailboxes, server=faults, delay=delay, ca=ca, folder=folder)
+                Outlook(
+                    mailboxes,
+                    server=faults,
+                    delay=delay,
+                    ca=ca,
+                    folder=folder,
+                    ports=keep.ports_of(domain) if keep else (0, 0),
+                )
             )
             for domain, faults in {EVERYONE_ELSE: ServerFaults(), **servers}.items()
         }
@@ -104,8 +167,12 @@ async def _outlooks(
             "OUTLOOK_IMPORT_SERVERS": json.dumps(ports),
             "OUTLOOK_IMPORT_CA_FILE": str(outlooks[EVERYONE_ELSE].ca_file),
         }
-        # A try-out never lands in the user's own database, unless they say so.
-        if not os.environ.get(DATABASE_URL):
+        if keep:
+            keep.remember(outlooks)
+            environment[DATABASE_URL] = keep.database_url
+            environment[COMMAND] = os.environ.get(COMMAND) or str(keep.script)
+        # A trial run never writes to the user's own database, unless they ask for it.
+        elif not os.environ.get(DATABASE_URL):
             environment[DATABASE_URL] = f"sqlite:///{folder.as_posix()}/mailboxes.db"
         yield environment
 

@@ -50,6 +50,7 @@ class Outlook:
         delay: float = 0.0,
         ca: trustme.CA | None = None,
         folder: Path,
+        ports: tuple[int, int] = (0, 0),
     ) -> None:
         self.seen = Seen()
         self._faults = server or ServerFaults()
@@ -64,14 +65,16 @@ class Outlook:
         self._delay = delay
         self._ca = ca
         self._folder = folder
+        self._ports = ports
         self._servers: list[asyncio.Server] = []
         self._listeners: list[socket.socket] = []
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def __aenter__(self) -> Self:
         ca = self._ca or trustme.CA()
-        self.smtp_port = await self._serve(Smtp, ca, _mechanisms(self._faults))
-        self.imap_port = await self._serve(Imap, ca, _capabilities(self._faults))
+        smtp_port, imap_port = self._ports
+        self.smtp_port = await self._serve(Smtp, ca, _mechanisms(self._faults), smtp_port)
+        self.imap_port = await self._serve(Imap, ca, _capabilities(self._faults), imap_port)
         self.ca_file = self._folder / f"outlook-ca-{self.smtp_port}.pem"
         ca.cert_pem.write_to_path(self.ca_file)
         return self
@@ -99,13 +102,17 @@ class Outlook:
         host = UNKNOWN_HOST if self._plays[protocol].name == "unknown-name" else "localhost"
         return f"{host}:{self.smtp_port if protocol == 'smtp' else self.imap_port}"
 
-    async def _serve(self, connection: type[Connection], ca: trustme.CA, offers: str) -> int:
-        """Listen on a free port. Refusing servers hold theirs without listening: nobody else gets it."""
+    async def _serve(self, connection: type[Connection], ca: trustme.CA, offers: str, port: int) -> int:
+        """Listen on a port, or on a free one. Refusing servers hold theirs without listening."""
         protocol = connection.protocol
         listener = socket.socket()
         self._listeners.append(listener)
-        listener.bind((ADDRESS, 0))
-        port: int = listener.getsockname()[1]
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((ADDRESS, port))
+        except OSError:  # taken since
+            listener.bind((ADDRESS, 0))
+        port = listener.getsockname()[1]
         play = self._plays[protocol]
         if play.name in ("refused", "unknown-name"):
             return port

@@ -14,9 +14,9 @@ pytestmark = pytest.mark.slow
 
 DEPLOYMENTS = {
     "import-outlook/manual": None,
-    "watch-inbox/every-minute": "* * * * *",
-    "retest-pending/every-10-minutes": "*/10 * * * *",
-    "trim-history/every-day": "17 3 * * *",
+    "watch-inbox/scheduled": "* * * * *",
+    "retest-pending/scheduled": "*/10 * * * *",
+    "trim-history/scheduled": "17 3 * * *",
 }
 
 
@@ -61,7 +61,7 @@ def test_deployments_are_as_the_project_says(machine: Machine) -> None:
 def test_schedule_creates_runs(machine: Machine) -> None:
     """The scheduler really plans scans: with SQLAlchemy 2.1 it would stay silent for ever."""
     wanted = {
-        "deployments": {"id": {"any_": [machine.deployment("watch-inbox/every-minute")["id"]]}},
+        "deployments": {"id": {"any_": [machine.deployment("watch-inbox/scheduled")["id"]]}},
         "flow_runs": {"tags": {"all_": ["auto-scheduled"]}},
     }
     wait_for("planned scans", lambda: machine.api.post("/flow_runs/filter", json=wanted).json(), 120)

@@ -1,4 +1,4 @@
-"""Every property of `tests.fuzz`, briefly, with the same examples each time; and that a finding is found."""
+"""Every property of `tests.tools.fuzz`, briefly, with the same examples each time; and that a finding is found."""
 
 from __future__ import annotations
 

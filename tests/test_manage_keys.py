@@ -102,7 +102,7 @@ def test_rotation_seals_everything_with_the_first_key(
     with pytest.raises(UnsealError):
         everything_in(either_database, OLD)
     said = capsys.readouterr()
-    assert f"Sealed anew with key {id_of(NEW)}: 4 values" in said.out
+    assert f"Re-encrypted with key {id_of(NEW)}: 4 values" in said.out
     assert f"No longer needed: {id_of(OLD)}. Take it out of {PREFIX}ENCRYPTION_KEYS" in said.out
     assert not [secret for secret in ("Canary", "JBSWY", NEW, OLD) if secret in said.out + said.err]
 
@@ -400,11 +400,10 @@ def test_key_for_the_settings_is_printed_once(capsys: pytest.CaptureFixture[str]
     assert key_id(key).hex() != id_of(OLD)
     assert f"first in the list in {PREFIX}ENCRYPTION_KEYS" in said.err
     assert main([*ENCRYPTION, "remove", id_of(OLD)]) == 2
-    assert f"take the key out of {PREFIX}ENCRYPTION_KEYS" in capsys.readouterr().err
+    assert f"remove the key from {PREFIX}ENCRYPTION_KEYS" in capsys.readouterr().err
 
 
 def test_key_in_place_of_an_id_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
     """Who gives a key where its id is wanted does not find it in the error."""
-    with pytest.raises(SystemExit):
-        main([*ENCRYPTION, "remove", NEW])
+    assert main([*ENCRYPTION, "remove", NEW]) == 2
     assert NEW not in capsys.readouterr().err

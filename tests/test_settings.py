@@ -31,7 +31,7 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_is_read_at_import() -> None:
     """Importing the module with a malformed environment is harmless; asking for the settings is not."""
     program = (
-        "import schemas.settings as settings; print('imported')\n"
+        "import tasks.configuration as settings; print('imported')\n"
         "try: settings.load_settings()\n"
         "except settings.SettingsError: print('refused')"
     )

@@ -113,7 +113,7 @@ def test_markdown_says_it_all() -> None:
     """The artifact has the counts, the causes, the failed rows, and where it all belongs."""
     text = summary(ignored=("Phone", "Notes")).markdown()
     assert text.startswith("## mailboxes.csv: imported 2, skipped 3, failed 3\n")
-    assert "Workspace **sales**, tag **spring**, batch 7, 8 rows." in text
+    assert "Workspace **sales**, tag **spring**, import 7, 8 rows." in text
     assert "| 2 | imported |" in text
     assert "| 2 | Invalid email address | write the whole address" in text
     assert "| 4 | unknown | Missing email or password |" in text

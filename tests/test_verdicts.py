@@ -170,7 +170,7 @@ def test_a_reports_markdown() -> None:
     """The artifact has the counts, why the run ended, and each reason with its remedy; no server's markup."""
     text = REPORT.markdown()
     assert text.startswith(f"## {REPORT}\n")
-    assert "**Stopped by &lt;somebody&gt;.**" in text
+    assert "**Stopped by the lockout guard: " in text
     for reason, _ in REPORT.reasons():
         assert reason.explanation.title in text
         assert reason.explanation.remedy in text

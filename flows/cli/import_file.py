@@ -141,7 +141,7 @@ def show_import(ended: Ended, options: ImportOptions, say: Console) -> int:
     summary, verdicts = outcome
     show_summary(summary, options)
     if verdicts is not None:
-        print_verdicts(verdicts, Console(stderr=options.json), summary)
+        print_verdicts(verdicts, Console(stderr=options.json, highlight=False), summary)
     if options.report is not None:
         say.print(f"Report: {options.report}", markup=False)
     print_next(summary, verdicts, say)

@@ -136,11 +136,11 @@ def show_import(
         out.print()
         out.print(_causes("Mailboxes", [(count, *_words(reason)) for reason, count in reasons]))
         listing = command("mailboxes", "list", "--import", found.id, *elsewhere, "--reason", reasons[0][0])
-        out.print(f"Which ones, by reason: {listing}", soft_wrap=True)
+        out.print(f"Which ones, by reason:\n  {listing}", soft_wrap=True)
     if faults:
         out.print()
         out.print(_causes("Rows", [(count, reason.message, "", reason.remedy) for reason, count in faults]))
-        out.print(f"Which ones: {command('imports', 'errors', found.id, *elsewhere)}", soft_wrap=True)
+        out.print(f"Which ones:\n  {command('imports', 'errors', found.id, *elsewhere)}", soft_wrap=True)
     return DONE
 
 

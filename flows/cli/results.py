@@ -96,7 +96,9 @@ def in_workspace(summary: Summary | None) -> tuple[str, ...]:
 
 
 def reasons_table(what: str, rows: Sequence[tuple[int, str, str]]) -> Table:
-    table = Table(Column(what, justify="right"), "Reason", Column("What to do", overflow="fold"))
+    # Narrow enough to leave room for the names of an admin's commands, which have to stay whole to be copied.
+    reason = Column("Reason", max_width=24)
+    table = Table(Column(what, justify="right"), reason, Column("What to do", overflow="fold"))
     for count, reason, remedy in rows:
         table.add_row(str(count), escape(reason), escape(remedy))
     return table

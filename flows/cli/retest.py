@@ -43,7 +43,7 @@ def retest(
         state, report = ended
         if not isinstance(report, ProbeReport):
             return print_failure(str(state.message), say, as_json=False)
-        print_verdicts(report, Console())
+        print_verdicts(report, Console(highlight=False))
         return INTERRUPTED if state.is_cancelled() else DONE
 
     return attend(start, show, say, verbose=verbose)

@@ -42,7 +42,7 @@ class TemporaryServer:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/api"
         self._process = subprocess.Popen(  # noqa: S603  it is this module
-            [sys.executable, "-m", "flows.temporary_server", str(self.port)],
+            [sys.executable, "-m", "flows.cli.temporary_server", str(self.port)],
             stdin=subprocess.PIPE,  # its end tells the server that this process is gone
             stdout=subprocess.DEVNULL,
             stderr=None if verbose else subprocess.DEVNULL,

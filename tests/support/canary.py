@@ -146,12 +146,13 @@ def processes_watched(mark: str) -> Iterator[set[bytes]]:
 
 # Step → a function that is given what the step works on.
 STEPS = {
-    "read_csv": "schemas.csv_file:_read_with_polars",
-    "validate": "schemas.sealing:Sealer.seal",
-    "dedupe": "tasks.dedupe:dedupe.fn",
+    "read": "schemas.csv_file:_read_with_polars",
+    "validate": "schemas.prepare:validate",
+    "dedupe": "schemas.prepare:dedupe",
+    "seal": "schemas.sealing:Sealer.seal",
     "store": "tasks.store:_insert_new",
     "summary": "tasks.report:acreate_markdown_artifact",
-    "probe": "tasks.login:_base64",
+    "probe": "tasks.login.smtp:to_base64",
     "verdict": "tasks.probe:judge_answers",
     "report": "tasks.report:write_privately",
 }
@@ -201,5 +202,5 @@ def break_every_step(folder: Path) -> None:
     tell("scan", scan())
     for name in ("failed rows.csv", "last.csv"):
         shutil.copy(folder / name, folder / "watched" / "inbox")
-    with breaking("tasks.inbox:extract_rows"):
+    with breaking("tasks.files.inbox:extract_rows"):
         tell("broken scan", scan())

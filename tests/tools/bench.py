@@ -1,6 +1,6 @@
 """The benchmark: every figure is a ratio of two measurements of one run, on this machine, at this load.
 
-`python -m tests.bench [PART …]`; without a part, all of them. Loopback only; it ends by itself.
+`python -m tests.tools.bench [PART …]`; without a part, all of them. Loopback only; it ends by itself.
 """
 
 from __future__ import annotations
@@ -159,7 +159,8 @@ BARE = """
 import asyncio, csv, sys, time
 from schemas.reasons import Protocol, Reason
 from tasks.configuration import load_settings
-from tasks.login import Credentials, log_in, tls_context
+from tasks.login.session import log_in
+from tasks.login.wire import Credentials, tls_context
 
 async def main():
     settings = load_settings()

@@ -1,6 +1,6 @@
 """The benchmark of scale: many workers, the size of a task run's group, and a table that grows.
 
-`python -m tests.bench_scale [PART …] [--imports 200] [--rows 500] [--workers 1,2,4]`; without a part, all of
+`python -m tests.tools.bench_scale [PART …] [--imports 200] [--rows 500] [--workers 1,2,4]`; without a part, all of
 them. A PostgreSQL of its own holds the mailboxes and Prefect's server; the Outlook stand-in answers 100 ms
 late. Loopback only, every wait has a limit, and nothing is left behind. Reads /proc: Linux only.
 """
@@ -660,7 +660,7 @@ PARTS: dict[str, Callable[[Path, Bounds], None]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench_scale", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.tools.bench_scale", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--imports", type=int, default=200, help="how many for each number of workers")
     parser.add_argument("--rows", type=int, default=ROWS, help="mailboxes in an import")

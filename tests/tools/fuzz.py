@@ -1,6 +1,6 @@
 """What holds for any file, any upload and any server, and strategies that look for what breaks it.
 
-    python -m tests.fuzz [--minutes 20]
+    python -m tests.tools.fuzz [--minutes 20]
 
 runs every property in turn with new examples until the time is over, prints how many there were, and ends
 with 1 and the smallest example of the first finding. The test suite runs the same properties briefly.
@@ -406,7 +406,7 @@ def is_checked_by_the_command(file: File) -> str:
         for flags in ([], ["--json"]):
             out, err = io.StringIO(), io.StringIO()
             with redirect_stdout(out), redirect_stderr(err):
-                code = command_line([str(path), "--check", *flags, *named])
+                code = command_line(["check", str(path), *flags, *named])
             words = out.getvalue() + err.getvalue()
             assert words.replace("\n", "").isprintable(), "control characters reach the terminal"
             assert code == isinstance(found, Refusal)
@@ -816,7 +816,7 @@ BATCH_SECONDS = 15
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Look for what breaks it.")
+    parser = argparse.ArgumentParser(prog="python -m tests.tools.fuzz", description="Look for what breaks it.")
     parser.add_argument("--minutes", type=float, default=20, help="how long (default: %(default)s)")
     parser.add_argument("--property", action="append", metavar="NAME", help="only this one")
     options = parser.parse_args(argv)

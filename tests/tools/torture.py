@@ -1,6 +1,6 @@
 """The torture test: imports by all four ways at once, while what serves them is killed again and again.
 
-    python -m tests.torture [--kills 100] [--seed N] [--minutes LIMIT]
+    python -m tests.tools.torture [--kills 100] [--seed N] [--minutes LIMIT]
 
 Command lines, workers with their flow runs, the API, Prefect's server and PostgreSQL get kill -9 at random
 points, and are started again by and by, as systemd would. Then nobody kills any more, until all work is done;
@@ -405,9 +405,9 @@ def candidates(machine: Machine) -> dict[str, list[list[int]]]:
 def trigger(machine: Machine, dice: random.Random) -> None:
     """Now and then ask for a scan or a retest out of turn, as an impatient operator would."""
     if dice.random() < 0.5 and machine.site.unfinished_files():
-        machine.site.create_run("watch-inbox/every-minute")
+        machine.site.create_run("watch-inbox/scheduled")
     if dice.random() < 0.1:
-        machine.site.create_run("retest-pending/every-10-minutes")
+        machine.site.create_run("retest-pending/scheduled")
 
 
 # --- The quiet time --------------------------------------------------
@@ -427,9 +427,9 @@ def come_to_rest(machine: Machine, clients: Collection[Future[None]]) -> list[st
             return left
         say(f"still to do: {', '.join(left)}")
         if site.unfinished_files():
-            site.create_run("watch-inbox/every-minute")  # refused by Prefect where one is running
+            site.create_run("watch-inbox/scheduled")  # refused by Prefect where one is running
         if due(machine):
-            site.create_run("retest-pending/every-10-minutes")
+            site.create_run("retest-pending/scheduled")
 
 
 def still_to_do(machine: Machine, clients: Collection[Future[None]]) -> list[str]:
@@ -508,7 +508,7 @@ def check_runs(site: Site, lost: int) -> Check:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m tests.tools.torture", description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=100, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=6, help="of the random choices (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=40, help="kill no longer (default: %(default)s)")
