@@ -24,7 +24,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 WORK_POOL = "outlook-import"
 SCHEDULED = ("watch-inbox/scheduled", "retest-pending/scheduled", "trim-history/scheduled")
 DEPLOYMENTS = ("import-outlook/manual", *SCHEDULED)
-# Names of the first edition, whose schedules would go on beside the new ones.
+# Names of the first edition: their schedules would keep running beside the new ones.
 FORMER = ("watch-inbox/every-minute", "retest-pending/every-10-minutes", "trim-history/every-day")
 AUTOMATION = "outlook-import: mark runs as crashed whose process has died"
 HEARTBEAT_SECONDS = 30
@@ -32,7 +32,7 @@ SILENCE = timedelta(seconds=3 * HEARTBEAT_SECONDS)
 
 
 class DeployError(Exception):
-    """A part could not be set up; the text is what Prefect said."""
+    """Prefect refused a part; the text is Prefect's own."""
 
 
 def deploy() -> None:
@@ -59,10 +59,10 @@ def prefect(*arguments: str) -> None:
 
 
 def zombie_automation() -> AutomationCore:
-    """A run that gives no sign of life for 90 seconds and has not ended is marked as crashed.
+    """Mark a run as crashed when it sends no heartbeat for 90 seconds and has not ended.
 
-    Without it a run whose worker was killed stays Running for ever and blocks the next scan, or Pending where
-    its process had not begun. The processes have to send heartbeats: PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30.
+    Otherwise a run whose worker was killed stays Running for ever, or Pending if its process had not started,
+    and blocks the next scan. The processes have to send heartbeats: PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30.
 
     Source: Prefect's documentation, “Detect zombie flows”.
     """
@@ -81,7 +81,8 @@ def zombie_automation() -> AutomationCore:
         ),
         actions=[
             ChangeFlowRunState(
-                state=StateType.CRASHED, message="The process of this run died: no sign of life any more."
+                state=StateType.CRASHED,
+                message="The process of this run died: it stopped sending heartbeats.",
             )
         ],
     )
@@ -97,6 +98,6 @@ async def finish() -> None:
         found = await client.read_automations_by_name(AUTOMATION)
         if not found:
             await client.create_automation(wanted)
-        # An update makes Prefect forget which runs it waits for, so that those would never be found dead.
+        # An update makes Prefect forget which runs it watches, and they would never be found dead.
         elif (found[0].trigger, found[0].actions) != (wanted.trigger, wanted.actions):
             await client.update_automation(found[0].id, wanted)

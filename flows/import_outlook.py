@@ -1,11 +1,11 @@
-"""Import a CSV of Outlook mailboxes: read, judge, store, then test every login.
+"""Import a CSV of Outlook mailboxes: read and validate it, store it, then test every login.
 
-The order is the promise: the whole file is judged before anything is stored, everything is stored in one
-transaction before the first password leaves the machine, and the summary is there before the first probe.
-A run that dies behind the store step loses nothing: its mailboxes are due, and a retest finds them.
+The order matters. The whole file is validated before anything is stored, everything is stored in one
+transaction before the first password leaves the machine, and the summary exists before the first probe. A run
+that dies after the store step loses nothing: its mailboxes become due, and a retest finds them.
 
-Needs a Prefect server (one is started for the run where none is configured) and `schemas.settings`. As a
-command it is `flows.command_line`, which judges the file before it pays for importing Prefect.
+The flow needs a Prefect server and `schemas.settings`. The command `outlook-import import` validates the file
+before it imports Prefect, and starts a temporary server when none is configured.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from tasks.store import Origin, store
 
 
 class Imported(NamedTuple):
-    """What a run of the flow came to; `verdicts` is None where no login was tested."""
+    """The result of a run; `verdicts` is None if no login was tested."""
 
     summary: Summary
     verdicts: ProbeReport | None
@@ -60,10 +60,12 @@ PROGRESS_SECONDS = 2
 
 
 async def tell_crash(flow: object, flow_run: FlowRun, state: State) -> None:  # noqa: ARG001  Prefect's names
-    """Hook: a run of a deployment or of the command line crashed."""
+    """Hook: a run of a deployment or of the command line has crashed."""
     async with get_client() as client:
-        name = (await client.read_flow_run(flow_run.id)).name  # the worker knows the one before it began
-    await notify(f"The run {name} crashed; the next scan or retest goes on from there.", load_settings())
+        name = (
+            await client.read_flow_run(flow_run.id)
+        ).name  # the worker only knows the name before it started
+    await notify(f"The run {name} crashed. The next scan or retest continues from there.", load_settings())
 
 
 @flow(
@@ -85,10 +87,10 @@ async def import_outlook(
     Args:
         file: Path of the CSV file, in a folder that the worker may read (OUTLOOK_IMPORT_IMPORT_FOLDERS).
         tag: Label for the mailboxes of this import: letters, digits, spaces and . @ + - _.
-        workspace: Whose mailboxes they are, made if it does not exist: letters, digits, spaces and . @ + - _.
-        test: Try each login once over SMTP and IMAP, as soon as the mailboxes are stored.
-        encoding: Only for a file that is not UTF-8, such as cp1252.
-        report: Path of a .csv file to write, with a line for each row of the file and its verdicts.
+        workspace: The workspace of the mailboxes, created if missing: letters, digits, spaces and . @ + - _.
+        test: Test each login once over SMTP and IMAP after the mailboxes are stored.
+        encoding: Text encoding of a file that is not UTF-8, such as cp1252.
+        report: Path of a .csv report to write, with a line for each row and the verdicts.
     """
     leave_no_core_file()
     settings = load_settings()
@@ -111,15 +113,15 @@ async def import_outlook(
 
 
 def folders_of_run(settings: Settings) -> tuple[Path, ...] | None:
-    """The folders that a deployment's run is held to; None at the command line, for any place.
+    """The folders that a run of a deployment may use; None at the command line, which may use any.
 
-    Whoever starts one must not read just any file, nor replace what else lies there, such as the database.
+    Starting a deployment must not let a person read other files, or overwrite one such as the database.
     """
     return (*settings.import_folders, settings.watch_folder) if deployment.id else None
 
 
 async def refuse(refusal: Refusal, file: Path, settings: Settings) -> State:
-    """End the run as failed, with the contract's message as its state's; nothing was changed."""
+    """End the run as failed, with the contract's message in its state; nothing was changed."""
     await publish_refusal(refusal, file.name)
     await tell_refusal(file.name, refusal, settings)
     return Failed(message=refusal.message, data=refusal)
@@ -130,7 +132,7 @@ async def tell_refusal(name: str, refusal: Refusal, settings: Settings) -> None:
 
 
 async def probe_all(targets: Sequence[Target], mailboxes: Database, settings: Settings) -> ProbeReport:
-    """Map the probe over small groups of mailboxes, as many groups at once as keep every slot busy."""
+    """Map the probe over small groups of mailboxes."""
     probing = Probing(mailboxes, settings, [target.mailbox_id for target in targets])
 
     async def map_groups(groups: Sequence[Group]) -> None:
@@ -148,14 +150,14 @@ async def probe_all(targets: Sequence[Target], mailboxes: Database, settings: Se
 
 @asynccontextmanager
 async def progress_shown(probing: Probing, total: int) -> AsyncIterator[None]:
-    """Keep a progress artifact up to date; only one updater, because updates may overtake each other."""
+    """Keep a progress artifact up to date, with a single updater because updates may arrive out of order."""
 
     async def follow() -> None:
         await asyncio.sleep(PROGRESS_SECONDS)
         artifact = await acreate_progress_artifact(0.0, key=PROGRESS_KEY, description="Logins tested")
         try:
             while True:
-                with suppress(httpx.HTTPError):  # the next one tells it, once Prefect's server is back
+                with suppress(httpx.HTTPError):  # the next update follows when Prefect's server is back
                     await aupdate_progress_artifact(artifact, 100 * len(probing.verdicts) / total)
                 await asyncio.sleep(PROGRESS_SECONDS)
         finally:
@@ -166,7 +168,7 @@ async def progress_shown(probing: Probing, total: int) -> AsyncIterator[None]:
         yield
     finally:
         following.cancel()
-        with suppress(asyncio.CancelledError, httpx.HTTPError):  # no import fails for its progress
+        with suppress(asyncio.CancelledError, httpx.HTTPError):  # progress never fails an import
             await following
 
 

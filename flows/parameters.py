@@ -1,7 +1,7 @@
-"""The parameters of an import as the Prefect UI asks for them: with titles, and checked before a run starts.
+"""The parameters of an import as the Prefect UI shows them: with titles, and checked before a run starts.
 
-What may be left out is a text box, and an empty one means None; of a type with `| None` the UI would first
-ask whether it is to be “str” or “None”.
+An optional parameter is a text box, and an empty one means None. For a type with `| None` the UI would first
+ask you to choose between “str” and “None”.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Test again what is pending and due: put off by its server, or left behind by a run that was killed.
+"""Test the mailboxes that are pending and due: put off by their server, or left by a run that was killed.
 
-Safe beside running imports and other retests: a mailbox is claimed before its test, and a claim that was not
-given back expires, so a killed run blocks nobody.
+It is safe beside running imports and other retests. A mailbox is claimed before its test, and a claim expires,
+so a killed run blocks no mailbox for long.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ MAILBOXES_AT_ONCE = 500
 
 @flow(
     name="retest-pending",
-    flow_run_name="retest of what is due",
+    flow_run_name="retest of due mailboxes",
     persist_result=False,
     on_crashed=[tell_crash],
 )
 async def retest_pending(workspace: str | None = None, held: bool = False, batch: int | None = None) -> State:
-    """Test the logins of pending mailboxes that are due, some hundred at a time, until none is left.
+    """Test the logins of pending mailboxes that are due, 500 at a time, until none is left.
 
     Args:
-        workspace: Only this workspace's; all by default.
-        held: Also those that wait until somebody asks: held back by the lockout guard, or imported untested.
+        workspace: Only mailboxes of this workspace; all by default.
+        held: Also mailboxes held back by the lockout guard, or imported without a test.
         batch: Only this import's, and once, before they are due: what the HTTP API asks for after an import.
     """
     leave_no_core_file()

@@ -1,6 +1,6 @@
-"""Keep the databases from growing for ever: old answers of servers, and Prefect's old runs, are removed.
+"""Keep the databases from growing without bound: remove old server replies and old runs of Prefect.
 
-Mailboxes, batches and the last answers of each mailbox stay.
+Mailboxes, imports and the latest replies of each mailbox stay.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from tasks.crash import leave_no_core_file
 from tasks.storage.database import database
 from tasks.trim import end_forgotten_runs, trim_results, trim_runs
 
-# No run takes nearly so long; one that stays Running for ever would count as one at work.
+# No run takes this long. One that Prefect has forgotten would count as running for ever.
 FORGOTTEN = timedelta(days=1)
 
 
-@flow(name="trim-history", flow_run_name="trim of what is old", persist_result=False)
+@flow(name="trim-history", flow_run_name="trim of old history", persist_result=False)
 async def trim_history() -> State:
-    """Remove history that is older than the settings keep it, and end runs that Prefect has forgotten."""
+    """Remove history older than the settings keep, and end runs that Prefect has forgotten."""
     leave_no_core_file()
     settings = load_settings()
     with database(settings) as mailboxes:

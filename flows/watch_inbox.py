@@ -1,7 +1,7 @@
-"""Import whatever lies in the watched inbox: one import run per file, each file once, nothing lost.
+"""Import the files in the watched inbox: one import run per file, each file once.
 
-Runs on a schedule and never beside itself; several workers may serve one inbox all the same: `tasks.inbox`
-says how a file is claimed. A file whose import broke off stays in `processing/` for the next scan.
+The flow runs on a schedule, one run at a time. Several workers may serve one inbox; `tasks.files.inbox` takes
+each file for one of them. A file whose import failed to finish stays in `processing/` for the next scan.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from tasks.configuration import load_settings
 from tasks.crash import StepError, leave_no_core_file
 from tasks.files.inbox import Claim, Folders, claim, finish, left_behind, look, reject, settled
 
-BROKEN_OFF = "broken off"
+UNFINISHED = "unfinished"
 
 
 @flow(name="watch-inbox", flow_run_name="scan of the inbox", persist_result=False, on_crashed=[tell_crash])
 async def watch_inbox(workspace: Workspace = DEFAULT_WORKSPACE) -> State:
-    """Import every file of the inbox that has settled, and what a crashed run left behind.
+    """Import every file in the inbox that no longer changes, and the files that a crashed run left.
 
     Args:
-        workspace: Whose mailboxes they become.
+        workspace: The workspace of the mailboxes.
     """
     leave_no_core_file()
     settings = load_settings()
@@ -43,16 +43,16 @@ async def watch_inbox(workspace: Workspace = DEFAULT_WORKSPACE) -> State:
         if (claimed_now := claim(path, folders)) is not None:
             results[await import_claimed(claimed_now, folders, workspace)] += 1
     message = ", ".join(f"{count} {result}" for result, count in results.items()) or "no file"
-    return Failed(message=message) if results[BROKEN_OFF] else Completed(message=message)
+    return Failed(message=message) if results[UNFINISHED] else Completed(message=message)
 
 
 async def import_claimed(claimed: Claim, folders: Folders, workspace: str) -> str:
-    """Import one claimed file in a run of its own and leave its outcome; returns it in a word."""
+    """Import one taken file in a run of its own and write its outcome; returns the outcome in one word."""
     with claimed:
         before = claimed.look()
         outcome = await import_file(claimed, folders, workspace)
-        if claimed.look() != before:  # by a program that has it open: those rows must not be lost
-            outcome = BROKEN_OFF
+        if claimed.look() != before:  # a program still writes to it: its rows must not be lost
+            outcome = UNFINISHED
         try:
             if isinstance(outcome, Refusal):
                 reject(claimed, folders, outcome)
@@ -60,12 +60,12 @@ async def import_claimed(claimed: Claim, folders: Folders, workspace: str) -> st
             if isinstance(outcome, Imported):
                 finish(claimed, folders, outcome.summary)
                 return "imported"
-        except OSError as error:  # such as a full disk
+        except OSError as error:  # for example a full disk
             get_run_logger().error("The outcome of %s cannot be written: %s", claimed.name, error.strerror)
-        except StepError as error:  # or one file would keep every scan from all others
+        except StepError as error:  # or one file would stop every scan
             get_run_logger().error("The failed rows of %s cannot be copied: %s", claimed.name, error)
-        get_run_logger().error("%s broke off; the next scan takes it up again", claimed.name)
-        return BROKEN_OFF
+        get_run_logger().error("The import of %s did not finish; the next scan continues it", claimed.name)
+        return UNFINISHED
 
 
 async def import_file(claimed: Claim, folders: Folders, workspace: str) -> object:
@@ -80,9 +80,9 @@ async def import_file(claimed: Claim, folders: Folders, workspace: str) -> objec
 
 
 def refuse_oddity(claimed: Claim) -> Refusal | None:
-    """What is no file any more, a name that Prefect could not store, a folder whose name cannot be a tag."""
+    """Refuse what is no longer a file, a name that Prefect cannot store, and a folder that cannot be a tag."""
     if not claimed.is_file():
-        return Refusal(CSV_REQUIRED, "a link, a folder or a pipe was put in its place")
+        return Refusal(CSV_REQUIRED, "a link, a folder or a pipe has replaced it")
     if claimed.tag is not None and not is_label(claimed.tag):
         return Refusal(f"The folder's name cannot be a tag: {LABEL_RULE}")
     if claimed.name != claimed.path.name:

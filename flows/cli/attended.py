@@ -1,4 +1,4 @@
-"""A flow run that somebody watches at a terminal: the server it needs, its progress, and Ctrl-C."""
+"""A flow run that a person watches at a terminal: its progress, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from flows.cli.temporary_server import TemporaryServer
 from schemas.verdicts import MailboxStatus, Verdict
 from tasks.probe import Observer, Probing, observer
 
-# Long enough for the recorder of a loaded machine; then a record that is late keeps nobody waiting.
+# Long enough for the recorder of a busy machine; after that nothing waits for late records.
 DRAIN_SECONDS = 20
-RECORDER_SECONDS = 1.2  # its flush interval, and a little
+RECORDER_SECONDS = 1.2  # its flush interval and some slack
 
 Start: TypeAlias = Callable[[], Awaitable[State[Any]]]
 
 
 class Watcher(Observer):
-    """Shows the progress of a run's probes, and lets the first Ctrl-C end them in good order."""
+    """Shows the progress of a run's probes; the first Ctrl-C ends them cleanly."""
 
     def __init__(self, progress: Progress, say: Console) -> None:
         self._progress = progress
@@ -50,7 +50,7 @@ class Watcher(Observer):
         loop = asyncio.get_running_loop()
 
         def interrupted() -> None:
-            loop.remove_signal_handler(signal.SIGINT)  # the second one ends at once
+            loop.remove_signal_handler(signal.SIGINT)  # the second one ends the process at once
             self._say.print("Stopping …")
             probing.interrupt()
 
@@ -66,7 +66,7 @@ class Watcher(Observer):
 
 
 class Ended(NamedTuple):
-    """How a flow run ended: `outcome` is what it returned, or the exception that broke it off."""
+    """How a flow run ended: `outcome` is what it returned, or the exception that ended it."""
 
     state: State
     outcome: object
@@ -76,7 +76,7 @@ def run_attended(start: Start, say: Console, server: TemporaryServer | None) -> 
     """Run a flow in this process, on the temporary server or on the configured one.
 
     Args:
-        start: Begins the flow run; awaiting what it returns gives the run's final state.
+        start: Starts the flow run; awaiting its result gives the final state.
     """
     if server is None:
         return asyncio.run(_run(start, say))
@@ -100,7 +100,7 @@ async def _run(start: Start, say: Console) -> Ended:
 
 
 def drain(server: TemporaryServer, state: State) -> None:
-    """Wait until the server has recorded logs and task runs: what it has not by its end is lost."""
+    """Wait until the server has recorded logs and task runs: it loses what it has not recorded when it ends."""
     with temporary_settings({PREFECT_API_URL: server.url}), suppress(TimeoutError):
         asyncio.run(_drain(state.state_details.flow_run_id))
 

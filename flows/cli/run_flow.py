@@ -27,7 +27,7 @@ def attend(
     """Run a flow and show how it ended; returns the exit code.
 
     Args:
-        start: Begins the flow run; awaiting what it returns gives the run's final state.
+        start: Starts the flow run; awaiting its result gives the final state.
         show: Prints the result and returns the exit code.
     """
     os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect reports nothing about a run to its makers

@@ -1,8 +1,8 @@
-"""A Prefect server for the length of one command, for who has none running.
+"""A Prefect server for one command, when none is configured.
 
-Prefect would start one by itself, but only when the first flow run asks for it, behind all imports, and it
-outlives a killed run. This one starts while the command is still importing, and ends with the process that
-started it, however that ends.
+Prefect can start one itself, but only at the first flow run, after all imports, and it outlives a killed run.
+This one starts while the command is still importing Prefect, and ends with the process that started it,
+however that process ends.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import threading
 import time
 
 START_SECONDS = 60
-# Task runs reach the server's database as events, one by one unless the recorder takes them in batches.
+# Task runs reach the server's database as events, one at a time unless the recorder batches them.
 RECORDER_SETTINGS = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
@@ -30,7 +30,7 @@ SERVER_SETTINGS = RECORDER_SETTINGS | {
 
 
 class ServerNotStartedError(Exception):
-    """The temporary server did not come up."""
+    """The temporary server did not start."""
 
 
 class TemporaryServer:
@@ -43,18 +43,18 @@ class TemporaryServer:
         self.url = f"http://127.0.0.1:{self.port}/api"
         self._process = subprocess.Popen(  # noqa: S603  it is this module
             [sys.executable, "-m", "flows.cli.temporary_server", str(self.port)],
-            stdin=subprocess.PIPE,  # its end tells the server that this process is gone
+            stdin=subprocess.PIPE,  # closing it tells the server that this process is gone
             stdout=subprocess.DEVNULL,
             stderr=None if verbose else subprocess.DEVNULL,
             env=SERVER_SETTINGS | os.environ,
-            start_new_session=True,  # Ctrl-C is for the import, which still needs the server to end well
+            start_new_session=True,  # Ctrl-C is for the import, which needs the server until its end
         )
 
     def wait(self) -> None:
         """Wait until it answers.
 
         Raises:
-            ServerNotStartedError: When it does not within a minute, or has ended.
+            ServerNotStartedError: When it does not answer within a minute, or has ended.
         """
         import httpx
 

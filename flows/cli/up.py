@@ -34,7 +34,7 @@ STOP_SECONDS = 15
 
 
 class NotUpError(Exception):
-    """A part did not start, or ended by itself; the text says which."""
+    """A part did not start, or ended on its own; the text says which."""
 
 
 Part: TypeAlias = "subprocess.Popen[bytes]"
@@ -61,13 +61,11 @@ def up(*, port: Annotated[int, Parameter(help="Port of the Prefect server.")] = 
 
 
 def run(port: int, inbox: Path, parts: ExitStack, stop: threading.Event) -> None:
-    """Start the parts in turn, each once the one before it answers, and look after them until `stop`."""
+    """Start the parts one after another, each when the one before it answers, and watch them until `stop`."""
     url = f"http://127.0.0.1:{port}/api"
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
-            raise NotUpError(
-                f"Port {port} is taken: something runs there already. Choose another with --port."
-            )
+            raise NotUpError(f"Port {port} is in use. Choose another with --port.")
     os.environ.update(environment(url, parts.enter_context(TemporaryDirectory(prefix="outlook-import-"))))
     tell("Starting Prefect's server …")
     server = parts.enter_context(
@@ -76,7 +74,7 @@ def run(port: int, inbox: Path, parts: ExitStack, stop: threading.Event) -> None
     if not ready("Prefect's server", server, stop, lambda: httpx.get(f"{url}/health").is_success):
         return
     tell("Setting up the deployments …")
-    # A process of its own: Prefect reads its settings when it is imported, and this one has imported it.
+    # In a process of its own: Prefect reads its settings at import, and this process has imported it.
     setup = parts.enter_context(process("flows.cli", "deploy"))
     if not ready("The set-up of the deployments", setup, stop, lambda: setup.poll() == 0):
         return
@@ -91,32 +89,32 @@ def run(port: int, inbox: Path, parts: ExitStack, stop: threading.Event) -> None
 
     if not ready("The worker", worker, stop, online):
         return
-    tell(f"Ready. Prefect: http://127.0.0.1:{port}  Inbox: {inbox}  End: Ctrl-C")
+    tell(f"Ready. Prefect: http://127.0.0.1:{port}  Inbox: {inbox}  Stop: Ctrl-C")
     while not stop.wait(1):
         for what, part in (("Prefect's server", server), ("The worker", worker)):
             if part.poll() is not None:
-                raise NotUpError(f"{what} has ended by itself, so everything ends. What it said is above.")
+                raise NotUpError(f"{what} has ended on its own, so everything stops. Its messages are above.")
 
 
 def environment(url: str, folder: str) -> dict[str, str]:
-    """What the parts run with, besides the environment of this process."""
+    """Variables of the parts, in addition to the environment of this process."""
     return RECORDER_SETTINGS | {
         "PREFECT_API_URL": url,
         "PREFECT_SERVER_UI_API_URL": url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
-        # Kept in memory, a restart of the server would lose which scan is the one that may run.
+        # In memory, a restart of the server would forget which scan holds the one slot.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        # A worker's copies of its environment, keys and all, end with it even when it is killed.
+        # The worker writes its environment, keys included, to this folder, which is removed at the end.
         "TMPDIR": folder,
-        # What the automation listens for, to find runs whose process has died.
+        # The automation listens for heartbeats to find runs whose process has died.
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
     }
 
 
 @contextmanager
 def process(module: str, *arguments: str) -> Iterator[Part]:
-    """A part in a session of its own: Ctrl-C reaches it only through us. It is asked to end, then killed."""
+    """Run a part in a session of its own, so that Ctrl-C reaches only us; ask it to end, then kill it."""
     part = subprocess.Popen(  # noqa: S603  our own words
         [sys.executable, "-m", module, *arguments], stdout=subprocess.DEVNULL, start_new_session=True
     )
@@ -127,15 +125,15 @@ def process(module: str, *arguments: str) -> Iterator[Part]:
         with suppress(subprocess.TimeoutExpired):
             part.wait(STOP_SECONDS)
         with suppress(ProcessLookupError):
-            os.killpg(part.pid, signal.SIGKILL)  # it, or what it has left running
+            os.killpg(part.pid, signal.SIGKILL)  # it, or what it left running
         part.wait()
 
 
 def ready(what: str, part: Part, stop: threading.Event, answers: Callable[[], bool]) -> bool:
-    """Wait until a part answers; False when the user ends everything meanwhile.
+    """Wait until a part answers; False if the user stops everything meanwhile.
 
     Raises:
-        NotUpError: When it ends by itself, or takes too long.
+        NotUpError: When the part ends on its own, or takes too long.
     """
     deadline = time.monotonic() + START_SECONDS
     while not stop.is_set():
@@ -143,6 +141,6 @@ def ready(what: str, part: Part, stop: threading.Event, answers: Callable[[], bo
             if answers():
                 return True
         if part.poll() or time.monotonic() > deadline:
-            raise NotUpError(f"{what} did not come up.")
+            raise NotUpError(f"{what} did not start.")
         stop.wait(0.2)
     return False
