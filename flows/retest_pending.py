@@ -1,7 +1,7 @@
 """Test the mailboxes that are pending and due: put off by their server, or left by a run that was killed.
 
-It is safe beside running imports and other retests. A mailbox is claimed before its test, and a claim expires,
-so a killed run blocks no mailbox for long.
+It is safe beside running imports and other retests. A mailbox is claimed before its test, and a claim
+expires, so a killed run blocks no mailbox for long.
 """
 
 from __future__ import annotations

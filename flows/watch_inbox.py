@@ -80,7 +80,7 @@ async def import_file(claimed: Claim, folders: Folders, workspace: str) -> objec
 
 
 def refuse_oddity(claimed: Claim) -> Refusal | None:
-    """Refuse what is no longer a file, a name that Prefect cannot store, and a folder that cannot be a tag."""
+    """Refuse what is no longer a file, a name that Prefect cannot store, a folder that cannot be a tag."""
     if not claimed.is_file():
         return Refusal(CSV_REQUIRED, "a link, a folder or a pipe has replaced it")
     if claimed.tag is not None and not is_label(claimed.tag):

@@ -234,7 +234,7 @@ def test_every_way_in_refuses_an_open_key_with_one_sentence(watched: Shell, sett
         assert f"Settings: {sentence}" in watched.last.stderr
     Folders(watched.folder / "watched")
     write_csv(watched.folder / "watched" / "inbox" / "a.csv", [["ann@contoso.com", "p"]])
-    assert watched.scan() == "1 broken off"
+    assert watched.scan() == "1 unfinished"
     assert sentence in watched.last.stderr
     key.chmod(0o600)
     assert watched.scan() == "1 imported"
@@ -565,7 +565,7 @@ def test_rows_that_are_written_meanwhile_are_not_lost(watched: Shell) -> None:
             wait_for("a stored mailbox", lambda: watched.rows(STORED), LIMIT_SECONDS)
             file.write("bob@contoso.com,q\n")
             file.flush()
-            assert scan.communicate(timeout=LIMIT_SECONDS)[0].strip() == "1 broken off"
+            assert scan.communicate(timeout=LIMIT_SECONDS)[0].strip() == "1 unfinished"
         assert watched.scan() == "1 imported"
     assert watched.rows(STORED) == [("ann@contoso.com",), ("bob@contoso.com",)]
     assert list(folders.processing.iterdir()) == []

@@ -46,4 +46,4 @@ def test_taken_port_is_named(offline: Shell) -> None:
     offline.environment["OUTLOOK_IMPORT_WATCH_FOLDER"] = str(offline.folder)
     with HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
         offline.run("--port", str(server.server_port), module="flows.up", code=1)
-    assert f"Port {server.server_port} is taken" in offline.last.stderr
+    assert f"Port {server.server_port} is in use" in offline.last.stderr

@@ -121,7 +121,7 @@ def test_file_that_breaks_off_stays_for_the_next_scan(watched: Shell) -> None:
     failed = claimed.outcome(folders.failed, "csv")
     report = claimed.outcome(folders.processed, "report.csv")
     draft = report.with_name(f".{report.name}.tmp")
-    for taken, said in ((failed, "1 broken off, 1 imported"), (draft, "1 broken off")):
+    for taken, said in ((failed, "1 unfinished, 1 imported"), (draft, "1 unfinished")):
         taken.mkdir()
         assert watched.scan() == said
         assert [Path(name).name for name in files(folders.processing)] == ["a.csv"]

@@ -107,7 +107,7 @@ def door(name: str) -> int:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code; whatever goes wrong ends it with a sentence.
+    """Run a command and return its exit code; every failure ends it with a sentence.
 
     Args:
         words: The command line without the program's name; by default that of this process.

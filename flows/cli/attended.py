@@ -100,7 +100,7 @@ async def _run(start: Start, say: Console) -> Ended:
 
 
 def drain(server: TemporaryServer, state: State) -> None:
-    """Wait until the server has recorded logs and task runs: it loses what it has not recorded when it ends."""
+    """Wait until the server has recorded logs and task runs: its end loses the rest."""
     with temporary_settings({PREFECT_API_URL: server.url}), suppress(TimeoutError):
         asyncio.run(_drain(state.state_details.flow_run_id))
 

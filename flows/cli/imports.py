@@ -102,7 +102,7 @@ def _rows(one: ImportSummary) -> str:
 
 
 def _mailboxes(one: ImportSummary) -> str:
-    """How the mailboxes of an import are; what was deleted since, or imported anew, is not among them."""
+    """The state of an import's mailboxes; those deleted or imported again since are not counted."""
     progress = one.progress
     if not progress.mailboxes:
         return "no mailbox"

@@ -58,7 +58,8 @@ def print_verdicts(report: ProbeReport, out: Console, summary: Summary | None = 
         out.print(report.stopped.sentence, style="bold yellow", markup=False)
     if reasons := report.reasons():
         rows = [(count, r.explanation.title, r.explanation.remedy) for r, count in reasons]
-        out.print(reasons_table("Mailboxes", rows))
+        # Leaves room for the names of an admin's commands: to be copied, they have to stay whole.
+        out.print(reasons_table("Mailboxes", rows, widest=24))
     troubled = [verdict for verdict in report.sorted() if verdict.status != MailboxStatus.ACTIVE]
     for verdict in troubled[:MAX_ERRORS_SHOWN]:
         line = f"  {verdict.email}: {verdict.status}. {verdict.headline}"
@@ -95,9 +96,9 @@ def in_workspace(summary: Summary | None) -> tuple[str, ...]:
     return ("--workspace", summary.workspace) if named and summary else ()
 
 
-def reasons_table(what: str, rows: Sequence[tuple[int, str, str]]) -> Table:
-    # Narrow enough to leave room for the names of an admin's commands, which have to stay whole to be copied.
-    reason = Column("Reason", max_width=24)
+def reasons_table(what: str, rows: Sequence[tuple[int, str, str]], widest: int | None = None) -> Table:
+    """Counts, reasons and remedies; `widest` bounds the reasons."""
+    reason = Column("Reason", max_width=widest)
     table = Table(Column(what, justify="right"), reason, Column("What to do", overflow="fold"))
     for count, reason, remedy in rows:
         table.add_row(str(count), escape(reason), escape(remedy))

@@ -21,7 +21,7 @@ def serve(
     """Serve the HTTP API until Ctrl-C."""
     settings = load_settings()
     with database(settings):
-        pass  # whatever is wrong with it is reported in a sentence, before the server starts
+        pass  # its faults are reported in a sentence before the server starts
     if not is_loopback(host):
         tell("Keys and passwords travel in clear text on this address: put a TLS proxy in front of it.")
     from flows.api.server import LOG_TO_STDERR, server  # imports Prefect
