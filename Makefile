@@ -7,7 +7,7 @@ WORKERS := 2
 SLOW_WORKERS := 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-troubled up test test-postgresql test-slow lint audit fuzz bench bench-scale torture lock clean
+.PHONY: help demo demo-troubled up test test-postgresql test-slow lint docs audit fuzz bench bench-scale torture lock clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -38,6 +38,9 @@ lint: $(READY)  ## Check style and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+docs: $(READY)  ## Write the generated parts of the documentation
+	$(RUN) -m tests.tools.docs
 
 audit: $(READY)  ## Look up known vulnerabilities of the locked packages (needs the network)
 	$(RUN) -m tests.tools.audit

@@ -1,6 +1,7 @@
 """Writes the parts of the documentation that the code knows best: `make docs`.
 
-A generated block stands between `<!-- NAME: written by make docs -->` and `<!-- end -->`. NAME is one of `BLOCKS`.
+A generated block stands between `<!-- NAME: written by make docs -->` and `<!-- end -->`; NAME is a key of
+`BLOCKS`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from cyclopts import App
 from cyclopts.argument import Argument
 from pydantic import SecretStr
 
-from flows.cli.app import build
+from flows.cli.app import OLD_NAMES, build
 from schemas.reasons import EXPLANATIONS, Reason
 from schemas.rows import ROW_MESSAGES
 from schemas.settings import DATA, PREFIX, Settings
@@ -97,9 +98,10 @@ def _command(words: tuple[str, ...], app: App) -> str:
     arguments = options(app)
     optional = ["[OPTIONS]"] if any(one.index is None for one in arguments) else []
     given = [_usage(one) for one in arguments if one.index is not None]
+    old_name = OLD_NAMES.get(" ".join(words))
     parts = [
         f"### {' '.join(words)}",
-        f"{app.help}{''.join(f' The old name `{name}` still works.' for name in app.name[1:])}",
+        f"{app.help} The old name `{old_name}` still works." if old_name else app.help,
         f"    {' '.join(['outlook-import', *words, *optional, *given])}",
     ]
     if arguments:
