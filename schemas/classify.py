@@ -1,7 +1,7 @@
-"""From a server's reply to a reason: one pure classifier.
+"""Find the reason behind a server's reply.
 
-`classify` reads the sentence first, then the enhanced status code (RFC 3463), then the reply code:
-Microsoft's `535 5.7.139` alone stands for seven causes with seven remedies.
+`classify` looks at the text first, then at the enhanced status code (RFC 3463), then at the reply code.
+The codes are not enough: Microsoft uses `535 5.7.139` for seven causes with seven remedies.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 from schemas.reasons import Protocol, Reason, Reply, Stage
 
-# The first sentence that matches speaks, so the particular stands before the general: “locked by … security
-# defaults” is no locked account, and “temporary authentication failure” no wrong password. Every repetition
-# is bounded: the texts come from strangers.
+# The first match wins, so specific patterns come before general ones: “locked by … security defaults” is not
+# a locked account, and “temporary authentication failure” is not a wrong password. Every repetition is
+# bounded, because the text is untrusted.
 _SENTENCES = [
     (re.compile(pattern, re.IGNORECASE), reason)
     for pattern, reason in (
@@ -56,7 +56,7 @@ _SENTENCES = [
             Reason.TOO_MANY_CONNECTIONS,
         ),
         (
-            # “will be locked” is a warning and no state, “mailbox has IMAP disabled” about IMAP.
+            # “will be locked” is only a warning, and “mailbox has IMAP disabled” is about IMAP.
             r"(account|user|mailbox|identity)\b((?!will |may |IMAP)[^.;]){0,40}\b"
             r"(locked|blocked|disabled|suspended|on hold|held|quarantined|deactivated)"
             r"|account[^.;]{0,20}expired|\[CONTACTADMIN\]"
@@ -92,7 +92,7 @@ _SENTENCES = [
 ]
 
 
-# A no that names no cause: a code beside it may still name one (`535 5.7.8 authentication failed`).
+# A rejection without a cause. The code may still name one (`535 5.7.8 authentication failed`).
 _BARE_NO = re.compile(
     r"(LOGIN|AUTHENTICATE) failed|authentication (unsuccessful|failed|failure)|\[AUTHORIZATIONFAILED\]",
     re.IGNORECASE,
@@ -134,35 +134,35 @@ _CODES = {
 _ENHANCED_CODE = re.compile(r"(?<![\d.])([245]\.\d{1,3}\.\d{1,3})(?![\d.])")
 
 
-REFUSALS_OF_IDENTITY = {Reason.WRONG_CREDENTIALS, Reason.LOGIN_REFUSED}
+CREDENTIALS_REJECTED = {Reason.WRONG_CREDENTIALS, Reason.LOGIN_REFUSED}
 
 
 def classify(protocol: Protocol, stage: Stage, reply: Reply) -> Reason:
-    """Find the reason behind a server's refusal.
+    """Find the reason behind a negative reply.
 
     Args:
-        protocol: Which protocol the reply was spoken in.
-        stage: What it answered. Before the login nothing was said about a password: none is blamed.
-        reply: The refusal; an OK or a 2xx reply is not one and is not asked about.
+        protocol: The protocol of the reply.
+        stage: What the server replied to. Before the login, the reason is never the password.
+        reply: A negative reply; never OK or 2xx.
 
     Returns:
         A reason other than `Reason.OK`.
     """
-    put_off = reply.code.startswith("4")
+    temporary = reply.code.startswith("4")
     impossible = set()
-    if put_off or stage is not Stage.LOGIN:
-        impossible |= REFUSALS_OF_IDENTITY
-    if put_off:  # a lock that passes
+    if temporary or stage is not Stage.LOGIN:
+        impossible |= CREDENTIALS_REJECTED
+    if temporary:  # a temporary lock
         impossible |= {Reason.ACCOUNT_BLOCKED}
     if protocol is Protocol.SMTP:
         impossible |= {Reason.IMAP_OFF}
     fallback = _FALLBACKS.get((protocol, stage), Reason.UNKNOWN_REFUSAL)
-    if put_off:
+    if temporary:
         fallback = Reason.UNKNOWN_DELAY
     return next((reason for reason in _candidates(reply) if reason not in impossible), fallback)
 
 
-# What a refusal means by the stage alone, when neither its words nor its codes are known.
+# The reason by stage, when neither the text nor the codes are known.
 _FALLBACKS = {
     (Protocol.SMTP, Stage.STARTTLS): Reason.STARTTLS_MISSING,
     (Protocol.IMAP, Stage.STARTTLS): Reason.STARTTLS_MISSING,
@@ -174,7 +174,7 @@ LONGEST_REPLY = 10_000
 
 
 def _candidates(reply: Reply) -> Iterator[Reason]:
-    # A reply of several lines breaks its sentences anywhere. To search megabytes would hold up all logins.
+    # A multi-line reply may break its sentences anywhere. Searching megabytes would block all other logins.
     text = " ".join(reply.text[:LONGEST_REPLY].split())
     yield from (reason for pattern, reason in _SENTENCES if pattern.search(text))
     enhanced = _ENHANCED_CODE.search(text)

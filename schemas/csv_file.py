@@ -1,8 +1,8 @@
-"""A CSV file of mailboxes as bytes, and the table that lies in it.
+"""Read a CSV file of mailboxes: from its bytes to a table of rows.
 
-Two readers look at every file. Polars reads it; the standard library's strict `csv` reader counts lines and
-cells and has to see the same values, because a password that a parser altered in silence is found out as a
-locked account. Where the two disagree the file is refused: nothing is guessed.
+Two readers read every file: Polars, and the strict `csv` reader of the standard library, which also counts
+lines and cells. Both must find the same values, because a password that a parser silently changes can lock an
+account. If the readers disagree, the file is refused.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DELIMITERS = (",", ";", "\t", "|")
 
 
 ERROR_HEADER = "error"
-BYTE_ORDER_MARKS = (  # the UTF-32 mark begins with the UTF-16 one, so the longer ones come first
+BYTE_ORDER_MARKS = (  # the UTF-32 mark begins with the UTF-16 mark, so UTF-32 comes first
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF8, "utf-8"),
@@ -48,13 +48,13 @@ FOREIGN_FORMATS = (
 
 @dataclass(frozen=True, repr=False)
 class CsvTable(Plaintext):
-    """The rows of one file, as they came.
+    """The rows of one file, unchanged.
 
     Attributes:
-        frame: One row per record that is not blank: `line` (UInt32, where the record starts, the first line
-            is 1), `extra_cells` (Boolean, more cells than the header) and `email`, `password`, `name`,
-            `totpsecret` (String, never null; an absent column is all "").
-        ignored: Headers of the columns that were not used, in the file's order.
+        frame: One row for each record that is not blank: `line` (UInt32, where the record starts; the first
+            line is 1), `extra_cells` (Boolean, whether it has more cells than the header) and `email`,
+            `password`, `name`, `totpsecret` (String, never null; a missing column is all "").
+        ignored: Headers of the columns that are not used, in the order of the file.
     """
 
     frame: pl.DataFrame
@@ -62,14 +62,14 @@ class CsvTable(Plaintext):
 
 
 def parse(data: bytes, encoding: str | None = None) -> CsvTable | Refusal:
-    """Turn the bytes of a CSV file into its table.
+    """Parse a CSV file.
 
     Args:
         data: The whole file.
-        encoding: Overrides UTF-8 for a file without a byte order mark.
+        encoding: Name of the text encoding to use instead of UTF-8. A byte order mark takes precedence.
 
     Returns:
-        The table, or the refusal that names the fault and, where there is one, its line.
+        The table, or a refusal that says what is wrong and, if possible, on which line.
     """
     text = decode(data, encoding)
     if isinstance(text, Refusal):
@@ -90,19 +90,22 @@ def parse(data: bytes, encoding: str | None = None) -> CsvTable | Refusal:
 
 
 def extract_rows(data: bytes, errors: Mapping[int, str], encoding: str | None = None) -> bytes:
-    """Copy some rows of a file that `parse` took, as they came but for a column `error`.
+    """Copy some rows of a file and add an `error` column. The other cells are unchanged.
 
     Args:
-        errors: Line of the row → what to write in front of it, or into the `error` column of an earlier copy.
+        data: A file that `parse` has accepted.
+        errors: Line where a row starts → its error. The `error` column comes first; if the file already has
+            one from an earlier copy, it is overwritten.
+        encoding: The encoding that `parse` was given.
 
     Returns:
-        A CSV in UTF-8 with a byte order mark, which `parse` takes again: it ignores the column `error`.
+        A CSV in UTF-8 with a byte order mark. `parse` accepts it and ignores the `error` column.
     """
     text = decode(data, encoding)
-    assert isinstance(text, str)  # noqa: S101  parse() has decoded it before
+    assert isinstance(text, str)  # noqa: S101  parse() has already decoded it
     first_line, text = _skip_to_header(text)
     found = _find_header(text)
-    assert found is not None  # noqa: S101  parse() has found it before
+    assert found is not None  # noqa: S101  parse() has already found it
     copy = io.StringIO(newline="")
     writer = csv.writer(copy, delimiter=found[0], lineterminator="\r\n")
     records = ((line, cells) for line, cells in _records(text, found[0]) if _filled(cells))
@@ -124,7 +127,15 @@ def extract_rows(data: bytes, errors: Mapping[int, str], encoding: str | None = 
 
 
 def decode(data: bytes, encoding: str | None = None) -> str | Refusal:
-    """Decode strictly, by byte order mark, `encoding` or UTF-8, and reduce line ends to LF."""
+    """Decode a file strictly and convert its line endings to LF.
+
+    Args:
+        data: The whole file.
+        encoding: Name of the text encoding to use instead of UTF-8. A byte order mark takes precedence.
+
+    Returns:
+        The text without its byte order mark, or a refusal.
+    """
     for magic, what in FOREIGN_FORMATS:
         if data.startswith(magic):
             return Refusal(f"CSV file is {what}")
@@ -135,37 +146,35 @@ def decode(data: bytes, encoding: str | None = None) -> str | Refusal:
             break
     try:
         text = data.decode(codec)
-        text.encode()  # some codecs give half characters, which nothing after this could store
+        text.encode()  # some codecs produce lone surrogates, which cannot be stored
     except UnicodeError as error:
         return Refusal(_not_text(data, codec, getattr(error, "start", 0)))
     except (LookupError, ValueError):
-        return Refusal(f"There is no text encoding named {codec!r}: try cp1252 or utf-16")
+        return Refusal(f"Unknown text encoding {codec!r}: try cp1252 or utf-16")
     if "\0" in text:
         return Refusal(
             "CSV file is not text: it contains NUL bytes; save it as “CSV UTF-8”, "
-            "or name its encoding (--encoding utf-16-le is the usual one)"
+            "or specify its encoding (usually --encoding utf-16-le)"
         )
     return _unix_line_ends(text)
 
 
 def _unix_line_ends(text: str) -> str:
     if "\n" not in text:
-        return text.replace("\r", "\n")  # the line ends of old Macs
-    # Without the look-behind a long run of returns would be searched anew from each of them.
+        return text.replace("\r", "\n")  # classic Mac OS
+    # Without the look-behind, the search would restart at each carriage return of a long run.
     return re.sub(r"(?<!\r)\r++(\n|\Z)", "\n", text)
 
 
 def _not_text(data: bytes, codec: str, start: int) -> str:
-    """Say where the text stops being `codec`, without quoting it."""
+    """Name the line where the text stops being valid, without quoting it."""
     try:
         before = data[:start].decode(codec, errors="ignore")
-    except UnicodeError:  # such as idna, which knows no `ignore`
+    except UnicodeError:  # some codecs, such as idna, do not support `ignore`
         before = ""
     line = _unix_line_ends(before).count("\n") + 1
     advice = (
-        ", or name its encoding (--encoding cp1252 is the usual one for Western Windows)"
-        if codec == "utf-8"
-        else ""
+        ", or specify its encoding (usually --encoding cp1252 on Western Windows)" if codec == "utf-8" else ""
     )
     return f"Line {line}: the file is not valid {codec.upper()} text; save it as “CSV UTF-8”{advice}"
 
@@ -174,7 +183,7 @@ _SEPARATOR_LINE = re.compile(r"[^\S\n]*sep=[,;|\t][^\S\n]*(\n|\Z)", re.IGNORECAS
 
 
 def _skip_to_header(text: str) -> tuple[int, str]:
-    """Drop blank lines and Excel's `sep=;` before the header; returns its line number and the rest."""
+    """Skip blank lines and Excel's `sep=;` line; returns the header's line number and the text from there."""
     start = _first_filled_line(text, 0)
     separator = _SEPARATOR_LINE.match(text, start)
     if separator:
@@ -188,7 +197,7 @@ def _first_filled_line(text: str, at: int) -> int:
 
 
 class _RecordError(Exception):
-    """A record that is no CSV. Carries a sentence and a line, never content."""
+    """A record that is not valid CSV. Holds a message and a line number, never content."""
 
     def __init__(self, line: int, what: str) -> None:
         super().__init__(what)
@@ -197,15 +206,10 @@ class _RecordError(Exception):
 
 
 BROKEN_QUOTE = (
-    "a quotation mark opens or closes in the wrong place; put the whole value in quotes "
-    "and double each quotation mark inside it"
+    "misplaced quotation mark; put the whole value in quotes and double each quotation mark inside it"
 )
-
-
-STRAY_RETURN = "a carriage return stands inside a row; save the file again with ordinary line ends"
-ENDLESS_VALUE = (
-    "a value is longer than 131,072 characters; look for a quotation mark that is opened and never closed"
-)
+STRAY_RETURN = "carriage return inside a row; save the file again with standard line endings"
+ENDLESS_VALUE = "a value is longer than 131,072 characters; look for a quotation mark that is never closed"
 
 
 def _what(error: csv.Error) -> str:
@@ -224,12 +228,16 @@ _WELL_FORMED = {delimiter: _well_formed(delimiter) for delimiter in DELIMITERS}
 
 
 def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line, cells) for every record, blank ones included, strictly read.
+    """Yield the line and the cells of every record, including blank ones.
 
-    A quotation mark in an unquoted value is broken too, though `csv` lets it pass: another program may read
-    on from there to the next one, lines further down, and in `a, "b"` the marks are hardly part of the value.
+    A quotation mark inside an unquoted value is an error too, although `csv` accepts it. Another program may
+    read on to the next quotation mark, several lines below, and in `a, "b"` the marks are probably not part
+    of the value.
 
     Source: RFC 4180, with the delimiters that spreadsheets use.
+
+    Raises:
+        _RecordError: If a record is not valid CSV.
     """
     record: list[str] = []
 
@@ -260,7 +268,7 @@ def _filled(cells: Iterable[str]) -> bool:
 
 
 def _find_header(text: str) -> tuple[str, Columns] | None:
-    """Find the delimiter that makes the header match, the one that matches most columns first."""
+    """Find the delimiter for which the header matches the most columns; None if none matches."""
     found: list[tuple[int, str, Columns]] = []
     for delimiter in DELIMITERS:
         records = (cells for _, cells in _records(text, delimiter) if _filled(cells))
@@ -282,7 +290,7 @@ def _values_of(records: Iterable[list[str]], column: int) -> list[str]:
 
 
 def _without_header(text: str) -> str:
-    """Which of the contract's sentences fits a file whose first row matches with no delimiter."""
+    """The contract's message for a file without a matching header: empty, or without the columns."""
     delimiter = max(DELIMITERS, key=text.partition("\n")[0].count)
     rows = sum(_filled(cells) for _, cells in _records(text, delimiter))
     return CSV_EMPTY if rows < 2 else COLUMNS_REQUIRED
@@ -290,7 +298,7 @@ def _without_header(text: str) -> str:
 
 def _read_table(text: str, first_line: int, delimiter: str, columns: Columns) -> CsvTable | Refusal:
     total = widest = 0
-    kept: list[int] = []  # which of the records are not blank
+    kept: list[int] = []  # indexes of the records that are not blank
     lines: list[int] = []
     extra: list[bool] = []
     expected: dict[str, list[str]] = {field: [] for field in columns.position}
@@ -304,7 +312,7 @@ def _read_table(text: str, first_line: int, delimiter: str, columns: Columns) ->
         extra.append(len(cells) > columns.width)
         for field, at in columns.position.items():
             expected[field].append(cells[at] if at < len(cells) else "")
-    if len(kept) < 2:  # the first one is the header
+    if len(kept) < 2:  # the header only
         return Refusal(CSV_EMPTY)
 
     frame = _read_with_polars(text, delimiter, columns, widest)
@@ -329,9 +337,9 @@ def _read_table(text: str, first_line: int, delimiter: str, columns: Columns) ->
 
 
 def _read_with_polars(text: str, delimiter: str, columns: Columns, widest: int) -> pl.DataFrame | None:
-    """Read the used columns of every record; None where Polars finds a fault."""
-    # A header of our own: without double names, and as wide as the widest row, so that a quoted line break in
-    # a cell too many stays one. A row wider than any header may be is an error already.
+    """Read the used columns of every record; None if Polars finds an error."""
+    # This header has unique names and is as wide as the widest row, so that a quoted line break in an extra
+    # cell does not start a new record. Rows wider than `MOST_COLUMNS` are row errors anyway.
     width = max(columns.width, min(widest, MOST_COLUMNS))
     header = delimiter.join(f"c{at}" for at in range(width))
     try:

@@ -1,4 +1,4 @@
-"""What an examination of the set-up finds: one verdict a line."""
+"""The findings of `doctor`: one for each part of the installation that it checks."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ from typing import NamedTuple
 
 
 class Health(StrEnum):
+    """How serious a finding is. The value is what `doctor` prints."""
+
     OK = "ok"
     WARNING = "warning"
     FAULT = "FAULT"
 
 
 class Finding(NamedTuple):
-    """A verdict on one part; where it is not ok, the text says what is wrong and what to do about it."""
+    """The result of one check.
+
+    Attributes:
+        about: The part of the installation that was checked.
+        text: What was found; if it is not OK, also what to do about it.
+    """
 
     health: Health
     about: str

@@ -1,4 +1,4 @@
-"""Which column of a CSV means what: the names that the usual exports give to the four fields."""
+"""Find the four fields in the header of a CSV, by the names that common exports use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 FIELDS = ("email", "password", "name", "totpsecret")
 
-# In normalised form: lower case, without spaces, underscores and hyphens.
+# Normalised: lower case, without spaces, underscores and hyphens.
 KNOWN_HEADERS = {
     "email": ("email", "emailaddress", "mail", "mailaddress", "userprincipalname", "upn"),
     "password": ("password", "apppassword", "pass", "pwd"),
@@ -17,7 +17,7 @@ KNOWN_HEADERS = {
 }
 FIELD_OF_HEADER = {header: field for field, headers in KNOWN_HEADERS.items() for header in headers}
 
-# Outlook's own exports have about 90; a million of them would be a million columns in memory.
+# Outlook's own exports have about 90. Without a limit, a header could create a million columns in memory.
 MOST_COLUMNS = 1000
 
 LONGEST_SHOWN_HEADER = 40
@@ -25,14 +25,14 @@ LONGEST_SHOWN_HEADER = 40
 
 @dataclass(frozen=True)
 class Columns:
-    """Where the fields stand in a file.
+    """The columns of a file.
 
     Attributes:
-        position: Field name → 0-based column; holds email and password at least.
+        position: Field name → 0-based column. Always has email and password.
         width: Number of cells in the header.
-        ignored: Headers that mean nothing here, shortened for display.
-        fault: One sentence when two columns share a name or a meaning, or when there are far too many
-            columns; the file is then refused.
+        ignored: Headers of the columns that are not used, shortened for display.
+        fault: Why the file is refused, or "": two columns have the same name or meaning, or there are too
+            many columns.
     """
 
     position: dict[str, int]
@@ -42,17 +42,20 @@ class Columns:
 
 
 def normalise(header: str) -> str:
-    """Reduce a header to what is compared: `E-Mail Address` and `email_address` are one."""
+    """Reduce a header to the form that is compared: `E-Mail Address` and `email_address` become equal."""
     return re.sub(r"[\s_\-\u2010-\u2015\ufeff]+", "", header).casefold()
 
 
 def find_columns(header: Sequence[str], values_of: Callable[[int], list[str]]) -> Columns | None:
-    """Match a header row; None when it has no email or no password column.
+    """Find the fields in a header row.
 
     Args:
         header: The cells of the header row.
-        values_of: Gives all values of one column; asked only to find out whether a bare `user name`
-            column holds addresses.
+        values_of: Returns all values of a column, given its 0-based position. Called only to find out
+            whether a `user name` column contains addresses.
+
+    Returns:
+        The columns, or None if there is no email or no password column.
     """
     names = [normalise(cell) for cell in header]
     claims: dict[str, list[int]] = {}
@@ -73,9 +76,9 @@ def find_columns(header: Sequence[str], values_of: Callable[[int], list[str]]) -
 
 
 def _user_name_as_email(names: list[str], values_of: Callable[[int], list[str]]) -> dict[str, list[int]]:
-    """Claim a bare `user name` column whose values are all addresses.
+    """Use a `user name` column for the email addresses if all of its values are addresses.
 
-    An `@` is enough here: a slip in one address is a fault of its row and not of the whole file.
+    An `@` is enough here, so that one mistyped address fails its row and not the whole file.
     """
     places = [at for at, name in enumerate(names) if name == "username"]
     if len(places) != 1:
@@ -86,7 +89,7 @@ def _user_name_as_email(names: list[str], values_of: Callable[[int], list[str]])
 
 def _fault(header: Sequence[str], names: list[str], claims: dict[str, list[int]]) -> str:
     if len(header) > MOST_COLUMNS:
-        return f"CSV file has more than {MOST_COLUMNS:,} columns: remove those that are not needed"
+        return f"CSV file has more than {MOST_COLUMNS:,} columns: remove the ones you do not need"
     seen: set[str] = set()
     for at, name in enumerate(names):
         if name in seen:
@@ -101,6 +104,6 @@ def _fault(header: Sequence[str], names: list[str], claims: dict[str, list[int]]
 
 
 def shown(header: str) -> str:
-    """A header as one short printable line."""
+    """A header on one line, printable and shortened for display."""
     line = " ".join("".join(char if char.isprintable() else " " for char in header).split())
     return line if len(line) <= LONGEST_SHOWN_HEADER else line[: LONGEST_SHOWN_HEADER - 1] + "…"

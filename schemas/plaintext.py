@@ -1,4 +1,4 @@
-"""The base class of whatever holds unsealed secrets."""
+"""The base class for objects that hold unsealed secrets."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from typing import NoReturn
 
 
 class Plaintext:
-    """Base of what holds unsealed secrets: it cannot be printed, logged or persisted by accident."""
+    """Base class for objects that hold unsealed secrets: you cannot print, log or pickle them by accident.
+
+    Raises:
+        TypeError: When an instance is pickled.
+    """
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: not shown>"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{type(self).__name__} holds passwords and is never pickled")
+        raise TypeError(f"{type(self).__name__} holds passwords and cannot be pickled")

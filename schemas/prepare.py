@@ -1,6 +1,6 @@
-"""From the bytes of a file to the rows that become mailboxes: read, validate, dedupe.
+"""Turn the bytes of a file into the rows that become mailboxes: parse, validate, dedupe.
 
-Every way in calls this one function: command line, flow, HTTP API and tests.
+The command line, the flow, the HTTP API and the tests all call the same function.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from schemas.rows import Duplicate, RowError, dedupe, validate
 
 @dataclass(frozen=True, repr=False)
 class Prepared(Plaintext):
-    """What a file comes to before anything is stored. Each row is in `kept`, `duplicates` or `errors`.
+    """The rows of a file, ready to store. Each row is in `kept`, `duplicates` or `errors`.
 
     Attributes:
         kept: `line` (UInt32), `email`, `email_key`, `password` (String), `name`, `totp` (String, nullable),
-            `warning` (String, "" for none); at most 500 rows, in the file's order.
+            `warning` (String, "" for none); at most 500 rows, in the order of the file.
+        duplicates: Valid rows whose mailbox appears earlier in the file.
+        errors: One for each row that failed.
         ignored: Headers of the columns that are not used.
     """
 
@@ -32,11 +34,14 @@ class Prepared(Plaintext):
 
 
 def prepare_rows(data: bytes | Refusal, encoding: str | None = None) -> Prepared | Refusal:
-    """Read, validate and dedupe the rows of a file. A file that was refused already stays refused.
+    """Parse, validate and dedupe the rows of a file.
 
     Args:
-        data: The whole file.
-        encoding: Overrides UTF-8 for a file without a byte order mark.
+        data: The whole file. A refusal is returned unchanged.
+        encoding: Name of the text encoding to use instead of UTF-8. A byte order mark takes precedence.
+
+    Returns:
+        The prepared rows, or the refusal of the file.
     """
     table = data if isinstance(data, Refusal) else parse(data, encoding)
     if isinstance(table, Refusal):

@@ -1,4 +1,4 @@
-"""Which servers an address is tested on."""
+"""The servers on which a mailbox is tested, by the domain of its address."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ MICROSOFT_SMTP = "smtp.office365.com"
 MICROSOFT_IMAP = "outlook.office365.com"
 CONSUMER_IMAP = "imap-mail.outlook.com"
 
-# hotmail.com, hotmail.co.uk, hotmail.com.br, live.nl, …: whole labels from the front, so that neither
-# notlive.com nor live.example.org counts.
+# hotmail.com, hotmail.co.uk, hotmail.com.br, live.nl, … The whole domain must match, so that notlive.com and
+# live.example.org do not.
 _CONSUMER = re.compile(r"(hotmail|live|msn|windowslive|passport)\.(com|(com?\.)?[a-z]{2})")
 
 
 class Endpoint(NamedTuple):
+    """A host and its port. Prints as HOST:PORT, or [HOST]:PORT for an IPv6 address."""
+
     host: str
     port: int
 
@@ -24,16 +26,18 @@ class Endpoint(NamedTuple):
 
 
 class Servers(NamedTuple):
+    """The two endpoints on which a mailbox is tested."""
+
     smtp: Endpoint
     imap: Endpoint
 
 
 def servers_for(email_key: str, overrides: Mapping[str, Servers]) -> Servers:
-    """The servers of a mailbox.
+    """The servers of a mailbox: those from the settings, otherwise Microsoft's.
 
     Args:
         email_key: Case-folded ASCII address.
-        overrides: From the settings: servers by domain, `*` for every domain without an entry of its own.
+        overrides: Servers by domain, from the settings; `*` applies to all domains without an entry.
     """
     domain = email_key.rpartition("@")[2]
     override = overrides.get(domain) or overrides.get("*")

@@ -1,4 +1,4 @@
-"""Why a connection test ended the way it did: a closed list, and one table of explanations."""
+"""Why a connection test ended the way it did: a closed list of reasons and the table that explains them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Protocol(StrEnum):
 
 
 class Stage(StrEnum):
-    """How far a dialogue had come when it was answered, or when it broke."""
+    """How far the session got: where the server gave its last reply, or where the connection broke."""
 
     CONNECT = "connect"
     TLS = "tls"
@@ -21,11 +21,16 @@ class Stage(StrEnum):
     CAPABILITY = "capability"  # EHLO in SMTP, CAPABILITY in IMAP
     STARTTLS = "starttls"
     LOGIN = "login"
-    CHECK = "check"  # the first command after a good login
+    CHECK = "check"  # the first command after a successful login
 
 
 class Reply(NamedTuple):
-    """A server's answer: `code` is the three digits of SMTP, or NO, BAD or BYE; `text` is one line."""
+    """A server's reply.
+
+    Attributes:
+        code: The three digits in SMTP; NO, BAD or BYE in IMAP.
+        text: The rest of the reply. The lines of a multi-line SMTP reply are joined by line feeds.
+    """
 
     code: str
     text: str
@@ -70,11 +75,14 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a reason is called, what it means and what to do.
+    """What to show for a reason.
 
     Attributes:
-        transient: Trying again later, unchanged, may help.
-        attempts: The most attempts worth making, where that is less than the setting.
+        title: The name of the reason, in a few words.
+        meaning: What happened, in a sentence or two.
+        remedy: What you can do about it.
+        transient: Whether a later attempt may succeed with nothing changed.
+        attempts: Maximum number of attempts for this reason, if it is lower than the setting.
     """
 
     title: str
@@ -83,156 +91,169 @@ class Explanation:
     transient: bool = False
     attempts: int | None = None
 
+    @property
+    def heading(self) -> str:
+        """The title as a sentence: with a full stop, unless it is a question."""
+        return self.title if self.title.endswith("?") else f"{self.title}."
+
 
 EXPLANATIONS = {
-    Reason.OK: Explanation("Connected", "The server took the password.", "Nothing to do."),
+    Reason.OK: Explanation("Connected", "The server accepted the password.", "Nothing to do."),
     Reason.WRONG_CREDENTIALS: Explanation(
         "Wrong password",
-        "The server judged the password and refused it, or it is the account's password where an app "
-        "password is needed.",
-        "Make a new app password; then delete the mailbox here and import it again.",
+        "The server checked the password and rejected it, or it needs an app password and this is the "
+        "account password.",
+        "Create a new app password, then delete the mailbox here and import it again.",
     ),
     Reason.LOGIN_REFUSED: Explanation(
-        "Login refused, no cause named",
-        "The password may be wrong, the protocol may be off for the mailbox, or a policy forbids "
-        "password sign-in; the server does not say which.",
+        "Login rejected, no cause given",
+        "The password may be wrong, the protocol may be off for the mailbox, or a policy may block password "
+        "sign-in. The server does not say which.",
         "Check the password first, then whether the protocol is on for the mailbox, then the sign-in policy.",
     ),
     Reason.PASSWORD_SIGN_IN_DISABLED: Explanation(
-        "Provider takes no passwords",
-        "The provider has turned password sign-in (basic authentication) off; the password was not the "
+        "Provider has disabled password sign-in",
+        "The provider has turned off password sign-in (basic authentication). The password is not the "
         "problem.",
-        "A new password will not help: use OAuth sign-in, or a host that still takes passwords.",
+        "A new password will not help: use OAuth sign-in, or a host that still accepts passwords.",
     ),
     Reason.SMTP_AUTH_OFF_TENANT: Explanation(
         "SMTP AUTH is off for the organisation",
-        "The Microsoft 365 tenant has SMTP AUTH turned off.",
-        "Admin: Set-TransportConfig -SmtpClientAuthenticationDisabled $false, or for one mailbox "
-        "Set-CASMailbox -Identity ADDRESS -SmtpClientAuthenticationDisabled $false; it takes up to an hour.",
+        "SMTP AUTH is turned off for the Microsoft 365 tenant.",
+        "Admin: run Set-TransportConfig -SmtpClientAuthenticationDisabled $false, or for one mailbox "
+        "Set-CASMailbox -Identity ADDRESS -SmtpClientAuthenticationDisabled $false. The change takes up to "
+        "an hour.",
     ),
     Reason.SMTP_AUTH_OFF_MAILBOX: Explanation(
         "SMTP AUTH is off for the mailbox",
-        "SMTP AUTH is turned off for this one mailbox.",
-        "Admin: tick “Authenticated SMTP” under the user's Mail apps in the Microsoft 365 admin centre.",
+        "SMTP AUTH is turned off for this mailbox.",
+        "Admin: select “Authenticated SMTP” under the user's Mail apps in the Microsoft 365 admin centre.",
     ),
     Reason.SECURITY_DEFAULTS: Explanation(
-        "Security defaults block passwords",
-        "The organisation's security defaults forbid password sign-in. The account is not locked.",
-        "Admin: replace security defaults by Conditional Access in Entra, or use OAuth sign-in.",
+        "Security defaults block password sign-in",
+        "The organisation's security defaults block password sign-in. The account is not locked.",
+        "Admin: replace security defaults with Conditional Access in Entra, or use OAuth sign-in.",
     ),
     Reason.CONDITIONAL_ACCESS: Explanation(
         "Blocked by Conditional Access",
-        "A Conditional Access policy, or the address that the sign-in came from, does not allow it.",
-        "Admin: find the refusal in Entra's sign-in logs and allow this machine's address or the user.",
+        "A Conditional Access policy blocks this sign-in, or the IP address it comes from.",
+        "Admin: find the blocked sign-in in Entra's sign-in logs, then allow the user or this machine's IP "
+        "address.",
     ),
     Reason.ACCOUNT_BLOCKED: Explanation(
         "Account blocked, locked or on hold",
         "The provider has blocked the account itself.",
-        "Sign in on the web and follow what it asks for, or have the admin unblock the account.",
+        "Sign in on the web and follow the instructions there, or ask the admin to unblock the account.",
     ),
     Reason.FEDERATION_UNREACHABLE: Explanation(
-        "Organisation's sign-in server did not answer",
-        "The organisation signs users in on a server of its own (federation); Microsoft could not reach it.",
-        "Wait; if it lasts, have the admin check the federation server (AD FS).",
+        "Organisation's sign-in server did not respond",
+        "The organisation signs users in on its own server (federation), and Microsoft could not reach it.",
+        "Wait: the next retest tries the mailbox again. If the problem persists, ask the admin to check the "
+        "federation server (AD FS).",
         transient=True,
     ),
     Reason.MECHANISM_NOT_OFFERED: Explanation(
         "Server offers no password login",
-        "The server names no mechanism that takes a password (only OAuth, or none); none was sent.",
-        "A new password will not help: use OAuth sign-in, or a host that takes passwords.",
+        "The server offers no login mechanism that uses a password (only OAuth, or none). No password was "
+        "sent.",
+        "A new password will not help: use OAuth sign-in, or a host that accepts passwords.",
     ),
     Reason.IMAP_OFF: Explanation(
-        "Signed in, but no mailbox behind it",
-        "The password is right, but IMAP is off for the mailbox, it has no licence, or it is a shared one.",
+        "Signed in, but IMAP cannot open the mailbox",
+        "The password is right, but IMAP is off for the mailbox, the mailbox has no licence, or it is a "
+        "shared mailbox.",
         "Check that the mailbox has a licence and that IMAP is on under its Mail apps.",
         transient=True,
         attempts=2,
     ),
     Reason.TOO_MANY_CONNECTIONS: Explanation(
         "Too many connections",
-        "The mailbox or this address has too many connections open.",
-        "Close other programs that use the mailbox; the next retest tries it again.",
+        "The mailbox or this IP address has too many open connections.",
+        "Close other programs that use the mailbox. The next retest tries the mailbox again.",
         transient=True,
     ),
     Reason.THROTTLED: Explanation(
         "Throttled",
-        "The server asked this address to slow down.",
-        "Wait; the next retest tries it again. If it lasts, test fewer mailboxes at once.",
+        "The server asked this machine to slow down.",
+        "Wait: the next retest tries the mailbox again. If the problem persists, test fewer mailboxes at "
+        "once.",
         transient=True,
     ),
     Reason.SERVER_BUSY: Explanation(
         "Server busy",
-        "The server could not judge the password just now.",
-        "Wait; the next retest tries it again.",
+        "The server could not check the password at the moment.",
+        "Wait: the next retest tries the mailbox again.",
         transient=True,
     ),
     Reason.NAME_NOT_FOUND: Explanation(
         "Server name not found",
-        "The name of the server could not be looked up.",
-        "Check this machine's network and DNS, and the server's name in the settings.",
+        "The server's name could not be looked up.",
+        "Check this machine's network and DNS, and the server name in the settings.",
         transient=True,
     ),
     Reason.CONNECTION_REFUSED: Explanation(
         "Connection refused",
-        "Nothing listens on the server's port, or a firewall turns the connection away.",
+        "Nothing listens on the server's port, or a firewall rejects the connection.",
         "Check the port in the settings and the firewall.",
         transient=True,
     ),
     Reason.UNREACHABLE: Explanation(
-        "Server not reachable",
-        "There is no way through the network to the server.",
+        "Server unreachable",
+        "There is no network route to the server.",
         "Check this machine's network and firewall.",
         transient=True,
     ),
     Reason.TIMED_OUT: Explanation(
         "Timed out",
-        "The server did not finish its answers within the deadline.",
-        "Wait; the next retest tries it again. If every mailbox times out, check the firewall.",
+        "The server did not finish its replies before the deadline.",
+        "Wait: the next retest tries the mailbox again. If every mailbox times out, check the firewall.",
         transient=True,
     ),
     Reason.DROPPED: Explanation(
         "Connection dropped",
-        "The server closed the connection without a verdict; the password was not judged.",
-        "Wait; the next retest tries it again.",
+        "The server closed the connection before it accepted or rejected the password.",
+        "Wait: the next retest tries the mailbox again.",
         transient=True,
     ),
     Reason.TLS_FAILURE: Explanation(
-        "Encryption could not be set up",
+        "Could not set up encryption",
         "The TLS handshake failed.",
-        "Check that the port speaks TLS 1.2 or later, and that nothing in between breaks TLS open.",
+        "Check that the port supports TLS 1.2 or later, and that no proxy or firewall intercepts TLS.",
         transient=True,
     ),
     Reason.CERTIFICATE_NOT_TRUSTED: Explanation(
         "Server certificate not trusted",
-        "The server's certificate is expired, made out to another name, or signed by nobody this machine "
-        "trusts; no password was sent.",
-        "Renew the certificate, or name your own authority's file in OUTLOOK_IMPORT_CA_FILE.",
+        "The server's certificate has expired, was issued for another name, or is not signed by an "
+        "authority that this machine trusts. No password was sent.",
+        "Renew the certificate, or set OUTLOOK_IMPORT_CA_FILE to the file of your own authority.",
     ),
     Reason.STARTTLS_MISSING: Explanation(
         "Server offers no encryption",
-        "The server offers no STARTTLS, or wants newer TLS than was spoken; no password went unencrypted.",
-        "Turn on STARTTLS with TLS 1.2 or later at the server, or use the right port (587).",
+        "The server does not offer STARTTLS, or it requires a newer TLS version. No password was sent "
+        "unencrypted.",
+        "Turn on STARTTLS with TLS 1.2 or later on the server, or use the right port (587).",
     ),
     Reason.PROTOCOL_ERROR: Explanation(
-        "Answers make no sense",
-        "What came back is not the protocol: a wrong port, or something in between.",
-        "Check host and port in the settings, and any proxy or virus scanner in between.",
+        "Unexpected reply: not a mail server?",
+        "The reply does not follow the protocol: the port is wrong, or something between this machine and "
+        "the server interferes.",
+        "Check the host and port in the settings, and any proxy or virus scanner in between.",
         transient=True,
     ),
     Reason.CLIENT_FAULT: Explanation(
-        "Server says that nobody logged in",
-        "The server treats the session as not signed in: a fault of this program.",
-        "Please report it with the server's text.",
+        "Server says the session is not signed in",
+        "The server treats the session as not signed in. This is a fault in this program.",
+        "Report the problem and include the server's reply.",
     ),
     Reason.UNKNOWN_REFUSAL: Explanation(
-        "Refused for another cause",
-        "The server refused for a cause that is not in the catalogue.",
-        "Read the server's own text.",
+        "Permanent failure, unrecognised reply",
+        "The server rejected the request with a reply that this program does not recognise.",
+        "Read the server's reply.",
     ),
     Reason.UNKNOWN_DELAY: Explanation(
-        "Put off for another cause",
-        "The server put the login off for a cause that is not in the catalogue.",
-        "Read the server's own text; the next retest tries it again.",
+        "Temporary failure, unrecognised reply",
+        "The server reported a temporary failure with a reply that this program does not recognise.",
+        "Read the server's reply. The next retest tries the mailbox again.",
         transient=True,
     ),
 }

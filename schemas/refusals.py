@@ -1,4 +1,4 @@
-"""Why a whole file is refused, and the contract's messages for it."""
+"""Refusals of a whole file, with the contract's messages."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ from dataclasses import dataclass
 
 CSV_REQUIRED = "CSV file is required"
 CSV_EMPTY = "CSV file is empty"
-NAME_NOT_UTF8 = "The file's name is not UTF-8: rename the file"
-NO_FILE = "that is a folder, a device or a pipe and no file"
+NAME_NOT_UTF8 = "The file name is not UTF-8: rename the file"
+NO_FILE = "it is a folder, a device or a pipe, not a file"
 COLUMNS_REQUIRED = "CSV must have email and password columns"
 TWO_READINGS = "CSV file can be read in more than one way: save it again as “CSV UTF-8”"
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a whole file was turned away; nothing was changed by it.
+    """Why a whole file is refused. A refused file changes nothing.
 
     Attributes:
-        message: The contract's sentence, safe to show anywhere: it never quotes a cell.
-        detail: What to look at, for the person at the terminal; never part of the envelope.
+        message: The message of the contract. It never quotes a cell, so it is safe to show anywhere.
+        detail: What to look at, shown on the terminal but never in the envelope.
     """
 
     message: str
     detail: str = ""
 
     def envelope(self) -> dict[str, object]:
+        """The refusal as the error response of the import API."""
         return {"success": False, "error": {"code": "VALIDATION_ERROR", "message": self.message}}
 
     def __str__(self) -> str:
@@ -32,4 +33,5 @@ class Refusal:
 
 
 def too_large(limit: int) -> Refusal:
+    """The refusal of a file with more than `limit` bytes."""
     return Refusal(f"CSV file is larger than {limit:,} bytes: split it into files of at most 500 mailboxes")

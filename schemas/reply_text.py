@@ -1,4 +1,4 @@
-"""The text of a server's reply: one safe line without credentials, and the pause that it asks for."""
+"""The text of a server's reply: one safe line without credentials, and the pause that the server asks for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BACKOFF = re.compile(
 )
 
 
-# By the first letter, but for milliseconds.
+# By the first letter of the unit; milliseconds are handled separately.
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -23,7 +23,7 @@ LONGEST_BACKOFF = timedelta(days=1)
 
 
 def backoff_named(text: str) -> timedelta | None:
-    """The pause that a server's reply asks for, at most a day; None when it names none."""
+    """The pause that a server's reply asks for, at most one day; None if it does not ask for one."""
     found = _BACKOFF.search(text)
     if not found:
         return None
@@ -33,18 +33,26 @@ def backoff_named(text: str) -> timedelta | None:
     return timedelta(seconds=min(seconds, LONGEST_BACKOFF.total_seconds()))
 
 
-# The name of the machine that answered, the time and an id: different in every reply.
+# The server's machine name, the time and an id, which differ in every reply.
 _TRAILER = re.compile(
     r" ?\[[\w.-]{1,255}( \d{4}-\d\d-\d\dT[^\]]{0,80}|\.(outlook|exchangelabs)\.com)\]", re.IGNORECASE
 )
 
 
 LONGEST_TEXT = 300
-SHORTEST_SECRET = 4  # to blot out a shorter one would only garble the text, and tell that it is short
+SHORTEST_SECRET = 4  # removing a shorter one would garble the text and reveal that the secret is short
 
 
 def one_line(text: str, *secrets: str) -> str:
-    """A server's text as it may be stored and shown: printable, one line, bounded, without credentials."""
+    """Make a server's text safe to store and show.
+
+    Args:
+        text: The reply of a server; untrusted.
+        secrets: What to remove from it, also in encoded form. Secrets under four characters are not removed.
+
+    Returns:
+        One printable line of at most `LONGEST_TEXT` characters, with “…” in place of each secret.
+    """
     traces = sorted(
         {trace for secret in secrets if len(secret) >= SHORTEST_SECRET for trace in _traces(secret)},
         key=len,
@@ -53,7 +61,7 @@ def one_line(text: str, *secrets: str) -> str:
     text = _without(traces, text)
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     line = _TRAILER.sub("", line)
-    line = _without(traces, line)  # what stood in the middle of an echo is gone by now
+    line = _without(traces, line)  # again: characters in the middle of an echoed secret are gone now
     return line if len(line) <= LONGEST_TEXT else line[: LONGEST_TEXT - 1] + "…"
 
 
@@ -64,7 +72,7 @@ def _without(traces: Iterable[str], text: str) -> str:
 
 
 def _traces(secret: str) -> Iterator[str]:
-    """The forms in which a server may echo a secret: as it is, as an IMAP quoted string, in base64."""
+    """The forms in which a server may echo a secret: unchanged, as an IMAP quoted string, or in base64."""
     yield secret
     if len(trimmed := " ".join(secret.split())) >= SHORTEST_SECRET:
         yield trimmed
@@ -72,8 +80,8 @@ def _traces(secret: str) -> Iterator[str]:
     data = secret.encode(errors="replace")
     padded = base64.b64encode(data).decode()
     yield from (padded, padded.rstrip("="))
-    # Inside of something longer, base64 of the secret depends on how many bytes stand before it (AUTH PLAIN);
-    # the characters that also hold bits of its neighbours are left out.
+    # Inside a longer message, such as AUTH PLAIN, the base64 of the secret depends on the number of bytes
+    # before it. Characters that also encode bits of neighbouring bytes are left out.
     for before in range(3):
         encoded = base64.b64encode(bytes(before) + data).decode().rstrip("=")
         whole = encoded[(before * 8 + 5) // 6 : (before + len(data)) * 8 // 6]

@@ -1,4 +1,4 @@
-"""What the HTTP API answers: one envelope, and the shapes in it, none of which has room for a secret."""
+"""The responses of the HTTP API: one envelope and its models. No model has a field for a secret."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from schemas.verdicts import MailboxStatus
 
 Data = TypeVar("Data", bound=BaseModel)
 
-# HTTP status → the code in the envelope.
+# HTTP status → code in the envelope.
 ERROR_CODES = {
     400: "VALIDATION_ERROR",
     401: "UNAUTHORIZED",
@@ -29,35 +29,43 @@ ERROR_CODES = {
 KEY_REQUIRED = "A valid X-Api-Key is required"
 OTHER_WORKSPACE = "This key belongs to another workspace"
 TOO_MANY_REQUESTS = "Too many requests with this key"
-TOO_MANY_IMPORTS = "Too many imports at once with this key"
-KEY_USED = "This Idempotency-Key was used for another file or tag"
+TOO_MANY_IMPORTS = "Too many concurrent imports with this key"
+KEY_USED = "This Idempotency-Key was already used with another file or tag"
 BODY_TOO_LARGE = "The request is larger than the limit"
-INTERNAL_ERROR = "The request failed through no fault of yours"
-NOT_READY = "The database does not answer, or its tables are not up to date"
+INTERNAL_ERROR = "Internal error"
+NOT_READY = "The database does not respond, or its tables are not up to date"
 
 
 class Envelope(BaseModel, Generic[Data]):
+    """A successful response."""
+
     success: Literal[True] = True
     data: Data
 
 
 class Fault(BaseModel):
+    """What went wrong: a value of `ERROR_CODES` and a message."""
+
     code: str
     message: str
 
 
 class ErrorEnvelope(BaseModel):
+    """An error response."""
+
     success: Literal[False] = False
     error: Fault
 
 
 class FailedRow(BaseModel):
-    email: str = Field(description="`unknown` where the row has none.")
+    """A row that was not imported."""
+
+    email: str = Field(description="`unknown` if the row has no address that is safe to show.")
     error: str
 
 
 class ImportCounts(BaseModel):
-    """What became of the rows of a file; `errors` holds the first 50, the counts are the true totals."""
+    """The result of an import. The counts cover all rows; `errors` contains only the first 50 row errors."""
 
     imported: int
     skipped: int
@@ -66,12 +74,14 @@ class ImportCounts(BaseModel):
 
 
 class Mailbox(BaseModel):
+    """A stored mailbox."""
+
     id: int
     email: str
     name: str | None
     tag: str | None
     status: MailboxStatus
-    diagnosis: str = Field(description="What the last connection test found, in a sentence.")
+    diagnosis: str = Field(description="The result of the last connection test, in one line.")
     import_id: int
     smtp: str = Field(description="host:port")
     imap: str = Field(description="host:port")
@@ -82,7 +92,7 @@ class Mailbox(BaseModel):
 
 
 class ProtocolResult(BaseModel):
-    """What one protocol said in its last attempt."""
+    """The result of the last probe of one protocol."""
 
     protocol: Protocol
     attempt: int
@@ -98,27 +108,31 @@ class ProtocolResult(BaseModel):
 
 
 class MailboxDetail(Mailbox):
+    """A stored mailbox, with the last result of each protocol."""
+
     results: list[ProtocolResult]
 
 
 class MailboxRecord(MailboxDetail):
-    """What the housekeeping shows besides; no part of the HTTP API."""
+    """What the command line shows in addition. Not part of the HTTP API."""
 
     workspace: str
-    file: str = Field(description="The file that it was imported from.")
+    file: str = Field(description="The file that the mailbox was imported from.")
     has_totp: bool
     claimed_until: datetime | None = Field(
-        description="A run is testing the mailbox, and it belongs to that run until then at the latest."
+        description="When the claim of the run that is testing the mailbox expires; null without a claim."
     )
 
 
 class MailboxPage(BaseModel):
+    """One page of mailboxes."""
+
     mailboxes: list[Mailbox]
-    next_cursor: int | None = Field(description="The `cursor` of the next page; null on the last one.")
+    next_cursor: int | None = Field(description="The `cursor` of the next page; null on the last page.")
 
 
 class Progress(BaseModel):
-    """How far the connection tests of an import's mailboxes are."""
+    """Progress of the connection tests of an import, in mailboxes."""
 
     mailboxes: int
     tested: int
@@ -128,10 +142,14 @@ class Progress(BaseModel):
 
 
 class RowFault(FailedRow):
-    line: int = Field(description="Line of the file where the row begins; the first line is 1.")
+    """A row that was not imported, with its line."""
+
+    line: int = Field(description="Line of the file where the row starts; the first line is 1.")
 
 
 class ImportSummary(BaseModel):
+    """An import: the counts of its rows, and the progress of its tests."""
+
     id: int
     file: str
     tag: str | None
@@ -143,20 +161,28 @@ class ImportSummary(BaseModel):
 
 
 class Import(ImportSummary):
+    """An import with one page of its row errors."""
+
     errors: list[RowFault]
-    next_cursor: int | None = Field(description="The `cursor` of the next page of errors.")
+    next_cursor: int | None = Field(
+        description="The `cursor` of the next page of errors; null on the last page."
+    )
 
 
 class Status(BaseModel):
+    """The response of the health checks."""
+
     status: Literal["live", "ready"]
 
 
 def failure(status: int, message: str) -> dict[str, Any]:
+    """An error response as JSON data, with the code that belongs to the HTTP status."""
     code = ERROR_CODES.get(status, "ERROR")
     return {"success": False, "error": {"code": code, "message": message}}
 
 
 def success(data: object) -> dict[str, Any]:
+    """A successful response as JSON data."""
     return {"success": True, "data": data}
 
 
@@ -225,10 +251,15 @@ ERROR_EXAMPLES = {
 
 
 def documented(data: type[BaseModel], *errors: int, **headers: str) -> dict[int | str, dict[str, Any]]:
-    """The answers of an operation for its OpenAPI description: the good one and these errors, by example.
+    """The responses of an operation for its OpenAPI description, with examples.
 
     Args:
-        headers: Name, with _ for -, and description of the headers of the good answer.
+        data: Model of the data in the successful response.
+        errors: HTTP statuses of the error responses.
+        headers: Headers of the successful response: name, with _ in place of -, and description.
+
+    Returns:
+        The `responses` argument of a FastAPI route.
     """
     answers: dict[int | str, dict[str, Any]] = {
         200: {

@@ -1,7 +1,7 @@
-"""How rows are validated: the Pandera model of a mailbox row, its named checks, and the dedupe rule.
+"""Validation of rows: the Pandera model of a mailbox row, its named checks, and the dedupe rule.
 
-Everything here is pure. Faults of a row are values on that row and never raised past it; Pandera's own
-exception quotes cells, so only the row number and the name of the check are taken out of it.
+Everything here is pure. A row error is a value and is never raised. Pandera's own exception quotes cells, so
+this module takes only the row number and the name of the check from it.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from schemas.refusals import Refusal
 MAX_MAILBOXES = 500
 LONGEST = {"email": 254, "password": 256, "name": 200, "totpsecret": 512}
 
-# How Microsoft's pages show an app password: the spaces are for the eye and not part of it.
+# Microsoft shows an app password in this form for readability. The spaces are not part of the password.
 SHOWN_WITH_SPACES = r"^[a-z]{4} [a-z]{4} [a-z]{4} [a-z]{4}$"
-EDGE_SPACE_WARNING = "Password begins or ends with a space: it was kept as it is"
-DUPLICATE = "The same mailbox stands earlier in the file"
+EDGE_SPACE_WARNING = "Password begins or ends with a space: imported unchanged"
+DUPLICATE = "The same mailbox appears earlier in the file"
 
 
 class RowReason(StrEnum):
-    """Why a row failed. The value is the name of its check; the order is the order in which they speak.
+    """Why a row failed. The value is the name of the check. A row gets the first reason that applies.
 
-    Cells are counted first: in a row with too many of them nobody knows which cell belongs to which column,
-    so that any other word about it would be a guess.
+    `EXTRA_CELLS` comes first: if a row has too many cells, it is unclear which cell belongs to which column,
+    and any other reason would be a guess.
     """
 
     EXTRA_CELLS = "extra_cells"
@@ -54,24 +54,26 @@ class RowReason(StrEnum):
 
     @property
     def message(self) -> str:
+        """The row error to show."""
         return ROW_MESSAGES[self][0]
 
     @property
     def remedy(self) -> str:
+        """What the user can do about it: a short phrase."""
         return ROW_MESSAGES[self][1]
 
 
 ROW_MESSAGES = {
     RowReason.EXTRA_CELLS: (
         "Row has more cells than the header",
-        "put values that contain the delimiter in quotes",
+        "quote values that contain the delimiter",
     ),
     RowReason.MISSING: ("Missing email or password", "fill in both cells"),
     RowReason.EMAIL_TOO_LONG: ("Email is longer than 254 characters", "check the cell"),
     RowReason.PASSWORD_TOO_LONG: ("Password is longer than 256 characters", "check the cell"),
     RowReason.NAME_TOO_LONG: ("Name is longer than 200 characters", "shorten the name"),
     RowReason.TOTP_TOO_LONG: ("TOTP secret is longer than 512 characters", "check the cell"),
-    RowReason.INVALID_EMAIL: ("Invalid email address", "write the whole address, such as ann@example.com"),
+    RowReason.INVALID_EMAIL: ("Invalid email address", "enter the full address, such as ann@example.com"),
     RowReason.CONTROL_CHARACTERS: (
         "Password contains control characters",
         "copy the password again, without line breaks or tabs",
@@ -84,24 +86,33 @@ ROW_MESSAGES = {
 
 
 class RowError(NamedTuple):
+    """A row that failed.
+
+    Attributes:
+        line: Line of the file where the row starts; the first line is 1.
+        email: "unknown" if the row has no address that is safe to show.
+    """
+
     line: int
-    email: str  # "unknown" where the row has none that can be shown
+    email: str
     reason: RowReason
 
 
 class Duplicate(NamedTuple):
+    """A valid row whose mailbox appears earlier in the file. `line` is where the row starts."""
+
     line: int
     email: str
 
 
 @dataclass(frozen=True, repr=False)
 class Validated(Plaintext):
-    """The rows that passed and the faults of the others.
+    """The rows that passed and the row errors of the others.
 
     Attributes:
         valid: `line` (UInt32), `email`, `email_key`, `password`, `name`, `totp` (String; `totp` and `name`
-            null where the row has none), `warning` (String, "" for none), in the file's order.
-        errors: One for each row that failed, in the file's order.
+            are null if the row has none), `warning` (String, "" for none), in the order of the file.
+        errors: One for each row that failed, in the order of the file.
     """
 
     valid: pl.DataFrame
@@ -122,7 +133,7 @@ class Deduped(Plaintext):
 
 
 class MailboxRow(pa.DataFrameModel):
-    """A row that can become a mailbox. Blank cells are "", `email_key` and `totp` are null where invalid."""
+    """A row that can become a mailbox. Blank cells are ""; `email_key` and `totp` are null if invalid."""
 
     line: pl.UInt32
     extra_cells: bool
@@ -179,7 +190,7 @@ class MailboxRow(pa.DataFrameModel):
     @pa.check("password", name=RowReason.CONTROL_CHARACTERS)
     @classmethod
     def password_is_printable(cls, data: PolarsData) -> pl.LazyFrame:
-        # CR and LF would end the IMAP or SMTP command and let the rest of the cell be one.
+        # CR or LF would end the IMAP or SMTP command, and the rest of the cell would become a command.
         return data.lazyframe.select(~pl.col(data.key).str.contains(r"\p{Cc}"))
 
     @pa.dataframe_check(name=RowReason.INVALID_TOTP)
@@ -196,11 +207,18 @@ def _fits(column: str) -> pl.Expr:
     return pl.col(column).str.len_chars() <= LONGEST[column]
 
 
-ROWS_AT_ONCE = 50_000  # bounds what Pandera holds for a file in which every row fails
+ROWS_AT_ONCE = 50_000  # limits Pandera's memory for a file in which every row fails
 
 
 def validate(table: CsvTable) -> Validated:
-    """Validate every row of a table; a failed row has one reason, the first of `RowReason` that applies."""
+    """Validate every row of a table.
+
+    Args:
+        table: The rows as `csv_file.parse` returns them.
+
+    Returns:
+        The valid rows and the row errors. A failed row has one reason: the first of `RowReason` that applies.
+    """
     parts = [_validate_part(part) for part in table.frame.iter_slices(ROWS_AT_ONCE)]
     return Validated(
         pl.concat([valid for valid, _ in parts]),
@@ -210,13 +228,13 @@ def validate(table: CsvTable) -> Validated:
 
 def _validate_part(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[RowError]]:
     candidates = _candidates(frame)
-    verdicts = _first_failed_check(candidates)
-    failed = sorted(verdicts)
+    reasons = _first_failed_check(candidates)
+    failed = sorted(reasons)
     errors = [
-        RowError(row["line"], _shown_email(row), verdicts[at])
+        RowError(row["line"], _shown_email(row), reasons[at])
         for at, row in zip(failed, candidates[failed].iter_rows(named=True), strict=True)
     ]
-    passed = pl.Series([at not in verdicts for at in range(candidates.height)], dtype=pl.Boolean)
+    passed = pl.Series([at not in reasons for at in range(candidates.height)], dtype=pl.Boolean)
     edge_space = pl.col("password") != pl.col("password").str.strip_chars()
     valid = candidates.filter(passed).select(
         "line",
@@ -231,7 +249,7 @@ def _validate_part(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[RowError]]:
 
 
 def _candidates(frame: pl.DataFrame) -> pl.DataFrame:
-    """Normalise the cells as far as the rules allow and add what the checks look at."""
+    """Normalise the cells and add the columns that the checks need."""
     frame = frame.with_columns(
         pl.col("email").str.strip_chars(),
         pl.when(pl.col("password").str.contains(SHOWN_WITH_SPACES))
@@ -258,7 +276,7 @@ def _each(cells: pl.Series, function: Callable[[str], str | None]) -> pl.Series:
 
 def _first_failed_check(candidates: pl.DataFrame) -> dict[int, RowReason]:
     try:
-        # Said here, or PANDERA_VALIDATION_ENABLED=False in the environment would let every row pass.
+        # Without this, PANDERA_VALIDATION_ENABLED=False in the environment would let every row pass.
         with config_context(validation_enabled=True, validation_depth=ValidationDepth.SCHEMA_AND_DATA):
             MailboxRow.validate(candidates, lazy=True)
     except SchemaErrors as errors:
@@ -266,22 +284,23 @@ def _first_failed_check(candidates: pl.DataFrame) -> dict[int, RowReason]:
     else:
         return {}
     if cases["index"].null_count():
-        # A fault of the frame's shape is a fault of this program; the original would quote cells.
-        raise TypeError("the table of rows has not the shape of MailboxRow")
+        # A frame of the wrong shape is a fault of this program. Pandera's own text would quote cells.
+        raise TypeError("the table of rows does not have the shape of MailboxRow")
     order = {reason: rank for rank, reason in enumerate(RowReason)}
-    verdicts: dict[int, RowReason] = {}
+    reasons: dict[int, RowReason] = {}
     for at, check in cases.iter_rows():
         reason = RowReason(check)
-        if at not in verdicts or order[reason] < order[verdicts[at]]:
-            verdicts[at] = reason
-    return verdicts
+        if at not in reasons or order[reason] < order[reasons[at]]:
+            reasons[at] = reason
+    return reasons
 
 
 def email_key(address: str) -> str | None:
-    """The form under which a mailbox is known: two spellings of one address give one key.
+    """The key of a mailbox: two spellings of the same address give the same key.
 
     Returns:
-        The case-folded ASCII address, or None when it is no address (syntax only, no DNS).
+        The case-folded ASCII address, or None if it is not a valid address. Only the syntax is checked, not
+        DNS.
     """
     if not 0 < len(address) <= LONGEST["email"]:
         return None
@@ -293,10 +312,10 @@ def email_key(address: str) -> str | None:
 
 
 def normalise_totp(cell: str) -> str | None:
-    """Reduce a TOTP secret to base32, or to an `otpauth://` address where it departs from the defaults.
+    """Reduce a TOTP secret to base32, or to an `otpauth://` address if it does not use the defaults.
 
     Returns:
-        A value that `totp_of` opens, or None when the cell is blank or gives no code.
+        A value that `totp_of` accepts, or None if the cell is blank or gives no code.
     """
     text = cell.strip()
     if not text or len(text) > LONGEST["totpsecret"]:
@@ -312,10 +331,13 @@ def normalise_totp(cell: str) -> str | None:
 
 
 def totp_of(secret: str) -> TOTP:
-    """Open a TOTP secret: what `normalise_totp` made, or what it is made of.
+    """Parse a TOTP secret.
+
+    Args:
+        secret: A result of `normalise_totp`, or a cell of the file.
 
     Raises:
-        ValueError: When it cannot be one; the text never quotes it.
+        ValueError: If it is not a TOTP secret. The text never quotes it.
     """
     if secret.lower().startswith("otpauth:"):
         return _totp_from_uri(secret)
@@ -324,7 +346,7 @@ def totp_of(secret: str) -> TOTP:
 
 def _bare_secret(text: str) -> str:
     bare = re.sub(r"[\s-]+", "", text).rstrip("=")
-    # Base32, read before it is upper-cased: some letters outside of ASCII become an S or an I there.
+    # Check before upper-casing: some letters outside ASCII become S or I when they are upper-cased.
     if not re.fullmatch(r"[A-Za-z2-7]+", bare):
         raise ValueError("not base32")
     return bare.upper()
@@ -342,34 +364,34 @@ def _totp_from_uri(text: str) -> TOTP:
     if parts.netloc.lower() != "totp" or digest is None:
         raise ValueError("not an otpauth://totp/ address")
     if not re.fullmatch(r"[678]", digits) or not re.fullmatch(r"[1-9][0-9]{0,4}", period):
-        raise ValueError("no digits and period of a TOTP secret")
+        raise ValueError("invalid digits or period")
     return TOTP(
         _bare_secret(query.get("secret", "")), digits=int(digits), interval=int(period), digest=digest
     )
 
 
-# What an app password looks like in the wrong column: sixteen letters, with or without Microsoft's spaces.
+# An app password in the wrong column: sixteen letters, with or without Microsoft's spaces.
 _LIKE_A_PASSWORD = re.compile(r"[a-z]{16}|[a-z]{4}( [a-z]{4}){3}", re.IGNORECASE)
 
 
 def _shown_email(row: dict[str, str]) -> str:
-    """The address to name a failed row by.
+    """The address to show for a failed row.
 
-    In a row whose cells have slipped or stick together, the email cell may hold the password, and an error is
-    shown in many places: then the row is `unknown`, and its line number has to do.
+    If cells are shifted or joined, the email cell may contain the password. Row errors are shown in many
+    places, so such a row is "unknown" and only its line number identifies it.
     """
     email = row["email"]
     if row["email_key"] is not None:
         return email
     slipped = row["extra_cells"] or any("@" in row[field] for field in ("password", "name", "totpsecret"))
-    # A blank password may be the one that stands in the email cell (“ann@example.com;password”).
+    # If the password is blank, it may be in the email cell (“ann@example.com;password”).
     if slipped or row["password"].strip() in ("", email) or not _like_an_address(email):
         return "unknown"
     return email[: LONGEST["email"]]
 
 
 def _like_an_address(cell: str) -> bool:
-    """Tell a mistyped address from what may be a password, or an address with one behind it."""
+    """Whether a cell is a mistyped address, rather than a password or an address followed by a password."""
     local, at, domain = cell.partition("@")
     if "--" in cell or re.search(r"[^\w.+'-]", local) or re.search(r"[^\w.@-]", domain):
         return False
@@ -379,19 +401,20 @@ def _like_an_address(cell: str) -> bool:
 
 
 def dedupe(valid: pl.DataFrame) -> Deduped | Refusal:
-    """Keep the first valid row of each mailbox, then apply the cap.
+    """Keep the first valid row of each mailbox, then apply the limit of `MAX_MAILBOXES`.
 
     Args:
-        valid: A frame with at least `line`, `email` and `email_key`, in the file's order.
+        valid: A frame with at least `line`, `email` and `email_key`, in the order of the file.
 
     Returns:
-        The kept rows and the duplicates, or the refusal when more than `MAX_MAILBOXES` are left.
+        The kept rows and the duplicates, or a refusal if more than `MAX_MAILBOXES` mailboxes remain.
     """
     first = pl.col("email_key").is_first_distinct()
     kept = valid.filter(first)
     if kept.height > MAX_MAILBOXES:
         return Refusal(
-            f"Maximum {MAX_MAILBOXES} mailboxes per import", f"the file has {kept.height:,} different ones"
+            f"Maximum {MAX_MAILBOXES} mailboxes per import",
+            f"the file has {kept.height:,} different mailboxes",
         )
     later = valid.filter(~first).select("line", "email")
     return Deduped(kept, tuple(Duplicate(line, email) for line, email in later.iter_rows()))

@@ -1,7 +1,8 @@
-"""Sealed secrets: AES-256-GCM, bound to the mailbox and field that they belong to.
+"""Seal secrets with AES-256-GCM, bound to the mailbox and the field that they belong to.
 
 Layout of a sealed value: version (1 byte) | key id (4 bytes) | nonce (12 bytes) | ciphertext and tag.
-Associated data is workspace, email key and field, so a value copied to another row does not open.
+The associated data is workspace, email key and field, so a value that is copied to another row cannot be
+unsealed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ KEY_BYTES = 32
 NONCE_BYTES = 12
 ID_BYTES = 4
 
-# So that every string opens as what it was, half characters too; and no UnicodeError could quote one.
+# Strings with lone surrogates can be sealed too, and no UnicodeError can quote a secret.
 _ANY_STRING = "surrogatepass"
 
 
@@ -33,28 +34,33 @@ class Owner(NamedTuple):
     field: str
 
     def associated_data(self) -> bytes:
-        # Each part is preceded by its length: no two owners give the same bytes.
+        """The owner as the associated data of AES-GCM."""
+        # Each part follows its length, so that no two owners give the same bytes.
         parts = [part.encode() for part in self]
         return b"".join(struct.pack(">I", len(part)) + part for part in parts)
 
 
 class UnsealError(Exception):
-    """A sealed value does not open: another key, another owner, or damage."""
+    """A value cannot be unsealed: its key is missing, it belongs to another owner, or it is damaged."""
 
 
 class Sealer:
-    """Seals with the first of its keys and opens with any of them.
+    """Seals with the first of its keys and unseals with any of them.
 
     Args:
-        changed: Gives the keys anew once they have changed, else none. It is asked before each seal, and
-            where a value's key is not known. Keys that were known once go on opening.
+        keys: Keys of `KEY_BYTES` bytes each.
+        changed: Returns all keys if they have changed since the last call, otherwise an empty sequence. It is
+            called before each seal, and when the key of a sealed value is unknown. Earlier keys still unseal.
+
+    Raises:
+        ValueError: If there are no keys.
     """
 
     def __init__(self, keys: Sequence[bytes], changed: Callable[[], Sequence[bytes]] = tuple) -> None:
         if not keys:
-            raise ValueError("a Sealer needs a key at least")
+            raise ValueError("a Sealer needs at least one key")
         self._changed = changed
-        self._ciphers: dict[bytes, AESGCM] = {}  # the one that seals comes first
+        self._ciphers: dict[bytes, AESGCM] = {}  # the first one seals
         self._take(keys)
 
     def __repr__(self) -> str:
@@ -68,48 +74,54 @@ class Sealer:
 
     @property
     def header(self) -> bytes:
-        """What each value begins with that is sealed from now on."""
+        """The first bytes of every value that is sealed with the current key: version and key id."""
         return VERSION + self.key_ids[0]
 
     def seal(self, plaintext: str, owner: Owner) -> bytes:
+        """Seal a secret for its owner; see the module's docstring for the layout."""
         header = self.header
         nonce = os.urandom(NONCE_BYTES)
         data = plaintext.encode(errors=_ANY_STRING)
         return header + nonce + self._ciphers[header[1:]].encrypt(nonce, data, owner.associated_data())
 
     def open(self, sealed: bytes, owner: Owner) -> str:
-        """Raises `UnsealError`; its text names the key id and never the content."""
+        """Unseal a value of its owner.
+
+        Raises:
+            UnsealError: If it cannot be unsealed. The text never quotes the content.
+        """
         header, nonce, body = sealed[:5], sealed[5 : 5 + NONCE_BYTES], sealed[5 + NONCE_BYTES :]
         if header[1:] not in self._ciphers:
             self._take(self._changed())
         cipher = self._ciphers.get(header[1:])
         if header[:1] != VERSION or cipher is None:
-            raise UnsealError(f"no key {header[1:].hex()} among those that are known")
+            raise UnsealError(f"no encryption key has the id {header[1:].hex()}")
         try:
             plaintext = cipher.decrypt(nonce, body, owner.associated_data())
-        except (InvalidTag, ValueError):  # ValueError: a nonce cut short
+        except (InvalidTag, ValueError):  # ValueError: a truncated nonce
             raise UnsealError("the value is damaged or belongs to another mailbox") from None
         return plaintext.decode(errors=_ANY_STRING)
 
     def _take(self, keys: Sequence[bytes]) -> None:
-        if keys:  # in one step, because other threads seal and open meanwhile
+        if keys:  # in one assignment, because other threads seal and unseal at the same time
             self._ciphers = {key_id(key): AESGCM(key) for key in keys} | self._ciphers
 
 
 def key_id(key: bytes) -> bytes:
-    """Four bytes that name a key without telling anything about it."""
+    """Four bytes that identify a key and reveal nothing about it."""
     return hashlib.sha256(b"outlook-mailbox-import key id" + key).digest()[:ID_BYTES]
 
 
 def new_key() -> str:
+    """A new random key, in base64."""
     return base64.b64encode(os.urandom(KEY_BYTES)).decode()
 
 
 def parse_keys(text: str) -> list[bytes]:
-    """Keys in base64, separated by commas or white space; the first one seals.
+    """Parse keys in base64, separated by commas or white space; the first one seals.
 
     Raises:
-        ValueError: When one is no 32 bytes in base64. The text never quotes it.
+        ValueError: If a key is not 32 bytes in base64. The text never quotes it.
     """
     keys = []
     for number, word in enumerate(text.replace(",", " ").split(), start=1):

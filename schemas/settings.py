@@ -1,4 +1,4 @@
-"""The settings: read from the environment when they are asked for, never at import."""
+"""The settings, read from the environment on request and never at import time."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from schemas.providers import Endpoint, Servers
 
 PREFIX = "OUTLOOK_IMPORT_"
-COMMAND_VARIABLE = f"{PREFIX}COMMAND"  # how printed advice calls this program; no setting of a run
+COMMAND_VARIABLE = f"{PREFIX}COMMAND"  # how printed commands call this program; not a setting
 DATA = Path(__file__).parent.parent / "data"
 MIB = 1024 * 1024
 
 
 class SettingsError(Exception):
-    """The settings cannot be used as they are. The text is for the operator and quotes no value."""
+    """A setting, or a file or folder that it names, cannot be used. The text never quotes a secret."""
 
 
 def _endpoint(value: Any) -> Endpoint:
     parts = re.fullmatch(r"([\w.-]+|\[[\da-fA-F:.]+\]):(\d{1,5})", str(value).strip())
     if parts is None or not 0 < int(parts[2]) < 65536:
-        raise ValueError("is not of the form host:port")
+        raise ValueError("must have the form host:port")
     return Endpoint(parts[1].strip("[]"), int(parts[2]))
 
 
@@ -37,16 +37,18 @@ def _json(value: Any) -> Any:
     try:
         return json.loads(value or "{}")
     except ValueError:
-        raise ValueError("is not valid JSON") from None
+        raise ValueError("must be valid JSON") from None
 
 
 class ServersEntry(BaseModel, extra="forbid"):
+    """The servers of one domain in the setting `servers`."""
+
     smtp: Annotated[Endpoint, BeforeValidator(_endpoint)]
     imap: Annotated[Endpoint, BeforeValidator(_endpoint)]
 
 
 class Settings(BaseSettings):
-    """Every setting, with its default; the variable is `OUTLOOK_IMPORT_` and the name in capitals."""
+    """All settings with their defaults. Each variable is `OUTLOOK_IMPORT_` and the name in upper case."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_ignore_empty=True, hide_input_in_errors=True, frozen=True
@@ -54,89 +56,106 @@ class Settings(BaseSettings):
 
     database_url: SecretStr = Field(
         SecretStr(f"sqlite:///{DATA / 'mailboxes.db'}"),
-        description="Where the mailboxes are kept: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.",
+        description="Database for the mailboxes: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.",
     )
     encryption_keys: SecretStr | None = Field(
         None,
-        description="Keys that seal the secrets: base64 of 32 bytes each, separated by commas; the first one "
-        "seals. With SQLite and none set, a key file is made beside the database.",
+        description="Encryption keys: base64 of 32 bytes each, separated by commas. The first key seals, all "
+        "keys unseal. If it is not set, SQLite uses a key file that is created next to the database.",
     )
     servers: Annotated[dict[str, ServersEntry], NoDecode, BeforeValidator(_json)] = Field(
         {},
         description="Servers by domain of the address, as JSON: "
-        '{"contoso.com": {"smtp": "mail.contoso.com:587", "imap": "mail.contoso.com:993"}}; '
-        "* stands for every other domain.",
+        '{"contoso.com": {"smtp": "mail.contoso.com:587", "imap": "mail.contoso.com:993"}}. '
+        "* applies to all other domains.",
     )
     ca_file: Path | None = Field(
-        None, description="Certificate authorities (PEM) to trust besides the system's."
+        None, description="File of certificate authorities (PEM) to trust in addition to the system's."
     )
     max_file_bytes: int = Field(
-        10 * MIB, gt=0, le=1024 * MIB, description="Largest file that is read, in bytes."
+        10 * MIB, gt=0, le=1024 * MIB, description="Maximum size of a file, in bytes."
     )
     probe_timeout: float = Field(
         30.0,
         gt=0,
         le=3600,
-        description="Seconds that one protocol of one mailbox may take, from looking up the server to the "
-        "verdict.",
+        description="Maximum duration of one probe (one protocol of one mailbox), in seconds, including the "
+        "DNS lookup.",
     )
     probe_concurrency: int = Field(
-        50, ge=1, description="Mailboxes tested at once in one process and on one host."
+        50, ge=1, description="Maximum number of concurrent tests per host in one process."
     )
-    probe_group_size: int = Field(50, ge=1, description="Mailboxes in one task run.")
+    probe_group_size: int = Field(50, ge=1, description="Maximum number of mailboxes in one task run.")
     probe_attempts: int = Field(
-        5, ge=1, description="Attempts after which a mailbox that is only ever put off counts as failed."
+        5, ge=1, description="Number of temporary failures after which a mailbox counts as failed."
     )
     guard_after: int = Field(
-        20, ge=1, description="Lockout guard: verdicts on passwords that have to be in before it may trip."
+        20, ge=1, description="Lockout guard: number of passwords to check before the guard can stop a run."
     )
     guard_share: float = Field(
-        0.9, gt=0, le=1, description="Lockout guard: share of wrong passwords among them that stops a run."
+        0.9, gt=0, le=1, description="Lockout guard: share of wrong passwords that stops a run."
     )
 
     watch_folder: Path = Field(
         DATA,
-        description="Holds the watched inbox/, and processing/, processed/, failed/ and rejected/ beside it.",
+        description="Folder that contains the watched inbox/, and processing/, processed/, failed/ and "
+        "rejected/.",
     )
     settle_seconds: float = Field(
         5.0,
         ge=0,
-        description="Seconds over which a file in the inbox has to stay the same before it is taken.",
+        description="Seconds for which a file in the inbox must stay unchanged before it is taken.",
     )
     import_folders: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_json)] = Field(
         (DATA,),
-        description="Folders from which a deployment may read files, as a JSON list; the command line may "
+        description="Folders from which a deployment can read files, as a JSON list. The command line can "
         "read any file.",
     )
     notify_webhook: SecretStr | None = Field(
         None,
-        description="Address that gets a POST with a JSON text when a file is refused, the lockout guard "
-        "trips or a run crashes.",
+        description="URL that receives a POST with a JSON text when a file is refused, the lockout guard "
+        "stops a run, or a run crashes.",
     )
     notify_block: str | None = Field(
-        None, description="A Prefect notification block to tell the same, such as slack-webhook/ops."
+        None,
+        description="Prefect notification block that receives the same messages, such as slack-webhook/ops.",
     )
 
-    api_requests_per_minute: int = Field(600, ge=1, description="HTTP API: requests a minute per key.")
-    api_imports_at_once: int = Field(4, ge=1, description="HTTP API: imports at once per key.")
+    api_requests_per_minute: int = Field(
+        600, ge=1, description="HTTP API: maximum number of requests per key and minute."
+    )
+    api_imports_at_once: int = Field(
+        4, ge=1, description="HTTP API: maximum number of concurrent imports per key."
+    )
 
     keep_results_days: int = Field(
-        90, ge=1, description="Days after which superseded answers of servers and row errors are removed."
+        90, ge=1, description="Days after which superseded probe results and row errors are deleted."
     )
-    keep_runs_days: int = Field(7, ge=1, description="Days after which Prefect's finished runs are removed.")
+    keep_runs_days: int = Field(
+        7, ge=1, description="Days after which finished flow runs are deleted from Prefect."
+    )
 
     @cached_property
     def overrides(self) -> dict[str, Servers]:
+        """The setting `servers` by domain in lower case."""
         return {domain.lower(): Servers(entry.smtp, entry.imap) for domain, entry in self.servers.items()}
 
     @property
     def claim_lease(self) -> timedelta:
-        """How long a run may hold a mailbox: two preflights, two logins ahead in line, its own two, slack."""
+        """How long a run can claim a mailbox.
+
+        Time for two preflights, two logins that are ahead in the queue, its own two logins, and some slack.
+        """
         return timedelta(seconds=6 * self.probe_timeout + 10)
 
 
 def read_settings() -> tuple[Settings, list[tuple[str, str]]]:
-    """Read the settings; one that is malformed has its default, and its name and fault are returned."""
+    """Read the settings from the environment.
+
+    Returns:
+        The settings, with the default in place of each invalid value; and for each invalid value the name of
+        the setting and a message, which names the variable but not the value.
+    """
     try:
         return Settings(), []
     except ValidationError as error:
@@ -146,7 +165,7 @@ def read_settings() -> tuple[Settings, list[tuple[str, str]]]:
 
 
 def _place(loc: tuple[int | str, ...]) -> str:
-    """The variable, and in JSON the key where it is a domain, a protocol or a number: not just anything."""
+    """The variable and the keys inside its JSON. Keys that may be secret show as “…”."""
     variable, *keys = map(str, loc)
     known = re.compile(r"\*|smtp|imap|\d{1,3}|[a-z0-9-]+(\.[a-z0-9-]+)+", re.IGNORECASE)
     return " → ".join((PREFIX + variable.upper(), *(key if known.fullmatch(key) else "…" for key in keys)))

@@ -1,4 +1,4 @@
-"""What became of a file: one type that is the envelope, the artifact and the printed table."""
+"""The result of an import: one type for the API's envelope, Prefect's artifact and the printed table."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from schemas.prepare import Prepared
 from schemas.rows import DUPLICATE, RowError
 
 MAX_ERRORS_SHOWN = 50
-ALREADY_STORED = "Already stored in the workspace: its credentials were left as they are"
+ALREADY_STORED = "Already stored in the workspace: credentials not changed"
 
 
 class Result(StrEnum):
+    """The result of a row."""
+
     IMPORTED = "imported"
     SKIPPED = "skipped"
     FAILED = "failed"
 
 
 class Outcome(NamedTuple):
-    """What became of one row. `reason` is "" where there is nothing to say."""
+    """The result of one row. `reason` is a row error, a warning, why the row was skipped, or ""."""
 
     line: int
     email: str
@@ -35,7 +37,7 @@ class Outcome(NamedTuple):
 
 
 class Cause(NamedTuple):
-    """A reason for rows not being imported, how many rows it holds for, and what to do."""
+    """A row error, a warning, or why rows were skipped; the number of its rows, and its remedy."""
 
     reason: str
     rows: int
@@ -43,21 +45,21 @@ class Cause(NamedTuple):
 
 
 _SKIP_REMEDIES = {
-    DUPLICATE: "nothing; the first row of the mailbox counts",
-    ALREADY_STORED: "nothing; it is there already",
+    DUPLICATE: "nothing; the first row of the mailbox is used",
+    ALREADY_STORED: "nothing; the mailbox is already there",
 }
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The outcome of every row of one file, in the file's order.
+    """The result of every row of one file.
 
     Attributes:
         file: Name of the file, without its folder.
-        errors: The rows that failed.
-        outcomes: One for each row; imported, skipped and failed add up to the rows.
-        ignored: Headers of the columns that were not used.
-        import_id: Number of the stored import; None as long as nothing is stored.
+        outcomes: One for each row, in the order of the file.
+        errors: The rows that failed, in the order of the file.
+        ignored: Headers of the columns that are not used.
+        import_id: Number of the stored import; None if nothing is stored.
     """
 
     file: str
@@ -87,7 +89,7 @@ class Summary:
         return f"imported {self.imported}, skipped {self.skipped}, failed {self.failed}"
 
     def envelope(self) -> dict[str, object]:
-        """The answer of the import API; holds the first 50 errors, the counts are always the whole truth."""
+        """The response of the import API. The counts cover all rows; it contains the first 50 row errors."""
         return {
             "success": True,
             "data": {
@@ -102,7 +104,7 @@ class Summary:
         }
 
     def causes(self) -> list[Cause]:
-        """Why rows were not imported, the failed ones first, the most frequent first among them."""
+        """Why rows were not imported: row errors, then skipped rows, each with the most frequent first."""
         failed = Counter(error.reason for error in self.errors)
         skipped = Counter(o.reason for o in self.outcomes if o.result is Result.SKIPPED)
         return [Cause(reason.message, rows, reason.remedy) for reason, rows in failed.most_common()] + [
@@ -110,12 +112,12 @@ class Summary:
         ]
 
     def warnings(self) -> list[Cause]:
-        """What was imported, but is worth a look."""
+        """The warnings of imported rows, the most frequent first."""
         notes = Counter(o.reason for o in self.outcomes if o.result is Result.IMPORTED and o.reason)
         return [Cause(reason, rows, "check it in the file") for reason, rows in notes.most_common()]
 
     def markdown(self) -> str:
-        """The artifact of a finished import, made before the first connection test."""
+        """The text of the Prefect artifact, which is created before the connection tests."""
         parts = [
             f"## {markdown_cell(self.file)}: {self}",
             f"Workspace **{markdown_cell(self.workspace)}**"
@@ -153,10 +155,13 @@ def summarize(
     new: Collection[str] | None = None,
     import_id: int | None = None,
 ) -> Summary:
-    """Gather what became of each row, in the file's order.
+    """Collect the result of each row.
 
     Args:
-        new: Email keys of the mailboxes that were not stored before; None where nothing is stored yet.
+        prepared: The rows of the file.
+        file: Name of the file, without its folder.
+        new: Email keys of the mailboxes that are new in the workspace; None if nothing is stored.
+        import_id: Number of the stored import; None if nothing is stored.
     """
     is_new = pl.lit(True) if new is None else pl.col("email_key").is_in(list(new))
     imported = prepared.kept.filter(is_new).select("line", "email", "warning").iter_rows()
@@ -179,7 +184,7 @@ def summarize(
 
 
 def defused(cell: str) -> str:
-    """Keep a spreadsheet from running a cell as a formula.
+    """Prefix a cell that a spreadsheet would run as a formula.
 
     Source: OWASP, CSV injection.
     """
@@ -187,13 +192,14 @@ def defused(cell: str) -> str:
 
 
 def markdown_cell(value: object) -> str:
-    """A value as the text of one Markdown table cell: what came from a file or a server stays text."""
+    """Escape a value for a Markdown table cell, so that text from a file or a server cannot become markup."""
     text = " ".join(str(value).split())
     text = re.sub(r"[\\`*_~\[\]|#]|:(?=//)|(?<=www)\.", r"\\\g<0>", text, flags=re.IGNORECASE)
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def markdown_table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A Markdown table. The cells of the rows are escaped; the header is not."""
     lines = [list(header)]
     lines += [[markdown_cell(cell) for cell in row] for row in rows]
     lines.insert(1, ["---"] * len(lines[0]))

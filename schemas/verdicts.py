@@ -1,4 +1,4 @@
-"""What the connection tests found: one protocol's answer, the verdict on a mailbox, the report on a run."""
+"""Results of connection tests: the answer of a protocol, the verdict of a mailbox, the report of a run."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
-from schemas.diagnosis import diagnose, standing
+from schemas.diagnosis import diagnose, unexplained
 from schemas.labels import counted
 from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason, Stage
 from schemas.summary import markdown_cell
 
-# Five minutes, then four times as long each time: 5 min, 20 min, 80 min, 5 h 20 min.
+# 5 min, 20 min, 80 min, 5 h 20 min.
 FIRST_PAUSE = timedelta(minutes=5)
 PAUSE_FACTOR = 4
 LONGEST_PAUSE = timedelta(hours=12)
 
-# Of failed, pending, active and not tested; readable on light and on dark.
+# For failed, pending, active and not tested, in this order. Readable on light and dark backgrounds.
 COLOURS = ("#d63939", "#f59f00", "#2fb344", "#868e96")
 
 
@@ -32,13 +32,14 @@ class MailboxStatus(StrEnum):
 
 
 class Answer(NamedTuple):
-    """What one protocol said in one attempt.
+    """The result of one probe: one protocol of one mailbox in one attempt.
 
     Attributes:
-        stage: Where the dialogue ended.
-        text: The server's own words or the fault's, one line, credentials stripped.
+        stage: Where the session ended.
+        text: The server's reply or the text of the error: one line, without credentials.
+        milliseconds: How long the session took, without the goodbye.
         retry_after: The pause that the server asked for, if any.
-        tried: The dialogue came as far as the login, so that a password was on its way.
+        tried: Whether the session reached the login, so that a password may have been sent.
     """
 
     protocol: Protocol
@@ -53,13 +54,14 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict on one mailbox after one attempt.
+    """The verdict of one mailbox after one attempt.
 
     Attributes:
-        answers: SMTP's first; IMAP's is missing where SMTP had refused the password itself.
-        attempt: The number of this attempt, from 1.
-        pause: Until the next attempt, where the mailbox is still pending.
-        counted: The attempt used up one of the mailbox's; a host that could not be reached uses up none.
+        answers: The answer of SMTP, then of IMAP. IMAP is not tried if SMTP reported a wrong password.
+        attempt: The number of this attempt, starting at 1.
+        pause: Time until the next attempt; None unless the mailbox is still pending.
+        counted: Whether the attempt counts towards the maximum. It does not if the host was unreachable.
+        note: A sentence to add to the diagnosis, or "".
     """
 
     mailbox_id: int
@@ -73,23 +75,30 @@ class Verdict:
 
     @property
     def headline(self) -> str:
-        """What each protocol came to, in a few words."""
+        """The result of each protocol in a few words."""
         return ", ".join(f"{a.protocol.upper()}: {a.reason.explanation.title}" for a in self.answers)
 
     @property
     def diagnosis(self) -> str:
+        """What is wrong with the mailbox and what to do about it, in one line."""
         by_protocol = {answer.protocol: answer.reason for answer in self.answers}
         line = diagnose(by_protocol.get(Protocol.SMTP), by_protocol.get(Protocol.IMAP))
         return f"{line} {self.note}".strip()
 
 
-def judge_answers(
+def decide_verdict(
     mailbox_id: int, email: str, attempt: int, most: int, answers: tuple[Answer, ...]
 ) -> Verdict:
-    """Decide what the answers make of a mailbox.
+    """Decide the status of a mailbox from its answers.
 
-    `active` when both protocols took the password, `failed` on a permanent reason or after the last attempt,
-    else `pending` with a pause that grows.
+    Args:
+        attempt: The number of this attempt, starting at 1.
+        most: Maximum number of attempts, from the settings.
+        answers: The answer of each protocol that was tried.
+
+    Returns:
+        A verdict with the status `active` if both protocols accepted the password, `failed` on a permanent
+        reason or after the last attempt, and otherwise `pending` with a pause that grows with each attempt.
     """
     faults = [answer for answer in answers if answer.reason is not Reason.OK]
     counted = any(answer.tried for answer in answers)
@@ -103,18 +112,19 @@ def judge_answers(
         return verdict(MailboxStatus.FAILED)
     limits = [answer.reason.explanation.attempts or most for answer in faults]
     if counted and faults and attempt >= min([most, *limits]):
-        return verdict(MailboxStatus.FAILED, note=f"Given up after {attempt} attempts.")
+        return verdict(MailboxStatus.FAILED, note=f"Gave up after {attempt} attempts.")
     named = max((answer.retry_after or timedelta(0) for answer in faults), default=timedelta(0))
     return verdict(MailboxStatus.PENDING, max(pause_after(attempt), named))
 
 
 def pause_after(attempt: int) -> timedelta:
+    """The pause after an attempt, given its number from 1: five minutes, then four times longer each time."""
     factor: int = PAUSE_FACTOR ** min(attempt - 1, 10)
     return min(FIRST_PAUSE * factor, LONGEST_PAUSE)
 
 
 class Target(NamedTuple):
-    """A mailbox to be tested, and where."""
+    """A mailbox to test, and the servers to test it on."""
 
     mailbox_id: int
     smtp: Endpoint
@@ -122,7 +132,11 @@ class Target(NamedTuple):
 
 
 class Group(NamedTuple):
-    """A task run's share: mailboxes of one pair of hosts, and which ones of the run's they are."""
+    """The mailboxes that one task run tests. All of them use the same two endpoints.
+
+    Attributes:
+        first: Position of the first mailbox among all mailboxes of the two endpoints, starting at 1.
+    """
 
     smtp: Endpoint
     imap: Endpoint
@@ -142,13 +156,15 @@ class Stop(StrEnum):
 
     @property
     def sentence(self) -> str:
+        """Why the run stopped, for the user."""
         return STOP_SENTENCES[self]
 
 
 STOP_SENTENCES = {
-    Stop.GUARD: "Stopped by the lockout guard: nearly all passwords tried so far were wrong, so the "
-    "passwords of this import look wrong as a whole. The others are held back: wrong attempts lock accounts.",
-    Stop.INTERRUPTED: "Stopped by you: what was not tested yet stays pending.",
+    Stop.GUARD: "Stopped by the lockout guard: nearly all passwords tried so far were wrong, so the other "
+    "passwords of this import are probably wrong too. The remaining mailboxes are held back, because "
+    "failed logins can lock accounts.",
+    Stop.INTERRUPTED: "Stopped by you: mailboxes that are not tested yet stay pending.",
 }
 
 
@@ -157,9 +173,9 @@ class ProbeReport:
     """The verdicts of a run.
 
     Attributes:
-        verdicts: In no particular order; mailboxes that were never begun have none.
-        untested: How many mailboxes of the run are left without a verdict.
-        stopped: Why the run ended early; None where it did not.
+        verdicts: In no particular order. Mailboxes that were not tested have none.
+        untested: Number of mailboxes in the run without a verdict.
+        stopped: Why the run ended early; None if it did not.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -170,6 +186,7 @@ class ProbeReport:
         return ProbeReport(self.verdicts + later.verdicts, self.untested + later.untested, later.stopped)
 
     def count(self, status: MailboxStatus) -> int:
+        """The number of mailboxes with this status."""
         return sum(verdict.status == status for verdict in self.verdicts)
 
     def __str__(self) -> str:
@@ -177,22 +194,22 @@ class ProbeReport:
             return "no mailbox to test"
         parts = [f"{self.count(MailboxStatus.ACTIVE)} active", f"{self.count(MailboxStatus.FAILED)} failed"]
         if pending := self.count(MailboxStatus.PENDING):
-            parts.append(f"{pending} to be tried again")
+            parts.append(f"{pending} to retry")
         if self.untested:
             parts.append(f"{self.untested} not tested")
         return ", ".join(parts)
 
     def reasons(self) -> list[tuple[Reason, int]]:
-        """Each reason with the number of mailboxes it holds for, OK left out, the most frequent first."""
+        """Each reason except `Reason.OK` with its number of mailboxes, the most frequent first."""
         found = Counter(
             reason
             for verdict in self.verdicts
-            for reason in standing(answer.reason for answer in verdict.answers)
+            for reason in unexplained(answer.reason for answer in verdict.answers)
         )
         return found.most_common()
 
     def markdown(self) -> str:
-        """Counts per reason with the remedy first, then what has to be known of the run."""
+        """The text of the Prefect artifact: counts, why the run stopped, and each reason with its remedy."""
         parts = [f"## {self}"]
         if self.verdicts:
             parts.append(self._picture())
@@ -202,14 +219,14 @@ class ProbeReport:
             why = reason.explanation
             boxes = counted(count, "mailbox", "mailboxes")
             parts.append(
-                f"- **{boxes}: {why.title}.** {markdown_cell(why.remedy)} *{markdown_cell(why.meaning)}*"
+                f"- **{boxes}: {why.heading}** {markdown_cell(why.remedy)} *{markdown_cell(why.meaning)}*"
             )
         if self.verdicts:
-            parts.append("Each mailbox is in the table “mailbox-verdicts”.")
+            parts.append("The table “mailbox-verdicts” lists every mailbox.")
         return "\n\n".join(parts)
 
     def _picture(self) -> str:
-        """The outcome as a bar with a legend, as the Prefect UI shows it: an image within the text."""
+        """The counts as a bar with a legend. An inline image is the only picture that Prefect's UI shows."""
         counts = {status.value: self.count(status) for status in MailboxStatus} | {
             "not tested": self.untested
         }
@@ -252,7 +269,7 @@ def _said(answer: Answer | None) -> str:
 
 
 def group_targets(targets: Sequence[Target], size: int) -> list[Group]:
-    """Cut targets into groups of one host pair and at most `size` mailboxes."""
+    """Split targets into groups of at most `size` mailboxes with the same two endpoints."""
     pairs: dict[tuple[Endpoint, Endpoint], list[int]] = {}
     for mailbox_id, smtp, imap in targets:
         pairs.setdefault((smtp, imap), []).append(mailbox_id)

@@ -23,7 +23,7 @@ from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason
 from schemas.settings import Settings
 from schemas.tables import now
-from schemas.verdicts import Answer, Group, ProbeReport, Stop, Target, Verdict, group_targets, judge_answers
+from schemas.verdicts import Answer, Group, ProbeReport, Stop, Target, Verdict, decide_verdict, group_targets
 from tasks.crash import unquoted
 from tasks.limits import limits_of
 from tasks.login.session import log_in
@@ -186,7 +186,7 @@ class Probing:
                 rest = [mailbox_id for mailbox_id in self._mailbox_ids if mailbox_id not in tested]
                 await asyncio.to_thread(hold_back, self._database, rest)
         most = self._settings.probe_attempts
-        verdict = judge_answers(mailbox.mailbox_id, mailbox.email, mailbox.attempt, most, tuple(answers))
+        verdict = decide_verdict(mailbox.mailbox_id, mailbox.email, mailbox.attempt, most, tuple(answers))
         await self._store(mailbox, verdict)
         logger.info("%s: %s. %s", mailbox.email, verdict.status, verdict.diagnosis)
         self._observer.verdict(verdict)

@@ -30,14 +30,14 @@ CANARY = "Canary-5ecret"
 
 NUL = (
     "CSV file is not text: it contains NUL bytes; save it as “CSV UTF-8”, "
-    "or name its encoding (--encoding utf-16-le is the usual one)"
+    "or specify its encoding (usually --encoding utf-16-le)"
 )
 
 
 def not_utf8(line: int) -> str:
     return (
         f"Line {line}: the file is not valid UTF-8 text; save it as “CSV UTF-8”, "
-        "or name its encoding (--encoding cp1252 is the usual one for Western Windows)"
+        "or specify its encoding (usually --encoding cp1252 on Western Windows)"
     )
 
 
@@ -160,7 +160,7 @@ REFUSED: dict[str, tuple[bytes | str, str]] = {
     ),
     "more columns than anyone has": (
         f"email,password{',' * 1000}\nann@x.co,{CANARY}\n",
-        "CSV file has more than 1,000 columns: remove those that are not needed",
+        "CSV file has more than 1,000 columns: remove the ones you do not need",
     ),
     "zip": (zipped(), "CSV file is an Excel workbook or a ZIP archive; in Excel, save it as “CSV UTF-8”"),
     "old Excel": (
@@ -240,7 +240,7 @@ def test_named_encoding(data: bytes, encoding: str, expected: str) -> None:
         pytest.param(
             PLAIN.encode(),
             "klingon",
-            "There is no text encoding named 'klingon': try cp1252 or utf-16",
+            "Unknown text encoding 'klingon': try cp1252 or utf-16",
             id="no such encoding",
         ),
         pytest.param(
@@ -250,12 +250,12 @@ def test_named_encoding(data: bytes, encoding: str, expected: str) -> None:
             id="no encoding of files",
         ),
         pytest.param(
-            PLAIN.encode(), "hex", "There is no text encoding named 'hex': try cp1252 or utf-16", id="no text"
+            PLAIN.encode(), "hex", "Unknown text encoding 'hex': try cp1252 or utf-16", id="no text"
         ),
         pytest.param(
             PLAIN.encode(),
             "a\0b",
-            "There is no text encoding named 'a\\x00b': try cp1252 or utf-16",
+            "Unknown text encoding 'a\\x00b': try cp1252 or utf-16",
             id="NUL",
         ),
         pytest.param(
@@ -393,7 +393,7 @@ def test_no_regular_file(kind: str, tmp_path: Path) -> None:
         os.mkfifo(path)
     else:
         path = Path("/dev/zero")
-    assert read_bytes(path, 100) == Refusal(CSV_REQUIRED, "that is a folder, a device or a pipe and no file")
+    assert read_bytes(path, 100) == Refusal(CSV_REQUIRED, "it is a folder, a device or a pipe, not a file")
 
 
 @pytest.mark.parametrize(
@@ -463,7 +463,7 @@ def test_plaintext_is_never_pickled(protocol: int) -> None:
     """What holds passwords cannot be pickled, in any protocol."""
     table = table_of(PLAIN)
     for plaintext in (table, validate(table)):
-        with pytest.raises(TypeError, match="holds passwords and is never pickled"):
+        with pytest.raises(TypeError, match="holds passwords and cannot be pickled"):
             pickle.dumps(plaintext, protocol)
 
 

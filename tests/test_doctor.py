@@ -331,7 +331,7 @@ SERVER_FAULTS = {
     "hang:connect": ("warning", "not reached: timed out"),
     "greeting-busy": ("warning", "Server busy"),
     "expired": ("FAULT", "Server certificate not trusted (certificate has expired): Renew the certificate"),
-    "old-tls": ("FAULT", "Encryption could not be set up"),
+    "old-tls": ("FAULT", "Could not set up encryption"),
     "no-starttls": ("FAULT", "Server offers no encryption"),
     "xoauth2-only": ("FAULT", "Server offers no password login"),
 }

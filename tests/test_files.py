@@ -36,7 +36,7 @@ from tests.support.machine import free_port, wait_for
 from tests.support.shell import LIMIT_SECONDS, PROJECT, SAMPLES, SCAN, Shell, on_sqlite
 
 OUTSIDE = "The path lies outside the folders of OUTLOOK_IMPORT_IMPORT_FOLDERS"
-NO_FILE = Refusal(CSV_REQUIRED, "that is a folder, a device or a pipe and no file")
+NO_FILE = Refusal(CSV_REQUIRED, "it is a folder, a device or a pipe, not a file")
 SECRET = b"email,password\nann@contoso.com,b8a1-of-somebody-else\n"
 NOWHERE = '{"*": {"smtp": "127.0.0.1:9", "imap": "127.0.0.1:9"}}'
 

@@ -115,7 +115,7 @@ def test_user_name_beside_an_email() -> None:
         ),
         (
             ["email", "password", *map(str, range(999))],
-            "CSV file has more than 1,000 columns: remove those that are not needed",
+            "CSV file has more than 1,000 columns: remove the ones you do not need",
         ),
         (["email", "password", "", "", *map(str, range(996))], ""),
     ],

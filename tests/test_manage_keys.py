@@ -15,13 +15,14 @@ from threading import Event
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import select
+from sqlalchemy import delete, insert, select, update
+from sqlmodel import col
 
 import tasks.storage.key_rotation
 from flows.manage import main
 from schemas.sealing import Owner, Sealer, UnsealError, key_id, new_key, parse_keys
 from schemas.settings import PREFIX, Settings
-from schemas.tables import ImportBatch, Mailbox, columns_of, now
+from schemas.tables import Import, Mailbox, now, table_of
 from tasks.configuration import load_settings
 from tasks.probe import Probing
 from tasks.storage.database import Database, database, key_file, url_of, workspace_id_of
@@ -62,25 +63,23 @@ def fill(settings: Settings, folder: Path) -> None:
     file = write_csv(folder / "in.csv", rows, ("email", "password", "totp"))
     with database(settings) as opened:
         import_file(opened, settings, file)
-        batch = columns_of(ImportBatch)
         sealed = opened.sealer.seal("Canary digest", FINGERPRINT)
         with opened.engine.begin() as connection:
-            connection.execute(batch.update().values(idempotency_key="key-1", fingerprint=sealed))
+            connection.execute(update(Import).values(idempotency_key="key-1", fingerprint=sealed))
 
 
 def everything_in(settings: Settings, *keys: str) -> list[str]:
     """Every secret that is stored, opened with these keys alone."""
-    mailbox, batch = columns_of(Mailbox), columns_of(ImportBatch)
     sealer = Sealer(parse_keys(",".join(keys)))
     with database(settings) as opened, opened.engine.connect() as connection:
         found = [
             sealer.open(row[field], Owner("default", row["email_key"], field))
-            for row in connection.execute(select(mailbox).order_by(mailbox.c.id)).mappings()
+            for row in connection.execute(select(table_of(Mailbox)).order_by(col(Mailbox.id))).mappings()
             for field in ("password", "totp")
             if row[field] is not None
         ]
-        sealed = connection.scalars(select(batch.c.fingerprint).where(batch.c.fingerprint.is_not(None)))
-        return found + [sealer.open(value, FINGERPRINT) for value in sealed]
+        sealed = connection.scalars(select(col(Import.fingerprint)))
+        return found + [sealer.open(value, FINGERPRINT) for value in sealed if value is not None]
 
 
 # Rotation, on both databases.
@@ -125,14 +124,14 @@ def test_values_that_do_not_open_are_named_and_the_others_rotated(
     """A damaged value and one of a lost key are named by their mailbox, with exit code 1, and left alone."""
     fill(either_database, tmp_path)
     lost = Sealer(parse_keys(new_key()))
-    mailbox = columns_of(Mailbox)
     with database(either_database) as opened, opened.engine.begin() as connection:
-        ann, bob = connection.scalars(select(mailbox.c.id).order_by(mailbox.c.id)).all()
-        sealed = connection.scalars(select(mailbox.c.totp).where(mailbox.c.id == ann)).one()
+        ann, bob = connection.scalars(select(col(Mailbox.id)).order_by(col(Mailbox.id))).all()
+        sealed = connection.scalars(select(col(Mailbox.totp)).where(col(Mailbox.id) == ann)).one()
+        assert sealed is not None
         damaged = {"totp": sealed[:-1] + bytes([sealed[-1] ^ 1])}
-        connection.execute(mailbox.update().where(mailbox.c.id == ann).values(damaged))
+        connection.execute(update(Mailbox).where(col(Mailbox.id) == ann).values(damaged))
         foreign = {"password": lost.seal("x", Owner("default", "bob@contoso.com", "password"))}
-        connection.execute(mailbox.update().where(mailbox.c.id == bob).values(foreign))
+        connection.execute(update(Mailbox).where(col(Mailbox.id) == bob).values(foreign))
     monkeypatch.setenv(f"{PREFIX}ENCRYPTION_KEYS", f"{NEW},{OLD}")
     for resealed in (2, 0):
         assert main([*ENCRYPTION, "rotate"]) == 1
@@ -140,7 +139,7 @@ def test_values_that_do_not_open_are_named_and_the_others_rotated(
         assert f": {resealed} values" in said.out
         assert "No longer needed" not in said.out
         assert f"mailbox {ann}, totp: the value is damaged" in said.err
-        assert f"mailbox {bob}, password: no key {lost.key_ids[0].hex()} among those" in said.err
+        assert f"mailbox {bob}, password: no encryption key has the id {lost.key_ids[0].hex()}" in said.err
     with database(load_settings()) as opened:
         assert count_sealed(opened.engine)[lost.key_ids[0]] == {"password": 1}
     assert main([*ENCRYPTION, "list", "--json"]) == 0
@@ -159,11 +158,10 @@ def test_rotation_waits_for_nobody(
     keyed = with_changes(settings, database_url=address, encryption_keys=SecretStr(OLD))
     fill(keyed, tmp_path)
     monkeypatch.setattr(tasks.storage.key_rotation, "PAUSE_SECONDS", 0.01)
-    mailbox = columns_of(Mailbox)
     with database(with_changes(keyed, encryption_keys=SecretStr(f"{NEW},{OLD}"))) as opened:
         with opened.engine.begin() as connection:
             connection.execute(
-                mailbox.update().where(mailbox.c.email == "bob@contoso.com").values(tag="held")
+                update(Mailbox).where(col(Mailbox.email) == "bob@contoso.com").values(tag="held")
             )
             assert reseal(opened)[:2] == (3, ())
         assert (reseal(opened).values, everything_in(keyed, NEW)[2]) == (1, "Canary p2")
@@ -188,9 +186,8 @@ def working_on(settings: Settings, folder: Path) -> Iterator[list[str]]:
                 emails = [f"import{number}-{n}@contoso.com" for n in range(5)]
                 file = write_csv(folder / f"{number}.csv", [(email, f"p of {email}") for email in emails])
                 import_file(opened, settings, file)
-                mailbox = columns_of(Mailbox)
                 with opened.engine.begin() as connection:
-                    connection.execute(mailbox.delete().where(mailbox.c.email == emails[0]))
+                    connection.execute(delete(Mailbox).where(col(Mailbox.email) == emails[0]))
                 kept.extend(emails[1:])
 
     with ThreadPoolExecutor(1) as pool:
@@ -208,14 +205,12 @@ def fill_up(opened: Database, number: int) -> None:
         workspace = workspace_id_of(connection, "default")
         counts = {"imported": number, "skipped": 0, "failed": 0}
         row = {"workspace_id": workspace, "file_name": "x", "created_at": now(), **counts}
-        batch = connection.scalars(
-            columns_of(ImportBatch).insert().values(row).returning(ImportBatch.id)
-        ).one()
+        import_id = connection.scalars(insert(Import).values(row).returning(col(Import.id))).one()
         servers = {"smtp_host": "x", "smtp_port": 1, "imap_host": "x", "imap_port": 1}
-        shared = {"workspace_id": workspace, "batch_id": batch, "status": "active", **servers}
+        shared = {"workspace_id": workspace, "import_id": import_id, "status": "active", **servers}
         shared |= {"diagnosis": "", "attempts": 1, "created_at": now()}
         connection.execute(
-            columns_of(Mailbox).insert(),
+            insert(Mailbox),
             [
                 {"email": email, "email_key": email, "password": sealed, **shared}
                 for email in (f"user{n}@contoso.com" for n in range(number))

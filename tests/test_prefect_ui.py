@@ -104,7 +104,7 @@ def test_sample_is_imported_by_the_form(machine: Machine, page: Page, tmp_path: 
     page.wait_for_url("**/runs/flow-run/**")
     run_id = page.url.split("/flow-run/")[1].partition("?")[0]
     run = machine.ended(run_id)
-    message = "imported 20, skipped 2, failed 1; 15 active, 4 failed, 1 to be tried again"
+    message = "imported 20, skipped 2, failed 1; 15 active, 4 failed, 1 to retry"
     assert (run["state"]["type"], run["state"]["message"]) == ("COMPLETED", message)
     assert "spring" in run["tags"]
     page.get_by_role("tab", name="Artifacts").click()
@@ -118,7 +118,7 @@ def test_sample_is_imported_by_the_form(machine: Machine, page: Page, tmp_path: 
     page.screenshot(path=tmp_path / "import-summary.png")
 
     open_artifact(page, machine, run_id, "probe-verdicts")
-    page.get_by_role("heading", name="15 active, 4 failed, 1 to be tried again").wait_for()
+    page.get_by_role("heading", name="15 active, 4 failed, 1 to retry").wait_for()
     page.get_by_text("1 mailbox: Wrong password.").wait_for()
     page.get_by_text("1 mailbox: SMTP AUTH is off for the organisation.").wait_for()
     page.screenshot(path=tmp_path / "probe-verdicts.png")

@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlmodel import col
 
 from sandbox.outlook import Account, Outlook, ServerFaults
 from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason, Stage
 from schemas.sealing import Sealer, UnsealError, new_key, parse_keys
 from schemas.settings import Settings
-from schemas.tables import Mailbox, ProbeResult, columns_of, now
-from schemas.verdicts import Answer, Stop, Target, Verdict, judge_answers
+from schemas.tables import Mailbox, ProbeResult, now, table_of
+from schemas.verdicts import Answer, Stop, Target, Verdict, decide_verdict
 from tasks.probe import LockoutGuard, Observer, Probing, observer
 from tasks.storage.claims import HELD_BACK, Claimed, claim, hold_back, release, save
 from tasks.storage.database import Database
@@ -119,7 +120,7 @@ async def test_verdicts_are_stored_with_their_answers(arrange: Arrange) -> None:
         "off@outlook.com": "failed",
         "busy@outlook.com": "pending",
     }
-    assert found["good@outlook.com"]["diagnosis"] == "Works: SMTP and IMAP took the password."
+    assert found["good@outlook.com"]["diagnosis"] == "Works: SMTP and IMAP accepted the password."
     assert "Authenticated SMTP" in found["off@outlook.com"]["diagnosis"]
     for row in found.values():
         assert (row["attempts"], row["claimed_until"]) == (1, None)
@@ -175,7 +176,7 @@ async def test_the_log_names_every_mailbox(arrange: Arrange, caplog: pytest.LogC
     await run.probe()
     lines = [record.getMessage() for record in caplog.records if record.name == "tests"]
     assert len(lines) == 4
-    assert "user2@outlook.com: active. Works: SMTP and IMAP took the password." in lines
+    assert "user2@outlook.com: active. Works: SMTP and IMAP accepted the password." in lines
     assert any(line.startswith("wrong@outlook.com: failed. Wrong password.") for line in lines)
     assert "pass word" not in caplog.text
 
@@ -351,7 +352,7 @@ async def test_an_expired_claim_is_taken_over(arrange: Arrange) -> None:
 
 
 def verdict_on(claimed: Claimed, reason: Reason) -> Verdict:
-    return judge_answers(claimed.mailbox_id, claimed.email, claimed.attempt, 5, (answered(reason),))
+    return decide_verdict(claimed.mailbox_id, claimed.email, claimed.attempt, 5, (answered(reason),))
 
 
 async def test_the_loser_of_a_claim_writes_nothing(arrange: Arrange) -> None:
@@ -376,9 +377,8 @@ async def test_a_mailbox_that_was_deleted_meanwhile(arrange: Arrange) -> None:
     """The verdict on a mailbox that is no more is dropped, and the others are stored."""
     run = await arrange(accounts(2))
     claims = claim(run.db, run.ids, now(), now() + LEASE)
-    table = columns_of(Mailbox)
     with run.db.engine.begin() as connection:
-        connection.execute(table.delete().where(table.c.id == run.ids[0]))
+        connection.execute(sa.delete(Mailbox).where(col(Mailbox.id) == run.ids[0]))
     save(run.db, [(claimed, verdict_on(claimed, Reason.WRONG_CREDENTIALS)) for claimed in claims])
     assert [row["status"] for row in run.mailboxes()] == ["failed"]
     assert len(run.answers()) == 1
@@ -447,7 +447,7 @@ async def test_attempts_and_growing_pauses(arrange: Arrange) -> None:
     minutes = [timedelta(minutes=minutes) for minutes in (5, 20, 80, 320)]
     assert pauses == [*minutes, None]
     assert run.mailbox()["status"] == "failed"
-    assert run.mailbox()["diagnosis"].endswith("Given up after 5 attempts.")
+    assert run.mailbox()["diagnosis"].endswith("Gave up after 5 attempts.")
     assert [attempt for attempt, protocol, _ in run.answers() if protocol == IMAP] == [1, 2, 3, 4, 5]
     await run.probe()
     assert run.logins(IMAP)[ADDRESS] == 5
@@ -485,7 +485,7 @@ async def test_a_second_attempt_may_succeed(arrange: Arrange, start: StartOutloo
     run.settings = with_servers(run.settings, well)
     with run.db.engine.begin() as connection:
         ports = {"smtp_port": well.smtp_port, "imap_port": well.imap_port}
-        connection.execute(columns_of(Mailbox).update().values(**ports))
+        connection.execute(sa.update(Mailbox).values(**ports))
     await run.probe()
     assert (run.mailbox()["status"], run.mailbox()["attempts"]) == ("active", 2)
     assert run.answers() == [
@@ -567,7 +567,7 @@ async def test_an_interruption_loses_no_answer(arrange: Arrange) -> None:
         running = asyncio.create_task(run.probe(probing))
         await run.until(lambda: run.logins(SMTP).total() >= 1)
         with connection.begin():
-            connection.execute(sa.select(columns_of(Mailbox)).with_for_update())
+            connection.execute(sa.select(table_of(Mailbox)).with_for_update())
             await run.until(lambda: run.logins(IMAP).total() == 3)
             await asyncio.sleep(0.2)  # the last IMAP dialogue comes to its end
             probing.interrupt()

@@ -607,7 +607,7 @@ PAIRS = list(itertools.product([None, *Reason], repeat=2))
 
 
 def said(reason: Reason) -> str:
-    return f"{reason.explanation.title}. {reason.explanation.remedy}"
+    return f"{reason.explanation.heading} {reason.explanation.remedy}"
 
 
 def test_every_pair_is_one_line() -> None:
@@ -627,7 +627,7 @@ def test_password_is_right() -> None:
             assert line.startswith("The password is right")
             assert other in line
             assert "new app password" not in line
-            assert (reason in IDENTITY) == ("what the sign-in policy says" in line)
+            assert (reason in IDENTITY) == ("that the sign-in policy allows it" in line)
 
 
 @pytest.mark.parametrize(
@@ -650,9 +650,9 @@ def test_named_cause_explains_the_bare_no(named: Reason) -> None:
 @pytest.mark.parametrize(
     ("smtp", "imap", "line"),
     [
-        (Reason.OK, Reason.OK, "Works: SMTP and IMAP took the password."),
-        (None, None, "Not tested to the end yet."),
-        (Reason.OK, None, "Not tested to the end yet."),
+        (Reason.OK, Reason.OK, "Works: SMTP and IMAP accepted the password."),
+        (None, None, "Not fully tested yet."),
+        (Reason.OK, None, "Not fully tested yet."),
         (Reason.OK, Reason.TIMED_OUT, f"The password is right. IMAP: {said(Reason.TIMED_OUT)}"),
         (
             Reason.SMTP_AUTH_OFF_MAILBOX,

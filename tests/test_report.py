@@ -14,7 +14,7 @@ from schemas.reasons import Protocol, Reason, Stage
 from schemas.rows import Duplicate, RowError, RowReason
 from schemas.settings import Settings
 from schemas.summary import ALREADY_STORED, Summary
-from schemas.verdicts import Answer, ProbeReport, judge_answers
+from schemas.verdicts import Answer, ProbeReport, decide_verdict
 from tasks.probe import Probing
 from tasks.report import REPORT_COLUMNS, write_report
 from tasks.storage.database import database
@@ -38,7 +38,7 @@ def report_of(*verdicts: tuple[str, str]) -> ProbeReport:
     """Failed mailboxes: address and SMTP's words."""
     return ProbeReport(
         tuple(
-            judge_answers(1, email, 1, 5, (answer(Protocol.SMTP, Reason.WRONG_CREDENTIALS, text),))
+            decide_verdict(1, email, 1, 5, (answer(Protocol.SMTP, Reason.WRONG_CREDENTIALS, text),))
             for email, text in verdicts
         ),
         0,

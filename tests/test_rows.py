@@ -328,8 +328,8 @@ def test_dedupe() -> None:
     [
         (500, 0, None),
         (500, 200, None),
-        (501, 0, Refusal("Maximum 500 mailboxes per import", "the file has 501 different ones")),
-        (1_501, 3, Refusal("Maximum 500 mailboxes per import", "the file has 1,501 different ones")),
+        (501, 0, Refusal("Maximum 500 mailboxes per import", "the file has 501 different mailboxes")),
+        (1_501, 3, Refusal("Maximum 500 mailboxes per import", "the file has 1,501 different mailboxes")),
     ],
 )
 def test_cap(different: int, repeats: int, refusal: Refusal | None) -> None:
@@ -428,7 +428,7 @@ def test_pandera_says_nothing() -> None:
     """A table of another shape is a fault of the program; its error holds no cell, not even as its cause."""
     good = table_of({"password": CANARY, "email": "bob"})
     broken = CsvTable(good.frame.with_columns(pl.col("line").cast(pl.Int64)), ())
-    with pytest.raises(TypeError, match="has not the shape of MailboxRow") as caught:
+    with pytest.raises(TypeError, match="does not have the shape of MailboxRow") as caught:
         validate(broken)
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None

@@ -143,7 +143,7 @@ def servers(domain: str = "contoso.com", **entry: object) -> str:
     return json.dumps({domain: {"smtp": "mail.contoso.com:587", "imap": "mail.contoso.com:993", **entry}})
 
 
-HOST_PORT = "is not of the form host:port"
+HOST_PORT = "must have the form host:port"
 SMTP_PLACE = "OUTLOOK_IMPORT_SERVERS → contoso.com → smtp"
 
 MALFORMED = [
@@ -161,9 +161,9 @@ MALFORMED = [
     ),
     ("GUARD_SHARE", "1.1", "OUTLOOK_IMPORT_GUARD_SHARE: Input should be less than or equal to 1"),
     ("CA_FILE", f"/nowhere/{SECRET}", "OUTLOOK_IMPORT_CA_FILE: names no file"),
-    ("IMPORT_FOLDERS", SECRET, "OUTLOOK_IMPORT_IMPORT_FOLDERS: is not valid JSON"),
+    ("IMPORT_FOLDERS", SECRET, "OUTLOOK_IMPORT_IMPORT_FOLDERS: must be valid JSON"),
     ("IMPORT_FOLDERS", '["/srv", 1]', "OUTLOOK_IMPORT_IMPORT_FOLDERS → 1: Input is not a valid path"),
-    ("SERVERS", SECRET, "OUTLOOK_IMPORT_SERVERS: is not valid JSON"),
+    ("SERVERS", SECRET, "OUTLOOK_IMPORT_SERVERS: must be valid JSON"),
     ("SERVERS", f'["{SECRET}"]', "OUTLOOK_IMPORT_SERVERS: Input should be a valid dictionary"),
     ("SERVERS", f'{{"contoso.com": "{SECRET}"}}', "OUTLOOK_IMPORT_SERVERS → contoso.com: Input should be"),
     ("SERVERS", servers(smtp=SECRET), f"{SMTP_PLACE}: {HOST_PORT}"),

@@ -115,13 +115,13 @@ def test_markdown_says_it_all() -> None:
     assert text.startswith("## mailboxes.csv: imported 2, skipped 3, failed 3\n")
     assert "Workspace **sales**, tag **spring**, import 7, 8 rows." in text
     assert "| 2 | imported |" in text
-    assert "| 2 | Invalid email address | write the whole address" in text
+    assert "| 2 | Invalid email address | enter the full address" in text
     assert "| 4 | unknown | Missing email or password |" in text
     assert "Columns not used: “Phone”, “Notes”" in text
 
 
 def test_markdown_leaves_out_what_there_is_not() -> None:
-    """Without errors, tag, batch and unused columns nothing is said about them."""
+    """Without errors, tag, import and unused columns nothing is said about them."""
     it = summary_of("mailboxes.csv", "default", None, [(2, "anna@outlook.com", "")], [], [], ())
     text = it.markdown()
     assert not re.search(r"tag|import \d|Failed rows|Columns|Reason", text)

@@ -16,8 +16,8 @@ from schemas.verdicts import (
     Stop,
     Target,
     Verdict,
+    decide_verdict,
     group_targets,
-    judge_answers,
     pause_after,
 )
 
@@ -39,7 +39,7 @@ def answer(
 
 
 def judged(*answers: Answer, attempt: int = 1, email: str = "anna@outlook.com") -> Verdict:
-    return judge_answers(1, email, attempt, MOST, answers)
+    return decide_verdict(1, email, attempt, MOST, answers)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_verdict_speaks() -> None:
     verdict = judged(answer(SMTP, Reason.OK), answer(IMAP, Reason.THROTTLED), attempt=5)
     assert verdict.headline == "SMTP: Connected, IMAP: Throttled"
     assert verdict.diagnosis.startswith("The password is right. IMAP: Throttled.")
-    assert verdict.diagnosis.endswith("Given up after 5 attempts.")
+    assert verdict.diagnosis.endswith("Gave up after 5 attempts.")
 
 
 # Reports.
@@ -144,7 +144,7 @@ REPORT = ProbeReport(
 
 def test_a_report_counts() -> None:
     """The one-line form names every count that is not nought."""
-    assert str(REPORT) == "1 active, 3 failed, 1 to be tried again, 2 not tested"
+    assert str(REPORT) == "1 active, 3 failed, 1 to retry, 2 not tested"
     assert str(ProbeReport(REPORT.verdicts[:1], 0)) == "1 active, 0 failed"
     assert str(ProbeReport((), 0)) == "no mailbox to test"
 
@@ -191,7 +191,7 @@ def test_a_reports_table() -> None:
     ]
     assert (rows[1]["smtp"], rows[1]["imap"]) == (f"Wrong password: {WORDS}", "not tried")
     assert (rows[4]["smtp"], rows[4]["imap"]) == ("Connected", "Connected")
-    assert "Make a new app password" in str(rows[1]["diagnosis"])
+    assert "Create a new app password" in str(rows[1]["diagnosis"])
     assert json.loads(json.dumps(rows)) == rows
 
 

@@ -153,7 +153,7 @@ STEPS = {
     "store": "tasks.store:_insert_new",
     "summary": "tasks.report:acreate_markdown_artifact",
     "probe": "tasks.login.smtp:to_base64",
-    "verdict": "tasks.probe:judge_answers",
+    "verdict": "tasks.probe:decide_verdict",
     "report": "tasks.report:write_privately",
 }
 
