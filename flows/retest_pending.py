@@ -20,8 +20,8 @@ from schemas.verdicts import ProbeReport, Stop
 from tasks.configuration import load_settings
 from tasks.crash import leave_no_core_file
 from tasks.notify import tell_guard
+from tasks.storage.claims import find_due
 from tasks.storage.database import database
-from tasks.storage.due import find_due
 
 MAILBOXES_AT_ONCE = 500
 
@@ -32,24 +32,27 @@ MAILBOXES_AT_ONCE = 500
     persist_result=False,
     on_crashed=[tell_crash],
 )
-async def retest_pending(workspace: str | None = None, held: bool = False, batch: int | None = None) -> State:
+async def retest_pending(
+    workspace: str | None = None, held: bool = False, import_id: int | None = None
+) -> State:
     """Test the logins of pending mailboxes that are due, 500 at a time, until none is left.
 
     Args:
         workspace: Only mailboxes of this workspace; all by default.
         held: Also mailboxes held back by the lockout guard, or imported without a test.
-        batch: Only this import's, and once, before they are due: what the HTTP API asks for after an import.
+        import_id: Only mailboxes of this import, once, even before they are due. The HTTP API uses it after
+            an import.
     """
     leave_no_core_file()
     settings = load_settings()
     report = ProbeReport((), 0)
     with database(settings) as mailboxes:
-        while targets := find_due(mailboxes, MAILBOXES_AT_ONCE, workspace, held=held, batch=batch):
+        while targets := find_due(mailboxes, MAILBOXES_AT_ONCE, workspace, held=held, import_id=import_id):
             found = await probe_all(targets, mailboxes, settings)
             report = report + found
-            if found.stopped or not found.verdicts or batch is not None:
+            if found.stopped or not found.verdicts or import_id is not None:
                 break
-    about = "A retest" if batch is None else f"Import {batch}"
+    about = "A retest" if import_id is None else f"Import {import_id}"
     await tell_guard(about, report, str(report), settings)
     if report.stopped is Stop.INTERRUPTED:
         return Cancelled(message=str(report), data=report)

@@ -1,17 +1,17 @@
-"""The tables. Timestamps are aware UTC; secrets are sealed bytes that `repr` leaves out."""
+"""The tables. Timestamps are aware UTC datetimes. Secrets are sealed bytes, and `repr` leaves them out."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
 
+import sqlalchemy
 from sqlalchemy import BigInteger, DateTime, Dialect, Index, Integer, MetaData, Text, UniqueConstraint
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
 
 from schemas.verdicts import MailboxStatus
 
-# Without names of their own, constraints cannot be altered on SQLite.
+# SQLite can only alter constraints that have a name.
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -19,12 +19,12 @@ NAMING = {
     "pk": "pk_%(table_name)s",
 }
 
-# SQLite numbers rows by itself only where the key is an INTEGER.
+# SQLite numbers rows only if the key is an INTEGER.
 Key = BigInteger().with_variant(Integer(), "sqlite")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware UTC datetime; SQLite, which keeps no zone, gets and gives it as UTC."""
+    """An aware UTC datetime. SQLite stores no time zone, so it stores and returns UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -39,15 +39,18 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 def now() -> datetime:
+    """Return the current time, aware, in UTC."""
     return datetime.now(UTC)
 
 
 class Table(SQLModel):
+    """The base of all tables: they share one set of metadata."""
+
     metadata = MetaData(naming_convention=NAMING)
 
 
 class Workspace(Table, table=True):
-    """Whoever mailboxes belong to; nothing of one workspace is seen from another."""
+    """The owner of mailboxes and imports. One workspace cannot see anything of another."""
 
     __tablename__ = "workspace"
 
@@ -57,9 +60,9 @@ class Workspace(Table, table=True):
 
 
 class ApiKey(Table, table=True):
-    """A key of the HTTP API: its digest, and the beginning of it for people to know it by.
+    """A key of the HTTP API: its digest, and its first characters so that people can recognise it.
 
-    `workspace_id` is None for a platform key, which names its workspace with each request.
+    `workspace_id` is None for a platform key: each of its requests names the workspace.
     """
 
     __tablename__ = "api_key"
@@ -74,18 +77,17 @@ class ApiKey(Table, table=True):
     revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 
-class ImportBatch(Table, table=True):
-    """One import of one file: its counts, which add up to its rows.
+class Import(Table, table=True):
+    """One import of one file. Its counts add up to the rows of the file.
 
-    `idempotency_key` is the caller's, of an import over HTTP, else a random one. `fingerprint` is what the
-    caller's came with, sealed: a digest in clear would let who has the database try out passwords with it.
+    `idempotency_key` comes from the caller of the HTTP API; all other imports get a random one. `fingerprint`
+    identifies the request that used the key. It is a digest, sealed because anyone who has the database could
+    use a plain one to guess passwords.
     """
 
-    __tablename__ = "import_batch"
-    # An index and no constraint: SQLite adds it without making the table anew.
-    __table_args__ = (
-        Index("ix_import_batch_idempotency_key", "workspace_id", "idempotency_key", unique=True),
-    )
+    __tablename__ = "import"
+    # An index, not a constraint: SQLite can add an index without rebuilding the table.
+    __table_args__ = (Index("ix_import_idempotency_key", "workspace_id", "idempotency_key", unique=True),)
 
     id: int | None = Field(default=None, primary_key=True, sa_type=Key)
     workspace_id: int = Field(foreign_key="workspace.id", index=True, sa_type=Key)
@@ -99,21 +101,21 @@ class ImportBatch(Table, table=True):
     fingerprint: bytes | None = Field(default=None, repr=False)
 
 
-class BatchRowError(Table, table=True):
-    """A row that failed; kept so that every error of an import can be read later, not only the first 50."""
+class ImportRowError(Table, table=True):
+    """A row that failed. All of them are kept, because the answer to an import lists only the first 50."""
 
-    __tablename__ = "batch_row_error"
+    __tablename__ = "import_row_error"
 
-    batch_id: int = Field(foreign_key="import_batch.id", ondelete="CASCADE", primary_key=True, sa_type=Key)
+    import_id: int = Field(foreign_key="import.id", ondelete="CASCADE", primary_key=True, sa_type=Key)
     line: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
     email: str = Field(max_length=254)
     reason: str = Field(max_length=40)
 
 
 class Mailbox(Table, table=True):
-    """A mailbox, its sealed credentials, its servers and what the tests say of it.
+    """A mailbox: its sealed credentials, its servers and the result of its last test.
 
-    `claimed_until` belongs to the run that is testing the mailbox; once it has passed, anybody may take over.
+    `claimed_until` is when the claim of the run that tests the mailbox expires. Any run may claim it then.
     """
 
     __tablename__ = "mailbox"
@@ -124,7 +126,7 @@ class Mailbox(Table, table=True):
 
     id: int | None = Field(default=None, primary_key=True, sa_type=Key)
     workspace_id: int = Field(foreign_key="workspace.id", sa_type=Key)
-    batch_id: int = Field(foreign_key="import_batch.id", index=True, sa_type=Key)
+    import_id: int = Field(foreign_key="import.id", index=True, sa_type=Key)
     email: str = Field(max_length=254)
     email_key: str = Field(max_length=254)
     name: str | None = Field(default=None, max_length=200)
@@ -145,7 +147,7 @@ class Mailbox(Table, table=True):
 
 
 class ProbeResult(Table, table=True):
-    """What one protocol said in one attempt, with the server's own words (credentials stripped)."""
+    """The answer of one protocol in one attempt, with the server's own words (credentials removed)."""
 
     __tablename__ = "probe_result"
 
@@ -160,6 +162,6 @@ class ProbeResult(Table, table=True):
     at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
 
 
-def columns_of(model: type[Table]) -> Any:
-    """The table behind a model, for statements that name columns."""
-    return model.__table__  # type: ignore[attr-defined]
+def table_of(model: type[Table]) -> sqlalchemy.Table:
+    """Return the table behind a model, for code that goes through all of its columns."""
+    return Table.metadata.tables[str(model.__tablename__)]

@@ -1,8 +1,9 @@
-"""After an import over HTTP: its mailboxes are tested without the caller waiting for it.
+"""Test the mailboxes of an import over HTTP after the request is answered.
 
-Where a Prefect server is configured, a run of its retest deployment does it. Otherwise, and where that fails,
-this process does: one import after the other, so that the limit per host holds for the process. Nothing is
-kept here but the numbers of imports: what a crash or a shutdown leaves untested is pending, and comes due.
+If a Prefect server is configured, its retest deployment runs the tests. Otherwise, or if that fails, this
+process runs them, one import after the other, so that the limit per host holds for the whole process. Only
+import numbers are kept in memory: mailboxes that a crash or a shutdown leaves untested are pending, and a
+retest finds them.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from schemas.verdicts import Group
 from tasks.crash import outline
 from tasks.notify import tell_guard
 from tasks.probe import Probing
+from tasks.storage.claims import find_due
 from tasks.storage.database import Database
-from tasks.storage.due import find_due
 
 DEPLOYMENT = "retest-pending/every-10-minutes"
 PREFECT_SECONDS = 15
@@ -32,7 +33,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 class BackgroundTests:
-    """Tests the mailboxes of one import after the other. Lives on the event loop on which it was made."""
+    """Tests the mailboxes of one import after the other, on the event loop that it was made on."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
@@ -43,28 +44,28 @@ class BackgroundTests:
         self._worker = asyncio.create_task(self._work())
 
     def submit(self, import_id: int) -> None:
-        """Have the mailboxes of an import tested, sooner or later."""
+        """Add an import to the queue of imports to test."""
         self._imports.put_nowait(import_id)
 
     async def close(self) -> None:
-        """Begin nothing more and give up the logins under way: their mailboxes stay pending and come due."""
+        """Start no more tests and interrupt those that run: their mailboxes stay pending and come due."""
         self._closing = True
         self._imports.put_nowait(None)
         if self._probing is not None:
             self._probing.interrupt()
-        await self._worker  # and not cancelled: a thread may be using the database for it
+        await self._worker  # not cancelled: one of its threads may be using the database
 
     async def _work(self) -> None:
         while (import_id := await self._imports.get()) is not None and not self._closing:
             try:
                 if not await handed_to_prefect(import_id):
                     await self._test(import_id)
-            except Exception as error:  # noqa: BLE001  the next import is to be tested all the same
-                LOGGER.error("The tests of import %d broke off: %s", import_id, outline(error))
+            except Exception as error:  # noqa: BLE001  one import must not end the tests of the next
+                LOGGER.error("The tests of import %d failed: %s", import_id, outline(error))
 
     async def _test(self, import_id: int) -> None:
         targets = await asyncio.to_thread(
-            find_due.fn, self._database, MAX_MAILBOXES, None, held=False, batch=import_id
+            find_due.fn, self._database, MAX_MAILBOXES, None, held=False, import_id=import_id
         )
         if self._closing:
             return
@@ -88,7 +89,11 @@ class BackgroundTests:
 
 
 async def handed_to_prefect(import_id: int) -> bool:
-    """Create a run of the retest deployment for one import; the same import twice gives the same run."""
+    """Create a flow run of the retest deployment for one import. Two calls for one import create one run.
+
+    Returns:
+        False if no Prefect server is configured, or it did not accept the run.
+    """
     if not PREFECT_API_URL.value():
         return False
     try:
@@ -97,14 +102,14 @@ async def handed_to_prefect(import_id: int) -> bool:
                 await arun_deployment(
                     DEPLOYMENT,
                     client=client,
-                    parameters={"batch": import_id},
-                    idempotency_key=f"batch-{import_id}",
+                    parameters={"import_id": import_id},
+                    idempotency_key=f"import-{import_id}",
                     timeout=0,
                     as_subflow=False,
                 )
     except (PrefectException, httpx.HTTPError, OSError, RuntimeError, TimeoutError) as error:
         LOGGER.warning(
-            "Prefect did not take the tests of import %d (%s): they run in this process",
+            "Prefect did not accept the tests of import %d (%s): they run in this process",
             import_id,
             type(error).__name__,
         )

@@ -1,4 +1,4 @@
-"""Step 4: the batch, its errors and its mailboxes are stored in one transaction, or nothing is."""
+"""Step 4: store the import, its row errors and its mailboxes in one transaction."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from uuid import uuid4
 import polars as pl
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from sqlalchemy import Connection, Table, insert, select
+from sqlalchemy import Connection, insert, select, update
+from sqlmodel import col
 
 from schemas.prepare import Prepared
 from schemas.providers import Endpoint, servers_for
@@ -18,7 +19,7 @@ from schemas.rows import RowError
 from schemas.sealing import Owner, Sealer
 from schemas.settings import Settings
 from schemas.summary import Summary, summarize
-from schemas.tables import BatchRowError, ImportBatch, Mailbox, columns_of, now
+from schemas.tables import Import, ImportRowError, Mailbox, now
 from schemas.verdicts import MailboxStatus, Target
 from tasks.crash import unquoted
 from tasks.storage.database import Database, insert_for, through_restarts, workspace_id_of
@@ -27,10 +28,16 @@ NOT_TESTED = "Not tested: imported without a connection test."
 
 
 class Origin(NamedTuple):
-    """Where a batch comes from, and whether its mailboxes are due for a test at once.
+    """Where an import comes from, and whether its mailboxes are tested right away.
 
-    A workspace takes an idempotency key once: a second batch with it raises `KeyTakenError`. Where the caller
-    has none, `store` makes one up: by it a batch is known again.
+    Attributes:
+        file_name: The name of the file, without its folder.
+        workspace: The workspace that gets the mailboxes.
+        tag: The tag of all new mailboxes.
+        test: Whether the run that stores the mailboxes also tests them.
+        idempotency_key: The caller's key for this import; each workspace can use a key once. If None, `store`
+            makes a random one, which identifies the import if the connection is lost.
+        fingerprint: The sealed digest of the request that used the key.
     """
 
     file_name: str
@@ -42,12 +49,12 @@ class Origin(NamedTuple):
 
 
 class KeyTakenError(Exception):
-    """Another import has the idempotency key."""
+    """Another import of the workspace already used this idempotency key."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A stored import: what became of each row, and the new mailboxes, which are to be tested."""
+    """A stored import: the result of each row, and the new mailboxes to test."""
 
     import_id: int
     summary: Summary
@@ -56,7 +63,12 @@ class Stored:
 
 @task(persist_result=False, cache_policy=NO_CACHE)
 def store(prepared: Prepared, origin: Origin, database: Database, settings: Settings) -> Stored:
-    """Seal the secrets and store the mailboxes; one that the workspace has already is left as it is."""
+    """Seal the secrets and store the mailboxes. A mailbox that the workspace already has stays as it is.
+
+    Raises:
+        KeyTakenError: If another import already used the idempotency key. Nothing is stored.
+        DatabaseLostError: If the database goes away and does not come back in time.
+    """
     if origin.idempotency_key is None:
         origin = origin._replace(idempotency_key=str(uuid4()))
     kept = seal(prepared.kept, origin.workspace, database.sealer)
@@ -77,7 +89,14 @@ def store(prepared: Prepared, origin: Origin, database: Database, settings: Sett
 
 @unquoted()
 def seal(kept: pl.DataFrame, workspace: str, sealer: Sealer) -> pl.DataFrame:
-    """Seal the secrets of the rows: `password` and `totp` (String) become Binary."""
+    """Seal the secrets of the rows.
+
+    Args:
+        kept: Valid rows with the columns `email_key`, `password` and `totp` (all String) among others.
+
+    Returns:
+        The same frame, with `password` and `totp` as Binary.
+    """
 
     def sealed(field: str) -> pl.Series:
         values = [
@@ -97,19 +116,18 @@ def _store_once(
     errors: Sequence[RowError],
     origin: Origin,
 ) -> tuple[int, dict[str, int]]:
-    """Store a batch, or find it where it was stored already and the connection lost before the answer.
+    """Store an import, or find it if it was stored and the connection was lost before the answer.
 
     Args:
-        repeated: How many rows of the file were left out for an earlier one of the same mailbox.
+        repeated: How many rows of the file repeat an earlier row's mailbox.
 
     Returns:
-        The batch's id; email key → mailbox id of those that are new.
+        The import's id, and email key → mailbox id of the new mailboxes.
     """
-    mailbox, batch = columns_of(Mailbox), columns_of(ImportBatch)
     with database.engine.begin() as connection:
         workspace_id = workspace_id_of(connection, origin.workspace)
-        batch_id = connection.scalar(
-            insert_for(connection, batch)
+        import_id = connection.scalar(
+            insert_for(connection, Import)
             .values(
                 workspace_id=workspace_id,
                 file_name=origin.file_name[:255],
@@ -122,39 +140,41 @@ def _store_once(
                 fingerprint=origin.fingerprint,
             )
             .on_conflict_do_nothing(index_elements=["workspace_id", "idempotency_key"])
-            .returning(batch.c.id)
+            .returning(col(Import.id))
         )
-        if batch_id is None:
+        if import_id is None:
             return _stored_before(connection, workspace_id, origin)
-        shared = {"workspace_id": workspace_id, "batch_id": batch_id, "tag": origin.tag}
-        ids = _insert_new(connection, mailbox, [candidate | shared for candidate in candidates])
+        shared = {"workspace_id": workspace_id, "import_id": import_id, "tag": origin.tag}
+        ids = _insert_new(connection, [candidate | shared for candidate in candidates])
         skipped = len(candidates) - len(ids) + repeated
         connection.execute(
-            batch.update().where(batch.c.id == batch_id).values(imported=len(ids), skipped=skipped)
+            update(Import).where(col(Import.id) == import_id).values(imported=len(ids), skipped=skipped)
         )
         if errors:
-            rows = [{"batch_id": batch_id, **error._asdict()} for error in errors]
-            connection.execute(insert(columns_of(BatchRowError)), rows)
-        return batch_id, ids
+            rows = [{"import_id": import_id, **error._asdict()} for error in errors]
+            connection.execute(insert(ImportRowError), rows)
+        return import_id, ids
 
 
 def _stored_before(connection: Connection, workspace_id: int, origin: Origin) -> tuple[int, dict[str, int]]:
-    """What `_store_once` returned when it stored this very batch.
+    """Return what `_store_once` returned when it stored this same import.
 
-    A fingerprint is sealed anew for every request, so that no two have the same one.
+    Each request seals its fingerprint with a new nonce, so two requests never have the same one.
+
+    Raises:
+        KeyTakenError: If another import used the key.
     """
-    mailbox, batch = columns_of(Mailbox), columns_of(ImportBatch)
-    batch_id = connection.scalar(
-        select(batch.c.id).where(
-            batch.c.workspace_id == workspace_id,
-            batch.c.idempotency_key == origin.idempotency_key,
-            batch.c.fingerprint == origin.fingerprint,
+    import_id = connection.scalar(
+        select(col(Import.id)).where(
+            col(Import.workspace_id) == workspace_id,
+            col(Import.idempotency_key) == origin.idempotency_key,
+            col(Import.fingerprint) == origin.fingerprint,
         )
     )
-    if batch_id is None:
+    if import_id is None:
         raise KeyTakenError
-    rows = connection.execute(select(mailbox.c.email_key, mailbox.c.id).where(mailbox.c.batch_id == batch_id))
-    return batch_id, {row.email_key: row.id for row in rows}
+    query = select(col(Mailbox.email_key), col(Mailbox.id)).where(col(Mailbox.import_id) == import_id)
+    return import_id, {row.email_key: row.id for row in connection.execute(query)}
 
 
 def _candidate(row: dict[str, Any], settings: Settings, *, test: bool) -> dict[str, Any]:
@@ -169,18 +189,20 @@ def _candidate(row: dict[str, Any], settings: Settings, *, test: bool) -> dict[s
         "diagnosis": "" if test else NOT_TESTED,
         "attempts": 0,
         "created_at": now(),
-        # This run tests it now; if the run is killed behind the commit, the mailbox comes due for a retest.
+        # This run tests the mailbox now. If the run is killed after the commit, a retest finds it due.
         "next_attempt_at": now() + settings.claim_lease if test else None,
     }
 
 
-def _insert_new(connection: Connection, mailbox: Table, candidates: list[dict[str, Any]]) -> dict[str, int]:
-    """Insert what is not there yet; returns email key → mailbox id of the new ones."""
+def _insert_new(connection: Connection, candidates: list[dict[str, Any]]) -> dict[str, int]:
+    """Insert the mailboxes that the workspace does not have; return email key → mailbox id of those."""
     if not candidates:
         return {}
-    # In one order for everybody: two imports that overlap wait for each other and never deadlock.
+    # All imports insert in the same order: two that overlap wait for each other and never deadlock.
     ordered = sorted(candidates, key=lambda candidate: str(candidate["email_key"]))
     statement = (
-        insert_for(connection, mailbox).on_conflict_do_nothing().returning(mailbox.c.email_key, mailbox.c.id)
+        insert_for(connection, Mailbox)
+        .on_conflict_do_nothing()
+        .returning(col(Mailbox.email_key), col(Mailbox.id))
     )
     return {row.email_key: row.id for row in connection.execute(statement, ordered)}

@@ -1,7 +1,7 @@
-"""Remove what is only history: old answers of servers, old row errors, old runs of Prefect.
+"""Remove history: old answers of mail servers, old row errors, old flow runs.
 
-And end what Prefect has forgotten: its automation marks a run as crashed whose process died, but a server
-that is killed at that moment never does.
+Also end flow runs that Prefect has forgotten. Prefect's automation marks a run as crashed when its process
+dies, but not if the server is killed at that moment.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
-from sqlalchemy import Select, Table, delete, exists, select, tuple_
+from sqlalchemy import Select, delete, exists, select, tuple_
+from sqlalchemy.orm import aliased
+from sqlmodel import col
 
-from schemas.tables import BatchRowError, ImportBatch, ProbeResult, columns_of
+from schemas.tables import Import, ImportRowError, ProbeResult, table_of
 from tasks.storage.database import Database
 
-# Small enough that nobody waits long for the locks of one transaction.
+# Small, so that no other program waits long for the locks of one transaction.
 ROWS_AT_ONCE = 1000
 RUNS_AT_ONCE = 200
 FLOWS = ["import-outlook", "watch-inbox", "retest-pending", "trim-history"]
@@ -38,33 +40,43 @@ OURS = FlowFilter(name=FlowFilterName(any_=FLOWS))
 
 @task(persist_result=False, cache_policy=NO_CACHE)
 def trim_results(database: Database, before: datetime) -> int:
-    """Remove answers of servers older than `before`, but for those of each mailbox's last test.
+    """Remove old answers of mail servers and the row errors of old imports.
+
+    The answers of each mailbox's last test stay, however old they are.
+
+    Args:
+        before: Everything from this time on stays.
 
     Returns:
-        How many were removed, with the row errors of batches as old.
+        How many rows were removed.
     """
-    result, error, batch = columns_of(ProbeResult), columns_of(BatchRowError), columns_of(ImportBatch)
-    # By time: a retest asked for counts attempts anew, and one that was cut off left no answer.
-    newer = result.alias()
-    later = exists().where(newer.c.mailbox_id == result.c.mailbox_id, newer.c.at > result.c.at)
-    superseded = select(*result.primary_key.columns).where(result.c.at < before, later)
-    errors = (
-        select(*error.primary_key.columns)
-        .join(batch, batch.c.id == error.c.batch_id)
-        .where(batch.c.created_at < before)
+    newer = aliased(ProbeResult)
+    # Times decide which answers are the last: attempts start again from 1 when someone asks for a retest.
+    later = exists().where(
+        col(newer.mailbox_id) == col(ProbeResult.mailbox_id), col(newer.at) > col(ProbeResult.at)
     )
-    return sum(_trim(database, table, query) for table, query in ((result, superseded), (error, errors)))
+    answers = select(col(ProbeResult.mailbox_id), col(ProbeResult.attempt), col(ProbeResult.protocol)).where(
+        col(ProbeResult.at) < before, later
+    )
+    errors = (
+        select(col(ImportRowError.import_id), col(ImportRowError.line))
+        .join(Import, col(Import.id) == col(ImportRowError.import_id))
+        .where(col(Import.created_at) < before)
+    )
+    return _trim(database, ProbeResult, answers) + _trim(database, ImportRowError, errors)
 
 
-def _trim(database: Database, table: Table, query: Select[Any]) -> int:
-    """Delete the rows whose keys a query finds, some at a time."""
-    key = tuple_(*table.primary_key.columns)
+def _trim(
+    database: Database, model: type[ProbeResult] | type[ImportRowError], query: Select[*tuple[Any, ...]]
+) -> int:
+    """Delete the rows whose primary keys a query finds, in many short transactions."""
+    key = tuple_(*table_of(model).primary_key.columns)
     total = 0
     while True:
         with database.engine.begin() as connection:
             found = [tuple(row) for row in connection.execute(query.limit(ROWS_AT_ONCE))]
             if found:
-                connection.execute(delete(table).where(key.in_(found)))
+                connection.execute(delete(model).where(key.in_(found)))
         total += len(found)
         if len(found) < ROWS_AT_ONCE:
             return total
@@ -72,7 +84,11 @@ def _trim(database: Database, table: Table, query: Select[Any]) -> int:
 
 @task(persist_result=False, cache_policy=NO_CACHE)
 async def trim_runs(before: datetime) -> int:
-    """Remove this project's flow runs that ended before `before`, with all that hangs on them."""
+    """Remove this project's flow runs that ended before `before`, with their logs and artifacts.
+
+    Returns:
+        How many runs were removed.
+    """
     old = FlowRunFilter(end_time=FlowRunFilterEndTime(before_=before))
     total = 0
     async with get_client() as client:
@@ -88,7 +104,11 @@ async def trim_runs(before: datetime) -> int:
 
 @task(persist_result=False, cache_policy=NO_CACHE)
 async def end_forgotten_runs(before: datetime) -> int:
-    """Mark this project's flow runs as crashed that were to begin before `before` and have not ended."""
+    """Mark flow runs as crashed that should have begun before `before` and have not ended.
+
+    Returns:
+        How many runs were marked.
+    """
     unended = FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING, StateType.CANCELLING])
     forgotten = FlowRunFilter(
         state=FlowRunFilterState(type=unended),

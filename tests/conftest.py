@@ -42,7 +42,7 @@ from sandbox.script import read_accounts
 from schemas.prepare import Prepared
 from schemas.sealing import new_key
 from schemas.settings import PREFIX, Settings
-from schemas.tables import Table, columns_of
+from schemas.tables import Table, table_of
 from schemas.verdicts import Target, group_targets
 from tasks.configuration import load_settings
 from tasks.prepare import prepare
@@ -169,7 +169,7 @@ def db(either_settings: Settings) -> Iterator[Database]:
 
 def rows_of(db: Database, model: type[Table]) -> list[dict[str, Any]]:
     """Every row of a table, in the order of its key."""
-    table = columns_of(model)
+    table = table_of(model)
     with db.engine.connect() as connection:
         query = table.select().order_by(*table.primary_key.columns)
         return [dict(row) for row in connection.execute(query).mappings()]

@@ -46,7 +46,7 @@ from sandbox.script import Account
 from schemas.labels import LABEL_RULE
 from schemas.responses import ERROR_CODES
 from schemas.settings import PREFIX, Settings
-from schemas.tables import ApiKey, BatchRowError, ImportBatch, Mailbox, ProbeResult, columns_of, now
+from schemas.tables import ApiKey, Import, ImportRowError, Mailbox, ProbeResult, now
 from tasks.background import DEPLOYMENT, handed_to_prefect
 from tasks.storage.api_keys import create_key, revoke_key
 from tasks.storage.database import Database, database
@@ -299,11 +299,11 @@ REFUSED_FILES = {
 
 
 def test_refused_file_gives_its_message_and_changes_nothing(api: Api) -> None:
-    """Each cause of a refusal gives 400 and the contract's message, and leaves no batch behind."""
+    """Each cause of a refusal gives 400 and the contract's message, and leaves no import behind."""
     with api.client() as client:
         for content, message in REFUSED_FILES.values():
             assert error_of(send(client, content), 400) == message
-    assert rows_of(api.db, ImportBatch) == rows_of(api.db, Mailbox) == []
+    assert rows_of(api.db, Import) == rows_of(api.db, Mailbox) == []
 
 
 def test_request_without_an_upload_is_told_that_a_file_is_required(api: Api) -> None:
@@ -335,7 +335,7 @@ def test_odd_forms_are_refused_with_a_sentence(api: Api) -> None:
         for kind in ("multipart/form-data", "multipart/form-data; boundary=other"):
             broken = client.post(IMPORT, content=b"--x\r\n\r\n--x--", headers={"Content-Type": kind})
             assert error_of(broken, 400) == "The request is not valid multipart/form-data"
-    assert rows_of(api.db, ImportBatch) == []
+    assert rows_of(api.db, Import) == []
 
 
 def test_file_names_are_stored_without_folders_and_control_characters(either_api: Api) -> None:
@@ -359,7 +359,7 @@ def test_charset_of_the_form_makes_no_difference(api: Api) -> None:
             request = client.build_request("POST", IMPORT, files={"file": ("ä.csv", SAMPLE.read_bytes())})
             request.headers["Content-Type"] += f"; charset={charset}"
             assert client.send(request).status_code == 200
-    assert {row["file_name"] for row in rows_of(api.db, ImportBatch)} == {"ä.csv"}
+    assert {row["file_name"] for row in rows_of(api.db, Import)} == {"ä.csv"}
 
 
 def test_unknown_paths_methods_and_parameters_get_the_envelope(api: Api) -> None:
@@ -438,7 +438,7 @@ def test_keys_are_refused_unless_they_are_right(either_api: Api) -> None:
         for answer in answers:
             assert error_of(answer, 401) == "A valid X-Api-Key is required"
         assert client.get("/v1/mailboxes", headers={"X-Api-Key": key}).status_code == 200
-    assert rows_of(either_api.db, ImportBatch) == []
+    assert rows_of(either_api.db, Import) == []
 
 
 def test_keys_are_managed_from_the_command_line(
@@ -493,7 +493,7 @@ def test_last_use_is_recorded_once_a_minute(api: Api) -> None:
         assert used() == first
         with api.db.engine.begin() as connection:
             earlier = now() - timedelta(seconds=61)
-            connection.execute(columns_of(ApiKey).update().values(last_used_at=earlier))
+            connection.execute(sa.update(ApiKey).values(last_used_at=earlier))
         assert used() > first
 
 
@@ -628,7 +628,7 @@ def test_idempotency_key_gives_one_import_and_one_answer(either_api: Api) -> Non
         for key in ("", "two words", "ü", "x" * 256):
             refused = client.post(IMPORT, files={"file": b""}, headers={b"Idempotency-Key": key.encode()})
             assert error_of(refused, 400).startswith("Idempotency-Key: ")
-    assert len(rows_of(either_api.db, ImportBatch)) == 2
+    assert len(rows_of(either_api.db, Import)) == 2
 
 
 def test_refused_file_uses_no_idempotency_key_up(api: Api) -> None:
@@ -639,7 +639,7 @@ def test_refused_file_uses_no_idempotency_key_up(api: Api) -> None:
 
 
 def test_the_same_request_many_times_at_once_is_one_import(either_api: Api) -> None:
-    """Sixteen equal requests with one key at the same moment give sixteen equal answers and one batch."""
+    """Sixteen equal requests with one key at the same moment give sixteen equal answers and one import."""
     file = csv_of(*([f"u{n}@b.co", "p"] for n in range(200)), ["bad", "p"])
     key = either_api.key()
     barrier = threading.Barrier(16)
@@ -655,7 +655,7 @@ def test_the_same_request_many_times_at_once_is_one_import(either_api: Api) -> N
     ((status, text, _),) = answers
     assert status == 200
     assert json.loads(text)["data"]["imported"] == 200
-    assert len(rows_of(either_api.db, ImportBatch)) == len(rows_of(either_api.db, BatchRowError)) == 1
+    assert len(rows_of(either_api.db, Import)) == len(rows_of(either_api.db, ImportRowError)) == 1
 
 
 # Limits -------------------------------------------------------------
@@ -819,7 +819,7 @@ def test_malformed_bodies_get_nothing_but_4xx_envelopes(api: Api) -> None:
         assert envelope["error"]["code"] == ERROR_CODES[answer.status]
         assert CANARY not in envelope["error"]["message"]
     connection.close()
-    assert rows_of(api.db, ImportBatch) == rows_of(api.db, Mailbox) == []
+    assert rows_of(api.db, Import) == rows_of(api.db, Mailbox) == []
 
 
 @pytest.mark.slow
@@ -869,8 +869,8 @@ def test_32_clients_with_overlapping_files_store_the_exact_union(either_api: Api
     assert len(rows_of(either_api.db, Mailbox)) == len(union)
     assert sum(answer["imported"] for answer in answers) == len(union)
     assert all(answer["imported"] + answer["skipped"] == 100 and not answer["failed"] for answer in answers)
-    batches = rows_of(either_api.db, ImportBatch)
-    assert sum(batch["imported"] for batch in batches) == len(union)
+    imports = rows_of(either_api.db, Import)
+    assert sum(row["imported"] for row in imports) == len(union)
 
 
 # How it ends, and how it goes on --------------------------------------
@@ -1008,7 +1008,7 @@ async def test_prefect_gets_one_run_per_import(prefect_server: str) -> None:
             assert await handed_to_prefect(7)
             assert await handed_to_prefect(7)
             runs = [run for run in await client.read_flow_runs() if run.deployment_id == deployment]
-            assert [run.parameters for run in runs] == [{"batch": 7}]
+            assert [run.parameters for run in runs] == [{"import_id": 7}]
         finally:
             await client.delete_deployment(deployment)
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
@@ -1016,12 +1016,13 @@ async def test_prefect_gets_one_run_per_import(prefect_server: str) -> None:
     assert prefect_server
 
 
-RUN_FOR_BATCH_1 = (
-    "import asyncio; from flows.retest_pending import retest_pending; asyncio.run(retest_pending(batch=1))"
+RUN_FOR_IMPORT_1 = (
+    "import asyncio; from flows.retest_pending import retest_pending; "
+    "asyncio.run(retest_pending(import_id=1))"
 )
 
 
-def test_batch_run_tests_its_import_once_and_before_it_is_due(shell: Shell) -> None:
+def test_run_for_an_import_tests_it_once_and_before_it_is_due(shell: Shell) -> None:
     """The run that the API asks for tries one import's pending mailboxes once, and no other's."""
     settings = shell.settings
     accounts = {name: Account("p") for name in ("mine@contoso.com", "theirs@contoso.com")}
@@ -1031,7 +1032,7 @@ def test_batch_run_tests_its_import_once_and_before_it_is_due(shell: Shell) -> N
             file = write_csv(shell.folder / "in.csv", [[email, "p"] for email in emails])
             import_file(db, with_servers(settings, outlook), file)
         shell.environment |= at(outlook)
-        command = [sys.executable, "-c", RUN_FOR_BATCH_1]
+        command = [sys.executable, "-c", RUN_FOR_IMPORT_1]
         subprocess.run(command, cwd=PROJECT, env=shell.environment, capture_output=True, check=True)
         found = {row["email"]: (row["status"], row["attempts"]) for row in rows_of(db, Mailbox)}
     assert found == {

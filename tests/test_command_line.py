@@ -81,7 +81,7 @@ def test_each_refusal_says_its_message_and_changes_nothing(offline: Shell) -> No
 def test_refusal_leaves_a_filled_database_as_it_is(shell: Shell) -> None:
     """A refused file leaves every byte of the stored mailboxes alone."""
     shell.run(SAMPLES / "mailboxes.csv", "--no-test")
-    tables = "SELECT mailbox.*, import_batch.* FROM mailbox JOIN import_batch ON true ORDER BY mailbox.id"
+    tables = "SELECT mailbox.*, import.* FROM mailbox JOIN import ON true ORDER BY mailbox.id"
     before = shell.rows(tables)
     for _, path in refused_files(shell.folder):
         shell.run(*([path] if path else []), code=1)

@@ -18,11 +18,12 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from pydantic import SecretStr
+from sqlmodel import col
 
 import schemas.migrations
 from schemas.sealing import Owner, Sealer, new_key, parse_keys
 from schemas.settings import Settings, SettingsError
-from schemas.tables import Table, Workspace, columns_of, now
+from schemas.tables import Table, Workspace, now
 from tasks.storage.database import (
     MIGRATION_LOCK,
     Database,
@@ -330,25 +331,24 @@ def test_tables_of_a_newer_program_are_refused(settings: Settings) -> None:
 
 def test_no_update_is_lost(db: Database) -> None:
     """Two threads that read, add one and write back never lose an update."""
-    table = columns_of(Workspace)
     with db.engine.begin() as connection:
-        connection.execute(table.insert().values(name="0", created_at=now()))
+        connection.execute(sa.insert(Workspace).values(name="0", created_at=now()))
 
     def count(_: int) -> None:
         for _ in range(30):
             with db.engine.begin() as connection:
-                number = int(connection.scalars(sa.select(table.c.name).with_for_update()).one())
-                connection.execute(table.update().values(name=str(number + 1)))
+                number = int(connection.scalars(sa.select(col(Workspace.name)).with_for_update()).one())
+                connection.execute(sa.update(Workspace).values(name=str(number + 1)))
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(count, range(2)))
     with db.engine.connect() as connection:
-        assert connection.scalars(sa.select(table.c.name)).one() == "60"
+        assert connection.scalars(sa.select(col(Workspace.name))).one() == "60"
 
 
 def test_errors_show_no_parameters(db: Database) -> None:
     """The text of an integrity error holds the statement and none of its values."""
-    statement = columns_of(Workspace).insert().values(name="hunter2", created_at=now())
+    statement = sa.insert(Workspace).values(name="hunter2", created_at=now())
     with db.engine.begin() as connection:
         connection.execute(statement)
     with pytest.raises(sa.exc.IntegrityError) as error, db.engine.begin() as connection:
@@ -359,7 +359,9 @@ def test_errors_show_no_parameters(db: Database) -> None:
 @pytest.mark.sqlite
 def test_sqlite_enforces_foreign_keys(settings: Settings) -> None:
     """A row that refers to nothing is refused on SQLite as well, which by itself would take it."""
-    statement = sa.text("INSERT INTO batch_row_error (batch_id, line, email, reason) VALUES (7, 1, 'a', 'b')")
+    statement = sa.text(
+        "INSERT INTO import_row_error (import_id, line, email, reason) VALUES (7, 1, 'a', 'b')"
+    )
     with (
         database(settings) as opened,
         pytest.raises(sa.exc.IntegrityError, match="FOREIGN KEY"),
@@ -372,7 +374,7 @@ def test_sqlite_enforces_foreign_keys(settings: Settings) -> None:
 def test_sqlite_can_be_read_while_it_is_written(settings: Settings, tmp_path: Path) -> None:
     """Another program may look into the database while a transaction is open."""
     with database(settings) as opened, opened.engine.begin() as connection:
-        connection.execute(columns_of(Workspace).insert().values(name="new", created_at=now()))
+        connection.execute(sa.insert(Workspace).values(name="new", created_at=now()))
         reader = sqlite3.connect(tmp_path / "mailboxes.db", timeout=0)
         assert reader.execute("SELECT count(*) FROM workspace").fetchone() == (0,)
         reader.close()

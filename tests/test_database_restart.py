@@ -23,7 +23,7 @@ import tasks.storage.database
 from sandbox.outlook import Account
 from schemas.sealing import new_key
 from schemas.settings import Settings, SettingsError
-from schemas.tables import ImportBatch, Mailbox, ProbeResult, Workspace, columns_of, now
+from schemas.tables import Import, Mailbox, ProbeResult, Workspace, now
 from tasks.probe import Probing
 from tasks.storage.api_keys import create_key, find_key
 from tasks.storage.database import MOST_CONNECTIONS, Database, DatabaseLostError, database, through_restarts
@@ -87,7 +87,7 @@ def waiting_for_a_lock(db: Database) -> bool:
 def test_import_goes_on_after_a_restart(
     server: PostgreSql, on_server: Settings, opened: Database, tmp_path: Path, how: str
 ) -> None:
-    """A server that ends in the middle of the store step leaves one batch with every row, and true counts."""
+    """A server that ends within the store step leaves one import with every row and the right counts."""
     file = mailboxes_file(tmp_path / "in.csv", accounts(50))
     with ThreadPoolExecutor(1) as pool, database(on_server) as other:
         with suppress(sa.exc.DBAPIError), other.engine.begin() as holding:
@@ -99,8 +99,8 @@ def test_import_goes_on_after_a_restart(
             server.start()
         stored = importing.result(30)
     assert (stored.summary.imported, stored.summary.skipped, len(stored.targets)) == (50, 0, 50)
-    (batch,) = rows_of(opened, ImportBatch)
-    assert (batch["id"], batch["imported"], batch["skipped"]) == (stored.summary.import_id, 50, 0)
+    (kept,) = rows_of(opened, Import)
+    assert (kept["id"], kept["imported"], kept["skipped"]) == (stored.summary.import_id, 50, 0)
     assert {row["id"] for row in rows_of(opened, Mailbox)} == {target[0] for target in stored.targets}
 
 
@@ -258,8 +258,8 @@ async def test_nothing_is_done_twice_when_answers_are_lost(
             await probe_targets(probing, stored.targets, 7)
     assert cutter.lost >= 5
     assert len(probing.report().verdicts) == 21
-    (batch,) = rows_of(opened, ImportBatch)
-    assert (batch["imported"], batch["skipped"], batch["failed"]) == (21, 0, 0)
+    (kept,) = rows_of(opened, Import)
+    assert (kept["imported"], kept["skipped"], kept["failed"]) == (21, 0, 0)
     found = rows_of(opened, Mailbox)
     assert Counter(row["status"] for row in found) == {"active": 20, "failed": 1}
     assert {(row["attempts"], row["claimed_until"]) for row in found} == {(1, None)}
@@ -279,7 +279,7 @@ def test_import_over_http_is_answered_truly_when_answers_are_lost(
                 again = send(client, SAMPLE.read_bytes(), **{"Idempotency-Key": "once"})
     assert cutter.lost >= 2
     assert first.json() == again.json() == CONTRACT
-    assert len(rows_of(opened, ImportBatch)) == 1
+    assert len(rows_of(opened, Import)) == 1
 
 
 # Connections, and what is no outage.
@@ -346,7 +346,7 @@ def test_other_faults_are_not_repeated(opened: Database) -> None:
         times += 1
         with db.engine.begin() as connection:
             for _ in range(2):
-                connection.execute(columns_of(Workspace).insert().values(name="one", created_at=now()))
+                connection.execute(sa.insert(Workspace).values(name="one", created_at=now()))
 
     with pytest.raises(IntegrityError):
         insert_twice(opened)

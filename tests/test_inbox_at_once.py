@@ -100,8 +100,8 @@ def check_places(dropped: list[Dropped], folders: Folders, shell: Shell) -> None
     assert sorted(map(str, stored)) == sorted(distinct)
 
 
-def batches(shell: Shell) -> Iterator[tuple[str, int]]:
-    for name, imported in shell.rows("SELECT file_name, imported FROM import_batch ORDER BY id"):
+def imports(shell: Shell) -> Iterator[tuple[str, int]]:
+    for name, imported in shell.rows("SELECT file_name, imported FROM import ORDER BY id"):
         yield Path(str(name)).stem, int(str(imported))
 
 
@@ -131,7 +131,7 @@ def test_two_workers_import_each_of_40_files_once(shell: Shell, folders: Folders
     assert counts == {"imported": 34, "rejected": 6}
     assert all(scanner.messages for scanner in scanners)  # both had their share
     check_places(dropped, folders, shell)
-    assert Counter(name for name, _ in batches(shell)) == Counter(
+    assert Counter(name for name, _ in imports(shell)) == Counter(
         one.stem for one in dropped if one.mailboxes is not None
     )
 
@@ -159,7 +159,7 @@ def test_kill_9_loses_and_doubles_nothing(shell: Shell, folders: Folders, kills:
         for scanner in scanners:
             scanner.stop()
     check_places(dropped, folders, shell)
-    imported = list(batches(shell))
+    imported = list(imports(shell))
     # A file cut off between its commit and its outcome is imported once more, and nothing comes of it.
     assert {name for name, _ in imported} == {one.stem for one in dropped if one.mailboxes is not None}
     assert len(imported) - len({name for name, _ in imported}) <= kills

@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 from pyotp.totp import TOTP
-from sqlalchemy import text
+from sqlalchemy import delete, insert, text, update
+from sqlmodel import col
 
 import tasks.storage.mailboxes
 from flows import manage
@@ -28,7 +29,7 @@ from schemas.csv_file import CsvTable, parse
 from schemas.reasons import Reason
 from schemas.sealing import new_key
 from schemas.settings import PREFIX, Settings
-from schemas.tables import BatchRowError, Mailbox, ProbeResult, columns_of, now
+from schemas.tables import ImportRowError, Mailbox, ProbeResult, now
 from schemas.verdicts import MailboxStatus
 from tasks.probe import Probing
 from tasks.storage.database import Database
@@ -124,9 +125,8 @@ async def tested(db: Database, either_settings: Settings, start: StartOutlook, t
 
 
 def change(db: Database, email: str, **values: object) -> None:
-    mailbox = columns_of(Mailbox)
     with db.engine.begin() as connection:
-        connection.execute(mailbox.update().where(mailbox.c.email == email).values(values))
+        connection.execute(update(Mailbox).where(col(Mailbox.email) == email).values(values))
 
 
 @pytest.mark.usefixtures("tested")
@@ -252,7 +252,7 @@ def test_the_last_answer_is_the_latest_one(desk: Desk, db: Database) -> None:
     (answer,) = [row for row in rows_of(db, ProbeResult) if row["mailbox_id"] == bob]
     older = answer | {"attempt": 3, "reason": Reason.THROTTLED, "at": now() - timedelta(days=1)}
     with db.engine.begin() as connection:
-        connection.execute(columns_of(ProbeResult).insert(), older)
+        connection.execute(insert(ProbeResult), older)
     (last,) = desk.json("mailboxes", "show", BOB)["results"]
     assert (last["attempt"], last["reason"]) == (1, "wrong_credentials")
     assert desk.emails("--reason", "throttled") == [CAT]
@@ -439,7 +439,7 @@ def test_row_errors_are_listed_by_line(desk: Desk, db: Database) -> None:
     assert [row[:2] for row in table[1:]] == [["6", "unknown"], ["7", "'=cmd@contoso.com"]]
     assert "=cmd@contoso.com" in desk.run("imports", "errors", "1")
     with db.engine.begin() as connection:
-        connection.execute(columns_of(BatchRowError).delete())
+        connection.execute(delete(ImportRowError))
     assert desk.run("imports", "errors", "1") == ""
     assert desk.said == "2 rows failed; the errors are not kept any longer.\n"
     desk.run("imports", "errors", "2", "--workspace", "other")

@@ -19,7 +19,7 @@ from schemas.rows import Duplicate, RowError, RowReason
 from schemas.sealing import Owner
 from schemas.settings import Settings
 from schemas.summary import ALREADY_STORED, Result
-from schemas.tables import BatchRowError, ImportBatch, Mailbox, Workspace, columns_of, now
+from schemas.tables import Import, ImportRowError, Mailbox, Workspace, now
 from schemas.verdicts import Target
 from tasks.prepare import prepare
 from tasks.storage.database import Database
@@ -60,7 +60,7 @@ def test_a_row_becomes_a_mailbox(db: Database, either_settings: Settings, tmp_pa
 
 
 def test_counts_and_outcomes(db: Database, either_settings: Settings, tmp_path: Path) -> None:
-    """Every row is imported, skipped or failed, in the file's order, and the batch holds the same counts."""
+    """Every row is imported, skipped or failed, in the file's order, and the import holds the same counts."""
     import_file(db, either_settings, write(tmp_path, ("old@outlook.com", "pw")))
     file = write(
         tmp_path,
@@ -82,9 +82,9 @@ def test_counts_and_outcomes(db: Database, either_settings: Settings, tmp_path: 
     ]
     assert summary.outcomes[3].reason == ALREADY_STORED
     assert "space" in summary.outcomes[4].reason
-    batch = rows_of(db, ImportBatch)[-1]
-    assert (batch["imported"], batch["skipped"], batch["failed"]) == (2, 2, 2)
-    assert (batch["id"], batch["file_name"]) == (summary.import_id, "mailboxes.csv")
+    stored = rows_of(db, Import)[-1]
+    assert (stored["imported"], stored["skipped"], stored["failed"]) == (2, 2, 2)
+    assert (stored["id"], stored["file_name"]) == (summary.import_id, "mailboxes.csv")
 
 
 def test_stored_mailboxes_stay_untouched(db: Database, either_settings: Settings, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_the_same_file_twice(db: Database, either_settings: Settings, tmp_path: 
 
 
 def test_a_file_without_a_good_row(db: Database, either_settings: Settings, tmp_path: Path) -> None:
-    """A file whose every row fails leaves a batch with its errors and no mailbox."""
+    """A file whose every row fails leaves an import with its errors and no mailbox."""
     stored = import_file(db, either_settings, write(tmp_path, ("nobody", "pw"), ("anna@outlook.com", "")))
     assert (stored.summary.imported, stored.summary.failed, stored.targets) == (0, 2, ())
     assert rows_of(db, Mailbox) == []
@@ -134,8 +134,8 @@ def test_row_errors_are_kept(db: Database, either_settings: Settings, tmp_path: 
     """Every failed row is stored with its line and reason, more of them than a summary shows."""
     file = write(tmp_path, *(("nobody", "pw") for _ in range(60)))
     summary = import_file(db, either_settings, file).summary
-    rows = rows_of(db, BatchRowError)
-    assert [(row["batch_id"], row["line"], row["email"], row["reason"]) for row in rows] == [
+    rows = rows_of(db, ImportRowError)
+    assert [(row["import_id"], row["line"], row["email"], row["reason"]) for row in rows] == [
         (summary.import_id, line, "nobody", RowReason.INVALID_EMAIL) for line in range(2, 62)
     ]
 
@@ -204,7 +204,7 @@ def test_two_imports_at_once(
         names = [f"{workspace} {turn}" for workspace in workspaces]
         with db.engine.begin() as connection:  # or the second import would wait for the first to make it
             for name in set(names):
-                connection.execute(columns_of(Workspace).insert().values(name=name, created_at=now()))
+                connection.execute(sa.insert(Workspace).values(name=name, created_at=now()))
         ready = [
             prepared(mailboxes_file(tmp_path / "up.csv", dict(everybody[:400]))),
             prepared(mailboxes_file(tmp_path / "down.csv", dict(everybody[:49:-1]))),
@@ -230,7 +230,7 @@ def test_two_imports_at_once(
 def test_nothing_is_stored_when_something_fails(
     db: Database, either_settings: Settings, tmp_path: Path
 ) -> None:
-    """A fault in the last statement takes back the workspace, the batch and every mailbox."""
+    """A fault in the last statement takes back the workspace, the import and every mailbox."""
     file = write(tmp_path, ("anna@outlook.com", "pw"), ("nobody", "pw"))
     good = prepared(file)
     twice = replace(good, errors=good.errors * 2)  # one line cannot have failed twice
@@ -238,7 +238,7 @@ def test_nothing_is_stored_when_something_fails(
     with pytest.raises(sa.exc.IntegrityError) as error:
         store.fn(twice, origin, db, either_settings)
     assert "SQL parameters hidden" in str(error.value)
-    for model in (Workspace, ImportBatch, BatchRowError, Mailbox):
+    for model in (Workspace, Import, ImportRowError, Mailbox):
         assert rows_of(db, model) == []
 
 

@@ -11,10 +11,12 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.states import Running
+from sqlalchemy import insert, update
+from sqlmodel import col
 
 from schemas.reasons import Protocol, Reason, Stage
 from schemas.settings import Settings
-from schemas.tables import BatchRowError, Mailbox, ProbeResult, columns_of, now
+from schemas.tables import ImportRowError, Mailbox, ProbeResult, now
 from tasks.storage.database import Database
 from tasks.trim import end_forgotten_runs, trim_results, trim_runs
 from tests.conftest import import_file, rows_of, write_csv
@@ -24,7 +26,7 @@ from tests.support.shell import Shell
 def test_superseded_answers_and_old_row_errors_go_and_the_last_ones_stay(
     db: Database, either_settings: Settings, tmp_path: Path
 ) -> None:
-    """Old answers but the last attempt's, and row errors of old batches, are removed; all else stays."""
+    """Old answers but the last attempt's, and row errors of old imports, are removed; all else stays."""
     file = write_csv(tmp_path / "in.csv", [["ann@contoso.com", "p"], ["bob@contoso.com", "p"], ["", "p"]])
     ann, bob = (target.mailbox_id for target in import_file(db, either_settings, file).targets)
     older, old, yesterday, today = (now() - timedelta(days=days) for days in (110, 100, 1, 0))
@@ -32,7 +34,7 @@ def test_superseded_answers_and_old_row_errors_go_and_the_last_ones_stay(
     answers = [(ann, 1, old), (ann, 2, yesterday), (ann, 3, today), (bob, 5, older), (bob, 1, old)]
     with db.engine.begin() as connection:
         connection.execute(
-            columns_of(ProbeResult).insert(),
+            insert(ProbeResult),
             [
                 {
                     "mailbox_id": mailbox,
@@ -48,9 +50,8 @@ def test_superseded_answers_and_old_row_errors_go_and_the_last_ones_stay(
                 for mailbox, attempt, at in answers
             ],
         )
-        mailbox = columns_of(Mailbox)
-        connection.execute(mailbox.update().where(mailbox.c.id == ann).values(attempts=3))
-        connection.execute(mailbox.update().where(mailbox.c.id == bob).values(attempts=2))
+        connection.execute(update(Mailbox).where(col(Mailbox.id) == ann).values(attempts=3))
+        connection.execute(update(Mailbox).where(col(Mailbox.id) == bob).values(attempts=2))
 
     before = now() - timedelta(days=90)
     assert trim_results.fn(db, before) == 2
@@ -59,9 +60,9 @@ def test_superseded_answers_and_old_row_errors_go_and_the_last_ones_stay(
         (ann, 3),
         (bob, 1),
     ]
-    assert len(rows_of(db, BatchRowError)) == 1
+    assert len(rows_of(db, ImportRowError)) == 1
     assert trim_results.fn(db, now() + timedelta(days=1)) == 2
-    assert rows_of(db, BatchRowError) == []
+    assert rows_of(db, ImportRowError) == []
     assert len(rows_of(db, Mailbox)) == 2
 
 

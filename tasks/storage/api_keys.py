@@ -1,7 +1,7 @@
-"""The keys of the HTTP API: made, found, listed and revoked.
+"""The keys of the HTTP API: make, find, list and revoke them.
 
-A key is 32 random bytes behind `sk_` (of one workspace) or `sk_user_` (of the platform). Only its SHA-256 is
-stored: a slow hash protects what people think up, and 256 random bits cannot be tried out anyway.
+A key is `sk_` (for one workspace) or `sk_user_` (for the platform) and 32 random bytes. Only its SHA-256 is
+stored. A slow hash would add nothing: it protects passwords that can be guessed, and 256 random bits cannot.
 """
 
 from __future__ import annotations
@@ -10,30 +10,31 @@ import hashlib
 import hmac
 import secrets
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
-from sqlalchemy import or_, select
+from sqlalchemy import Select, insert, or_, select, update
+from sqlmodel import col
 
-from schemas.tables import ApiKey, Workspace, columns_of, now
+from schemas.tables import ApiKey, Workspace, now
 from tasks.storage.database import Database, for_reading, through_restarts, workspace_id_of
 
 WORKSPACE_KIND, PLATFORM_KIND = "sk_", "sk_user_"
 KEY_BYTES = 32
-VISIBLE = 8  # characters of the secret part; the 35 others are 210 bits
+VISIBLE = 8  # characters of the secret part; the other 35 are 210 bits
 LONGEST = 100
-NOTED_EVERY = timedelta(minutes=1)
+NOTED_EVERY = timedelta(minutes=1)  # how precise `last_used_at` is
 
 
 class Holder(NamedTuple):
-    """Whose key a request came with; `workspace` is None for a platform key."""
+    """The owner of the key that a request sent. `workspace` is None for a platform key."""
 
     key_id: int
     workspace: str | None
 
 
 class Listed(BaseModel):
-    """A key as it is shown; `workspace` is None for a platform key."""
+    """A key as lists show it. `workspace` is None for a platform key."""
 
     prefix: str
     workspace: str | None
@@ -44,15 +45,18 @@ class Listed(BaseModel):
 
 
 def create_key(database: Database, workspace: str | None, name: str) -> str:
-    """Make a key for a workspace, or for the platform, and return it: it cannot be shown again."""
+    """Make a key and return it. It cannot be shown again.
+
+    Args:
+        workspace: Its workspace, which is created if needed; None for a platform key.
+        name: What people call the key.
+    """
     kind = PLATFORM_KIND if workspace is None else WORKSPACE_KIND
     key = kind + secrets.token_urlsafe(KEY_BYTES)
     with database.engine.begin() as connection:
         owner = None if workspace is None else workspace_id_of(connection, workspace)
         connection.execute(
-            columns_of(ApiKey)
-            .insert()
-            .values(
+            insert(ApiKey).values(
                 workspace_id=owner,
                 name=name,
                 prefix=_visible(key),
@@ -64,39 +68,49 @@ def create_key(database: Database, workspace: str | None, name: str) -> str:
 
 
 def list_keys(database: Database) -> list[Listed]:
-    key, owner = columns_of(ApiKey), columns_of(Workspace)
-    query = (
+    """List all keys, oldest first, revoked ones too."""
+    query: Select[*tuple[Any, ...]] = (
         select(
-            *(key.c.prefix, owner.c.name.label("workspace"), key.c.name),
-            *(key.c.created_at, key.c.last_used_at, key.c.revoked_at),
+            col(ApiKey.prefix),
+            col(Workspace.name).label("workspace"),
+            col(ApiKey.name),
+            col(ApiKey.created_at),
+            col(ApiKey.last_used_at),
+            col(ApiKey.revoked_at),
         )
-        .select_from(key.outerjoin(owner, owner.c.id == key.c.workspace_id))
-        .order_by(key.c.id)
+        .select_from(ApiKey)
+        .outerjoin(Workspace, col(Workspace.id) == col(ApiKey.workspace_id))
+        .order_by(col(ApiKey.id))
     )
     with for_reading(database.engine).connect() as connection:
         return [Listed.model_validate(row) for row in connection.execute(query).mappings()]
 
 
 def revoke_key(database: Database, prefix: str) -> bool:
-    """Refuse a key from now on; False when there is none that begins so, or it was revoked before."""
-    key = columns_of(ApiKey)
+    """Revoke a key. Returns False if no key has this prefix, or it is already revoked."""
     with database.engine.begin() as connection:
         revoked = connection.execute(
-            key.update().where(key.c.prefix == prefix, key.c.revoked_at.is_(None)).values(revoked_at=now())
+            update(ApiKey)
+            .where(col(ApiKey.prefix) == prefix, col(ApiKey.revoked_at).is_(None))
+            .values(revoked_at=now())
         )
         return bool(revoked.rowcount)
 
 
 @through_restarts
 def find_key(database: Database, presented: str) -> Holder | None:
-    """Whose key that is; None when it is nobody's, or revoked."""
+    """Find the owner of a key; None if there is no such key, or it is revoked.
+
+    Raises:
+        DatabaseLostError: If the database goes away and does not come back in time.
+    """
     if not presented.startswith(WORKSPACE_KIND) or len(presented) > LONGEST:
         return None
-    key, owner = columns_of(ApiKey), columns_of(Workspace)
     query = (
-        select(key.c.id, key.c.digest, key.c.last_used_at, owner.c.name)
-        .select_from(key.outerjoin(owner, owner.c.id == key.c.workspace_id))
-        .where(key.c.prefix == _visible(presented), key.c.revoked_at.is_(None))
+        select(col(ApiKey.id), col(ApiKey.digest), col(ApiKey.last_used_at), col(Workspace.name))
+        .select_from(ApiKey)
+        .outerjoin(Workspace, col(Workspace.id) == col(ApiKey.workspace_id))
+        .where(col(ApiKey.prefix) == _visible(presented), col(ApiKey.revoked_at).is_(None))
     )
     with for_reading(database.engine).connect() as connection:
         row = connection.execute(query).one_or_none()
@@ -108,10 +122,9 @@ def find_key(database: Database, presented: str) -> Holder | None:
 
 
 def _note_use(database: Database, key_id: int) -> None:
-    key = columns_of(ApiKey)
-    stale = or_(key.c.last_used_at.is_(None), key.c.last_used_at < now() - NOTED_EVERY)
+    stale = or_(col(ApiKey.last_used_at).is_(None), col(ApiKey.last_used_at) < now() - NOTED_EVERY)
     with database.engine.begin() as connection:
-        connection.execute(key.update().where(key.c.id == key_id, stale).values(last_used_at=now()))
+        connection.execute(update(ApiKey).where(col(ApiKey.id) == key_id, stale).values(last_used_at=now()))
 
 
 def _visible(key: str) -> str:

@@ -1,6 +1,7 @@
-"""Who tests a mailbox: it is claimed by one run, and given up with a verdict or without one.
+"""Claims: which run may test a mailbox.
 
-A claim has an end, so that a killed run blocks nobody; whoever has lost a claim by then writes nothing.
+A run finds mailboxes, claims them, and gives up each claim with or without a verdict. A claim expires, so a
+run that was killed blocks no mailbox. A run that has lost a claim writes nothing.
 """
 
 from __future__ import annotations
@@ -9,19 +10,22 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, or_, select
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from sqlalchemy import ColumnElement, Connection, RowMapping, bindparam, or_, select, update
+from sqlmodel import col
 
 from schemas.providers import Endpoint
 from schemas.sealing import Owner
-from schemas.tables import Mailbox, ProbeResult, Workspace, columns_of, now
-from schemas.verdicts import Answer, MailboxStatus, Verdict
-from tasks.storage.database import Database, insert_for, through_restarts
+from schemas.tables import Mailbox, ProbeResult, Workspace, now, table_of
+from schemas.verdicts import Answer, MailboxStatus, Target, Verdict
+from tasks.storage.database import Database, for_reading, insert_for, through_restarts
 
 HELD_BACK = "Held back by the lockout guard: the passwords of this import look wrong as a whole."
 
 
 class Claimed(NamedTuple):
-    """A mailbox that this run alone may test until `until`."""
+    """A mailbox that only this run may test until `until`."""
 
     mailbox_id: int
     email: str
@@ -33,46 +37,101 @@ class Claimed(NamedTuple):
     until: datetime
 
 
+@task(persist_result=False, cache_policy=NO_CACHE)
 @through_restarts
-def claim(database: Database, mailbox_ids: Sequence[int], begun: datetime, until: datetime) -> list[Claimed]:
-    """Take the mailboxes that are pending and that nobody else is testing; each counts one attempt from here.
-
-    The attempt is counted before the password leaves, so that a killed run cannot try one again and again.
+def find_due(
+    database: Database, most: int, workspace: str | None, *, held: bool, import_id: int | None = None
+) -> tuple[Target, ...]:
+    """Find pending mailboxes that no run is testing, those that have waited longest first.
 
     Args:
-        begun: When the run began; whatever another run has tested since then is not tested again.
-        until: When the claim runs out; to the microsecond it is what the claim is known by.
+        most: The maximum number of mailboxes.
+        workspace: Only mailboxes of this workspace; None for all.
+        held: Also mailboxes that wait until someone asks for a test: held back by the lockout guard, or
+            imported without one.
+        import_id: Only mailboxes of this import, even before they are due.
+
+    Raises:
+        DatabaseLostError: If the database goes away and does not come back in time.
     """
-    mailbox, workspace = columns_of(Mailbox), columns_of(Workspace)
-    free = (
-        select(mailbox.c.id)
-        .where(
-            mailbox.c.id.in_(mailbox_ids),
-            mailbox.c.status == MailboxStatus.PENDING,
-            or_(mailbox.c.claimed_until.is_(None), mailbox.c.claimed_until < now()),
-            or_(mailbox.c.tested_at.is_(None), mailbox.c.tested_at < begun),
+    moment = now()
+    waits = col(Mailbox.next_attempt_at).is_(None)
+    due = col(Mailbox.next_attempt_at) <= moment if import_id is None else ~waits
+    query = (
+        select(
+            *(col(Mailbox.id), col(Mailbox.smtp_host), col(Mailbox.smtp_port)),
+            *(col(Mailbox.imap_host), col(Mailbox.imap_port)),
         )
-        .order_by(mailbox.c.id)
-        # Waits for whoever holds a row: one that is only being sealed anew would go untested if skipped.
+        .where(
+            col(Mailbox.status) == MailboxStatus.PENDING, _unclaimed(moment), or_(due, waits) if held else due
+        )
+        .order_by(col(Mailbox.next_attempt_at), col(Mailbox.id))
+        .limit(most)
+    )
+    if import_id is not None:
+        query = query.where(col(Mailbox.import_id) == import_id)
+    if workspace is not None:
+        query = query.join(Workspace, col(Workspace.id) == col(Mailbox.workspace_id)).where(
+            col(Workspace.name) == workspace
+        )
+    with for_reading(database.engine).connect() as connection:
+        return tuple(
+            Target(row.id, Endpoint(row.smtp_host, row.smtp_port), Endpoint(row.imap_host, row.imap_port))
+            for row in connection.execute(query)
+        )
+
+
+@through_restarts
+def claim(database: Database, mailbox_ids: Sequence[int], begun: datetime, until: datetime) -> list[Claimed]:
+    """Claim the mailboxes that are pending and that no other run is testing.
+
+    Each claim counts as one attempt before the password is sent, so a run that is killed again and again
+    cannot try it without limit.
+
+    Args:
+        begun: When the run began. Mailboxes that another run has tested since then are left out.
+        until: When the claims expire. This exact time, to the microsecond, identifies the claims of a call.
+
+    Returns:
+        The claimed mailboxes, by id.
+
+    Raises:
+        DatabaseLostError: If the database goes away and does not come back in time.
+    """
+    free = (
+        select(col(Mailbox.id))
+        .where(
+            col(Mailbox.id).in_(mailbox_ids),
+            col(Mailbox.status) == MailboxStatus.PENDING,
+            _unclaimed(now()),
+            or_(col(Mailbox.tested_at).is_(None), col(Mailbox.tested_at) < begun),
+        )
+        .order_by(col(Mailbox.id))
+        # Wait for locked rows. A mailbox whose password is being re-encrypted must not miss its test.
         .with_for_update()
     )
     with database.engine.begin() as connection:
         connection.execute(
-            mailbox.update()
-            .where(mailbox.c.id.in_(free))
-            .values(claimed_until=until, attempts=mailbox.c.attempts + 1)
+            update(Mailbox)
+            .where(col(Mailbox.id).in_(free))
+            .values(claimed_until=until, attempts=col(Mailbox.attempts) + 1)
         )
-        # Asked for by its end, a claim is found again whose COMMIT had no answer, and is not counted twice.
+        # If the connection is lost after the COMMIT, the repeated call finds its claims by their end, and
+        # counts no second attempt.
         rows = connection.execute(
-            select(mailbox, workspace.c.name.label("workspace"))
-            .join(workspace, workspace.c.id == mailbox.c.workspace_id)
-            .where(mailbox.c.id.in_(mailbox_ids), mailbox.c.claimed_until == until)
-            .order_by(mailbox.c.id)
+            select(table_of(Mailbox), col(Workspace.name).label("workspace"))
+            .join(Workspace, col(Workspace.id) == col(Mailbox.workspace_id))
+            .where(col(Mailbox.id).in_(mailbox_ids), col(Mailbox.claimed_until) == until)
+            .order_by(col(Mailbox.id))
         ).mappings()
         return [_claimed(row, until) for row in rows]
 
 
-def _claimed(row: Any, until: datetime) -> Claimed:
+def _unclaimed(moment: datetime) -> ColumnElement[bool]:
+    return or_(col(Mailbox.claimed_until).is_(None), col(Mailbox.claimed_until) < moment)
+
+
+def _claimed(row: RowMapping, until: datetime) -> Claimed:
     return Claimed(
         row["id"],
         row["email"],
@@ -87,20 +146,22 @@ def _claimed(row: Any, until: datetime) -> Claimed:
 
 @through_restarts
 def save(database: Database, verdicts: Sequence[tuple[Claimed, Verdict]]) -> None:
-    """Store verdicts with every answer behind them, and give up the claims.
+    """Store verdicts with the answers behind them, and give up the claims.
 
-    Whoever lost a claim to another run, or whose mailbox was deleted, writes nothing.
+    Nothing is written for a mailbox that was deleted or that another run has claimed since.
+
+    Raises:
+        DatabaseLostError: If the database goes away and does not come back in time.
     """
-    mailbox, result = columns_of(Mailbox), columns_of(ProbeResult)
     moment = now()
     with database.engine.begin() as connection:
-        claims = _claims(connection, [claimed.mailbox_id for claimed, _ in verdicts])
+        claims = _lock(connection, [claimed.mailbox_id for claimed, _ in verdicts])
         verdicts = [pair for pair in verdicts if claims.get(pair[0].mailbox_id) == pair[0].until]
         if not verdicts:
             return
         connection.execute(
-            mailbox.update()
-            .where(mailbox.c.id == bindparam("mailbox_id"))
+            update(Mailbox)
+            .where(col(Mailbox.id) == bindparam("mailbox_id"))
             .values(
                 status=bindparam("new_status"),
                 diagnosis=bindparam("new_diagnosis"),
@@ -120,11 +181,13 @@ def save(database: Database, verdicts: Sequence[tuple[Claimed, Verdict]]) -> Non
                 for claimed, verdict in verdicts
             ],
         )
-        insert = insert_for(connection, result)
+        insert = insert_for(connection, ProbeResult)
         key = {"mailbox_id", "attempt", "protocol"}
-        # An attempt that was not counted has its number used again.
+        # The next attempt reuses the number of an attempt that did not count.
         overwrite = {
-            column.name: insert.excluded[column.name] for column in result.c if column.name not in key
+            column.name: insert.excluded[column.name]
+            for column in table_of(ProbeResult).columns
+            if column.name not in key
         }
         connection.execute(
             insert.on_conflict_do_update(index_elements=sorted(key), set_=overwrite),
@@ -132,13 +195,12 @@ def save(database: Database, verdicts: Sequence[tuple[Claimed, Verdict]]) -> Non
         )
 
 
-def _claims(connection: Connection, mailbox_ids: Sequence[int]) -> dict[int, datetime | None]:
-    """Until when each mailbox is claimed; holds them for the transaction, everybody in the same order."""
-    mailbox = columns_of(Mailbox)
-    query = select(mailbox.c.id, mailbox.c.claimed_until).where(mailbox.c.id.in_(mailbox_ids))
+def _lock(connection: Connection, mailbox_ids: Sequence[int]) -> dict[int, datetime | None]:
+    """Lock mailboxes for the transaction, always in the same order; return when the claim of each expires."""
+    query = select(col(Mailbox.id), col(Mailbox.claimed_until)).where(col(Mailbox.id).in_(mailbox_ids))
     return {
         row.id: row.claimed_until
-        for row in connection.execute(query.order_by(mailbox.c.id).with_for_update())
+        for row in connection.execute(query.order_by(col(Mailbox.id)).with_for_update())
     }
 
 
@@ -158,14 +220,22 @@ def _result(verdict: Verdict, answer: Answer, moment: datetime) -> dict[str, Any
 
 @through_restarts
 def release(database: Database, mailboxes: Sequence[Claimed], tried: Collection[int]) -> None:
-    """Give back what was not tested to the end; where no password was sent, no attempt is counted."""
+    """Give up the claims of mailboxes that have no verdict.
+
+    Args:
+        tried: The ids of the mailboxes whose password was sent. Only these keep the attempt.
+
+    Raises:
+        DatabaseLostError: If the database goes away and does not come back in time.
+    """
     if not mailboxes:
         return
-    mailbox = columns_of(Mailbox)
     with database.engine.begin() as connection:
         connection.execute(
-            mailbox.update()
-            .where(mailbox.c.id == bindparam("mailbox_id"), mailbox.c.claimed_until == bindparam("until"))
+            update(Mailbox)
+            .where(
+                col(Mailbox.id) == bindparam("mailbox_id"), col(Mailbox.claimed_until) == bindparam("until")
+            )
             .values(claimed_until=None, attempts=bindparam("new_attempts")),
             [
                 {
@@ -180,15 +250,17 @@ def release(database: Database, mailboxes: Sequence[Claimed], tried: Collection[
 
 @through_restarts
 def hold_back(database: Database, mailbox_ids: Sequence[int]) -> None:
-    """Let mailboxes wait until somebody asks for a test.
+    """Stop testing pending mailboxes until someone asks for a test.
 
-    Those being tested at this moment get what their own verdict says.
+    A mailbox that is being tested at this moment gets the result of its own test instead.
+
+    Raises:
+        DatabaseLostError: If the database goes away and does not come back in time.
     """
-    mailbox = columns_of(Mailbox)
     with database.engine.begin() as connection:
-        _claims(connection, mailbox_ids)
+        _lock(connection, mailbox_ids)
         connection.execute(
-            mailbox.update()
-            .where(mailbox.c.id.in_(mailbox_ids), mailbox.c.status == MailboxStatus.PENDING)
+            update(Mailbox)
+            .where(col(Mailbox.id).in_(mailbox_ids), col(Mailbox.status) == MailboxStatus.PENDING)
             .values(next_attempt_at=None, diagnosis=HELD_BACK)
         )

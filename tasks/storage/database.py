@@ -1,4 +1,4 @@
-"""The database of mailboxes: the engine, its migrations, and the key that seals what is in it."""
+"""The database of mailboxes: the engine, its migrations, and the keys that seal its secrets."""
 
 from __future__ import annotations
 
@@ -13,35 +13,37 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import alembic.command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, Table, create_engine, event, inspect, make_url, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import Mapped
+from sqlmodel import col
 
 import schemas.migrations
 from schemas.sealing import Sealer, new_key, parse_keys
 from schemas.settings import PREFIX, Settings, SettingsError
-from schemas.tables import Workspace, columns_of, now
+from schemas.tables import Table, Workspace, now
 from tasks.files.private_files import read_key_file, refuse_open_database, refuse_open_to_change
 from tasks.hints import command
 from tasks.storage.key_file import Watch, sync
 
-# Any number will do as long as everybody who migrates takes the same.
+# Any number, as long as every process that migrates uses the same one.
 MIGRATION_LOCK = 0x6F75746C6F6F6B
 BUSY_SECONDS = 60
-# An import among a million mailboxes changes a page of the unique index for nearly every row, 2.5 MB in all:
-# that fits into the cache (kB) and the journal (pages), and nothing of it goes through a temporary file.
+# An import into a million mailboxes changes a page of the unique index for nearly every row, 2.5 MB in all.
+# That fits into the cache (kB) and the journal (pages), so SQLite needs no temporary file for it.
 LARGE = ("cache_size=-32768", "wal_autocheckpoint=8000", "temp_store=MEMORY")
 
-# How many connections to PostgreSQL a process may hold, of which half are kept open.
+# The maximum number of connections from a process to PostgreSQL. Half of them stay open.
 MOST_CONNECTIONS = 10
-# libpq's own: a host that is gone is noticed within a minute. The address may say otherwise.
+# Settings of libpq: they detect within a minute that the host is gone. The address can override them.
 LIVENESS = {
     "connect_timeout": "10",
     "keepalives_idle": "30",
@@ -49,10 +51,10 @@ LIVENESS = {
     "keepalives_count": "3",
 }
 
-# For so many seconds an operation is tried again where the database went away.
+# How many seconds to repeat an operation after the database went away.
 PATIENCE = 60.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 4.0
-# Of PostgreSQL: shutting down, crashed, starting up; too many clients, as when all come back at once.
+# PostgreSQL's codes: shutting down, crashed, starting up, and too many clients (all reconnect at once).
 AWAY = {"57P01", "57P02", "57P03", "53300"}
 
 LOGGER = logging.getLogger(__name__)
@@ -64,24 +66,25 @@ class DatabaseLostError(Exception):
     """The database went away and did not come back in time. The text is a sentence and quotes no value."""
 
 
-# What an operation may fail with where the database does.
+# The exceptions of an operation when the database fails.
 DATABASE_FAULTS = (DatabaseLostError, DBAPIError, PoolTimeoutError)
 
 
 class Outage:
-    """How long a database has been away: one clock for all threads, so that none begins to wait anew."""
+    """How long a database has been away. All threads share one clock, so that none starts to wait again."""
 
     def __init__(self) -> None:
         self._since: float | None = None
 
     def seconds(self) -> float:
-        """How long it lasts so far; the first who asks begins it."""
+        """Return how long the outage has lasted. The first call starts it."""
         if self._since is None:
             self._since = time.monotonic()
             LOGGER.warning("The database went away: waiting up to %d seconds for it", PATIENCE)
         return time.monotonic() - self._since
 
     def end(self, *_event: object) -> None:
+        """End the outage: a connection works again."""
         self._since = None
 
 
@@ -98,10 +101,11 @@ class Database:
 def database(settings: Settings) -> Iterator[Database]:
     """Open the database and close it at the end.
 
-    The embedded SQLite is made, keyed and migrated where needed; any other database has to be ready.
+    An embedded SQLite database gets its file, its key and its tables as needed. Any other database has to be
+    ready.
 
     Raises:
-        SettingsError: When the address, the keys or the tables are not as they have to be.
+        SettingsError: If the address or the keys cannot be used, or the tables are not up to date.
     """
     url = url_of(settings)
     try:
@@ -111,7 +115,7 @@ def database(settings: Settings) -> Iterator[Database]:
         raise SettingsError(f"{error.filename} cannot be used: {error.strerror}") from None
     try:
         if (found := revision(engine)) != schemas.migrations.HEAD:
-            # Newer tables: `upgrade` says so.
+            # If the tables are newer than this program, `upgrade` refuses them.
             if database_file(url) is None and (found or "") < schemas.migrations.HEAD:
                 raise SettingsError(
                     f"the database's tables are not up to date: run `{command('database', 'upgrade')}`"
@@ -127,14 +131,14 @@ def database(settings: Settings) -> Iterator[Database]:
 def through_restarts(
     operation: Callable[Concatenate[Database, P], T],
 ) -> Callable[Concatenate[Database, P], T]:
-    """Repeat an operation as a whole where its connection is lost, until the database is back.
+    """Repeat a whole operation when its connection is lost, until the database is back.
 
-    For operations in one transaction that end the same when they are repeated: the connection may be lost
-    behind the COMMIT and before its answer.
+    The operation has to be one transaction, and repeating it must not change the result: the connection may
+    be lost after the COMMIT and before its answer.
 
     Raises:
-        DatabaseLostError: When the database has been away for `PATIENCE`; it is not known then whether the
-            operation was done.
+        DatabaseLostError: If the database has been away for `PATIENCE` seconds. The operation may or may not
+            have been done.
     """
 
     @wraps(operation)
@@ -148,7 +152,7 @@ def through_restarts(
                     raise
                 cause = cause_of(error)
             waited += pause
-            # The second bound is for a server that comes back each time and is brought down by this again.
+            # The second limit is for a server that comes back each time and crashes from this operation.
             if max(database.outage.seconds(), waited) > PATIENCE:
                 raise DatabaseLostError(f"the database went away for over {PATIENCE:.0f} seconds: {cause}")
             time.sleep(pause)
@@ -158,30 +162,36 @@ def through_restarts(
 
 
 def is_lost(error: DBAPIError | PoolTimeoutError) -> bool:
-    """Whether the server went away, or there is no connection to be had, and nothing is wrong otherwise.
+    """Whether the server went away or gives no connection, and nothing else is wrong.
 
-    Source: PostgreSQL's appendix on error codes. A connection that was never made has none.
+    Source: the appendix on error codes of PostgreSQL's documentation. If no connection was made, there is no
+    code.
     """
     if isinstance(error, PoolTimeoutError) or error.connection_invalidated:
         return True
     if not isinstance(error, OperationalError):
         return False
-    code: str | None = getattr(error.orig, "sqlstate", "")  # SQLite's errors have no such thing
+    code: str | None = getattr(error.orig, "sqlstate", "")  # SQLite's errors have no such attribute
     return code is None or code in AWAY or code.startswith("08")
 
 
 def cause_of(error: Exception) -> str:
-    """The driver's own words, their first line."""
+    """Return the first line of the driver's own message."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     return str(cause).strip().partition("\n")[0]
 
 
 def url_of(settings: Settings) -> URL:
+    """Return the address of the database.
+
+    Raises:
+        SettingsError: If it is not an address of SQLite or PostgreSQL. The text quotes no part of it.
+    """
     try:
         url = make_url(settings.database_url.get_secret_value())
-    except (ArgumentError, ValueError):  # the latter quotes a piece of the address, perhaps of the password
+    except (ArgumentError, ValueError):  # a ValueError quotes a part of the address, maybe of the password
         raise SettingsError(f"{PREFIX}DATABASE_URL is not a database address: {_ADDRESSES}") from None
-    # What follows the first @ of a password would be taken for the host, and hosts are told to people.
+    # If the password contains an @, the text after it is read as the host, and messages show hosts.
     if url.get_backend_name() == "postgresql" and "@" not in (url.host or ""):
         return url.set(drivername="postgresql+psycopg")
     if url.drivername in ("sqlite", "sqlite+pysqlite") and url.database not in (None, "", ":memory:"):
@@ -196,12 +206,17 @@ _ADDRESSES = (
 
 
 def database_file(url: URL) -> Path | None:
-    """The file of an embedded database; None for a server's."""
+    """Return the file of an embedded database; None if the database is on a server."""
     return Path(url.database or "") if url.get_backend_name() == "sqlite" else None
 
 
 def make_engine(url: URL) -> Engine:
-    """Make the engine; errors of the engine never show a statement's parameters."""
+    """Make the engine. Its errors never show the parameters of a statement.
+
+    Raises:
+        OSError: If the file of an embedded database cannot be made.
+        SettingsError: If other users can read or change that file.
+    """
     path = database_file(url)
     if path is None:
         return create_engine(
@@ -219,7 +234,7 @@ def make_engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "connect")
     def configure(connection, _record) -> None:  # type: ignore[no-untyped-def]
-        # The driver's own transactions begin as readers and lose updates when two of them write.
+        # The driver's own transactions begin without a write lock, so two of them can lose an update.
         connection.isolation_level = None
         cursor = connection.cursor()
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", *LARGE):
@@ -235,31 +250,31 @@ def make_engine(url: URL) -> Engine:
 
 
 def for_reading(engine: Engine) -> Engine:
-    """The same engine, for statements that write nothing: on SQLite they then wait for no writer."""
+    """Return the engine for statements that only read. On SQLite they do not wait for a writer."""
     return engine.execution_options(only_reads=True)
 
 
-def insert_for(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
-    """An INSERT that knows ON CONFLICT, in the dialect of the database."""
+def insert_for(connection: Connection, model: type[Table]) -> sqlite.Insert | postgresql.Insert:
+    """Return an INSERT that has ON CONFLICT, in the dialect of the database."""
     if connection.dialect.name == "postgresql":
-        return postgresql.insert(table)
-    return sqlite.insert(table)
+        return postgresql.insert(model)
+    return sqlite.insert(model)
 
 
 def workspace_id_of(connection: Connection, name: str) -> int:
-    """The workspace of that name, made where it does not exist."""
-    table = columns_of(Workspace)
+    """Return the id of the workspace with this name. It is created if it does not exist."""
     connection.execute(
-        insert_for(connection, table).values(name=name, created_at=now()).on_conflict_do_nothing()
+        insert_for(connection, Workspace).values(name=name, created_at=now()).on_conflict_do_nothing()
     )
-    return int(connection.execute(select(table.c.id).where(table.c.name == name)).scalar_one())
+    key: Mapped[Any] = col(Workspace.id)
+    return int(connection.execute(select(key).where(col(Workspace.name) == name)).scalar_one())
 
 
 def revision(engine: Engine) -> str | None:
-    """The revision that the tables are at; None for a database without them.
+    """Return the revision of the tables; None if the database has no tables yet.
 
     Raises:
-        SettingsError: When the database cannot be opened.
+        SettingsError: If the database cannot be opened.
     """
     try:
         with for_reading(engine).connect() as connection:
@@ -273,19 +288,19 @@ def revision(engine: Engine) -> str | None:
         ) from None
 
 
-# Alembic keeps what it works on in its modules: of two threads, one would work on the other's connection.
+# Alembic keeps its connection in module variables, so a second thread would use the first one's.
 _UPGRADING = threading.Lock()
 
 
 def upgrade(engine: Engine) -> None:
-    """Bring the tables up to date; several processes may do so at once, and one of them does it.
+    """Bring the tables up to date. If several processes call this at once, one migrates and the others wait.
 
     Raises:
-        SettingsError: When the tables are newer than this program.
+        SettingsError: If the tables are newer than this program.
     """
     config = Config()
     config.set_main_option("script_location", str(Path(schemas.migrations.__file__).parent))
-    with _UPGRADING, engine.begin() as connection:  # on SQLite this is the lock between processes already
+    with _UPGRADING, engine.begin() as connection:  # on SQLite this locks out other processes
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
         config.attributes["connection"] = connection
@@ -298,8 +313,12 @@ def upgrade(engine: Engine) -> None:
 
 
 def sealer_of(settings: Settings, url: URL) -> Sealer:
-    """The sealer of the configured keys; where they are in the key file, it follows each change of that."""
-    watch = Watch(key_file(url))  # before the keys are read: a change in between is seen
+    """Return a sealer with the configured keys. If they are in the key file, it follows changes of the file.
+
+    Raises:
+        SettingsError: If there is no key, or one of them is not a key.
+    """
+    watch = Watch(key_file(url))  # before the keys are read, so that no change is missed
     return Sealer(_keys(settings, url), watch.changed if settings.encryption_keys is None else tuple)
 
 
@@ -309,10 +328,10 @@ def _keys(settings: Settings, url: URL) -> list[bytes]:
     embedded = database_file(url)
     if embedded is None:
         raise SettingsError(
-            f"{PREFIX}ENCRYPTION_KEYS is not set; only the embedded SQLite makes a key by itself"
+            f"{PREFIX}ENCRYPTION_KEYS is not set; only an embedded SQLite database makes its own key"
         )
     path = key_file(url)
-    # Asked before the key is looked for: whoever makes both makes the key first.
+    # Check this before the key file: a process that makes both makes the key first.
     database_exists = embedded.exists()
     if not path.exists():
         if database_exists:
@@ -325,7 +344,7 @@ def _keys(settings: Settings, url: URL) -> list[bytes]:
 
 
 def key_file(url: URL) -> Path:
-    """Where the embedded database's key lies: beside it, under the same name."""
+    """Return the key file of an embedded database: beside it, with the same name and `.key`."""
     return Path(url.database or "").with_suffix(".key")
 
 
@@ -340,25 +359,25 @@ def _parsed(text: str, where: str) -> list[bytes]:
 
 
 def _make(path: Path, fill: Callable[[Path], object]) -> None:
-    """Make a private file in one step that only one process wins, and have it on disk before any row."""
+    """Make a private file and wait until it is on disk. If several processes try at once, one succeeds."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     refuse_open_to_change(path.parent)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     draft.touch(mode=0o600, exist_ok=False)
-    draft.chmod(0o600)  # the umask may have kept out its owner, too
+    draft.chmod(0o600)  # the umask may have taken the owner's rights, too
     try:
         fill(draft)
         sync(draft)
         os.link(draft, path)
     except FileExistsError:
-        pass  # another process was faster: its file counts
+        pass  # another process was faster; its file stays
     finally:
         draft.unlink()
     sync(path.parent)
 
 
 def _write_ahead_database(path: Path) -> None:
-    # Changing a shared file over is the one thing that SQLite does not wait for its lock to do.
+    # Set this before others open the file: SQLite does not wait for a lock to change the journal mode.
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.close()

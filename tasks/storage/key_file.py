@@ -1,4 +1,4 @@
-"""The key file beside the embedded database: changed in one step, and noticed by whoever holds its keys."""
+"""The key file beside the embedded database. It changes in one step, and every process notices the change."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from schemas.sealing import parse_keys
 
 
 class Watch:
-    """Gives the keys of a key file whenever it has changed since the last look.
+    """Reads a key file again whenever it has changed.
 
-    A process that has its keys goes on with them where the file cannot be read.
+    While the file cannot be read, a process goes on with the keys that it has.
     """
 
     def __init__(self, path: Path) -> None:
@@ -23,6 +23,7 @@ class Watch:
         self._seen = self._look()
 
     def changed(self) -> list[bytes]:
+        """Return the keys of the file if it has changed since the last call, otherwise an empty list."""
         seen = self._look()
         if seen == self._seen:
             return []
@@ -43,13 +44,16 @@ class Watch:
 
 @contextmanager
 def changing(path: Path) -> Iterator[list[str]]:
-    """Change a key file: what the list of its keys in base64 holds at the end takes the file's place.
+    """Change a key file: change the list that this yields, and the file gets the new list at the end.
 
-    Whoever else changes it waits meanwhile; whoever reads it finds the old keys or the new ones.
+    Another process that wants to change the file waits. One that reads it finds the old keys or the new ones.
+
+    Yields:
+        The keys, in base64.
     """
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # not the file itself: it is another one afterwards
+        fcntl.flock(folder, fcntl.LOCK_EX)  # not the file itself, because it is replaced
         keys = path.read_text().replace(",", " ").split()
         yield keys
         _replace(path, "".join(f"{key}\n" for key in keys))
@@ -63,7 +67,7 @@ def _replace(path: Path, text: str) -> None:
     draft.touch(mode=0o600, exist_ok=False)
     try:
         draft.write_text(text)
-        os.chown(draft, owner.st_uid, owner.st_gid)  # root may do this for the service's own user
+        os.chown(draft, owner.st_uid, owner.st_gid)  # root may run this for the user of the service
         sync(draft)
         draft.replace(path)
     finally:
@@ -72,7 +76,7 @@ def _replace(path: Path, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have a file, or the names in a folder, on disk."""
+    """Wait until a file, or the list of names in a folder, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,73 +1,71 @@
-"""What the housekeeping does to stored mailboxes: delete, make due again, tag; and opening TOTP secrets."""
+"""Changes to stored mailboxes: delete them, make them due again, tag them. Also opens TOTP secrets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from pyotp.totp import TOTP
-from sqlalchemy import Delete, Table, Update, select
+from sqlalchemy import Delete, Update, delete, select, update
+from sqlmodel import col
 
 from schemas.rows import totp_of
 from schemas.sealing import Owner
-from schemas.tables import Mailbox, Workspace, columns_of, now
+from schemas.tables import Mailbox, Workspace, now
 from schemas.verdicts import MailboxStatus
 from tasks.storage.database import Database, for_reading
 from tasks.storage.mailboxes import Filters, in_parts
 
 
 def delete_mailboxes(database: Database, chosen: Iterable[int], filters: Filters) -> Iterator[list[str]]:
-    """Delete mailboxes with their credentials and verdicts; see `_change`."""
-    return _change(database, chosen, filters, lambda mailbox: mailbox.delete())
+    """Delete mailboxes with their credentials and test results; see `_change`."""
+    return _change(database, chosen, filters, delete(Mailbox))
 
 
 def make_due(database: Database, chosen: Iterable[int], filters: Filters) -> Iterator[list[str]]:
-    """Withdraw the verdicts on mailboxes and let the next retest try their logins; see `_change`."""
+    """Withdraw the verdicts of mailboxes, so that the next retest tests them; see `_change`."""
     again = {"status": MailboxStatus.PENDING, "attempts": 0, "next_attempt_at": now(), "diagnosis": ""}
-    return _change(database, chosen, filters, lambda mailbox: mailbox.update().values(again))
+    return _change(database, chosen, filters, update(Mailbox).values(again))
 
 
 def tag_mailboxes(
     database: Database, chosen: Iterable[int], filters: Filters, tag: str | None
 ) -> Iterator[list[str]]:
-    """Give mailboxes a tag, or take theirs away; see `_change`."""
-    return _change(database, chosen, filters, lambda mailbox: mailbox.update().values(tag=tag))
+    """Set the tag of mailboxes, or remove it if `tag` is None; see `_change`."""
+    return _change(database, chosen, filters, update(Mailbox).values(tag=tag))
 
 
 def _change(
-    database: Database, chosen: Iterable[int], filters: Filters, change: Callable[[Table], Delete | Update]
+    database: Database, chosen: Iterable[int], filters: Filters, change: Delete | Update
 ) -> Iterator[list[str]]:
-    """Change mailboxes in transactions of some hundred, so that nobody waits long for their locks.
+    """Change mailboxes in many short transactions, so that no other program waits long for a lock.
 
     Args:
-        chosen: Ids of the mailboxes.
-        filters: What they were chosen by; those that it lets through no longer are left alone.
+        chosen: The ids of the mailboxes.
+        filters: The filters that chose them. Mailboxes that no longer match are left alone.
 
     Yields:
-        The addresses of each part, once it is stored.
+        The addresses of each part, ordered by name, once the change is stored.
     """
-    mailbox = columns_of(Mailbox)
     for ids in in_parts(sorted(chosen)):
         with database.engine.begin() as connection:
-            # Locked in the order that everybody takes, or two who change the same ones would wait for ever.
-            query = select(mailbox.c.id).where(mailbox.c.id.in_(ids), *filters.conditions())
-            locked = connection.scalars(query.order_by(mailbox.c.id).with_for_update()).all()
-            statement: Any = change(mailbox).where(mailbox.c.id.in_(locked))
-            emails = connection.scalars(statement.returning(mailbox.c.email)).all()
+            # All transactions lock in this order, so two that change the same mailboxes never deadlock.
+            query = select(col(Mailbox.id)).where(col(Mailbox.id).in_(ids), *filters.conditions())
+            locked = connection.scalars(query.order_by(col(Mailbox.id)).with_for_update()).all()
+            statement = change.where(col(Mailbox.id).in_(locked)).returning(col(Mailbox.email))
+            emails = connection.scalars(statement).all()
         yield sorted(emails)
 
 
 def open_totp(database: Database, workspace: str, key: str) -> TOTP | None:
-    """Open the TOTP secret of the mailbox with this email key; None where there is no such secret.
+    """Open the TOTP secret of the mailbox with this email key; None if it has no such secret.
 
     Raises:
-        UnsealError: When its key is not there, or it is damaged.
+        UnsealError: If no key opens the secret, or it is damaged.
     """
-    mailbox, owner = columns_of(Mailbox), columns_of(Workspace)
     query = (
-        select(mailbox.c.totp)
-        .join(owner, owner.c.id == mailbox.c.workspace_id)
-        .where(owner.c.name == workspace, mailbox.c.email_key == key)
+        select(col(Mailbox.totp))
+        .join(Workspace, col(Workspace.id) == col(Mailbox.workspace_id))
+        .where(col(Workspace.name) == workspace, col(Mailbox.email_key) == key)
     )
     with for_reading(database.engine).connect() as connection:
         sealed = connection.scalar(query)

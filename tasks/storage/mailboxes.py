@@ -1,13 +1,14 @@
-"""Stored mailboxes: one selection that lists, counts and chooses, and never a secret."""
+"""Stored mailboxes: one selection that lists, counts and chooses. No function here returns a secret."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, exists, func, select
+from sqlmodel import col
 
 from schemas.providers import Endpoint
 from schemas.reasons import Reason
@@ -18,28 +19,33 @@ from schemas.responses import (
     MailboxRecord,
     ProtocolResult,
 )
-from schemas.tables import ImportBatch, ProbeResult, Workspace, columns_of, now
+from schemas.tables import Import, ProbeResult, Workspace, now, table_of
 from schemas.tables import Mailbox as StoredMailbox
 from schemas.verdicts import MailboxStatus
 from tasks.storage.database import Database, for_reading, through_restarts
 
-AS_THEY_ARE = (
+# Columns that are shown as they are stored.
+AS_STORED = (
     *("id", "email", "name", "tag", "status", "diagnosis", "attempts"),
-    *("created_at", "tested_at", "next_attempt_at"),
+    *("created_at", "tested_at", "next_attempt_at", "import_id"),
 )
+SERVERS = ("smtp_host", "smtp_port", "imap_host", "imap_port")
 
+# A statement takes some ten thousand parameters at most.
+PART_SIZE = 500
 
-AT_ONCE = 500  # addresses in one question: a statement takes no more than some ten thousand parameters
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
 class Filters:
-    """Which mailboxes of a workspace are meant; what is None does not matter.
+    """The conditions that select mailboxes of a workspace. None means any value.
 
     Attributes:
-        reason: What one protocol at least said in the last test.
-        domain: As it stands in an email key, behind the @.
-        part: Of the email key.
+        import_id: The import that created the mailbox.
+        reason: What at least one protocol answered in the last test.
+        domain: The part of the email key after the @.
+        part: Any part of the email key.
     """
 
     status: MailboxStatus | None = None
@@ -50,24 +56,34 @@ class Filters:
     part: str | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
-        mailbox, result = columns_of(StoredMailbox), columns_of(ProbeResult)
-        same = {"status": self.status, "tag": self.tag, "batch_id": self.import_id}
-        found = [mailbox.c[column] == value for column, value in same.items() if value is not None]
+        """Return the conditions, for a statement about the table of mailboxes."""
+        found: list[ColumnElement[bool]] = []
+        if self.status is not None:
+            found.append(col(StoredMailbox.status) == self.status)
+        if self.tag is not None:
+            found.append(col(StoredMailbox.tag) == self.tag)
+        if self.import_id is not None:
+            found.append(col(StoredMailbox.import_id) == self.import_id)
         if self.reason is not None:
-            found.append(exists().where(in_last_test(), result.c.reason == self.reason).correlate(mailbox))
+            answered = exists().where(in_last_test(), col(ProbeResult.reason) == self.reason)
+            found.append(answered.correlate(StoredMailbox))
         if self.domain is not None:
-            found.append(mailbox.c.email_key.endswith(f"@{self.domain}", autoescape=True))
+            found.append(col(StoredMailbox.email_key).endswith(f"@{self.domain}", autoescape=True))
         if self.part is not None:
-            found.append(mailbox.c.email_key.contains(self.part, autoescape=True))
+            found.append(col(StoredMailbox.email_key).contains(self.part, autoescape=True))
         return found
 
 
 def in_last_test() -> ColumnElement[bool]:
-    """Joins a mailbox with what its last test brought; with nothing once it was made due again."""
-    mailbox, result = columns_of(StoredMailbox), columns_of(ProbeResult)
-    # Answers and their verdict are stored at one moment. One that was withdrawn has no diagnosis left.
+    """Return the condition that joins mailboxes with the answers of their last test.
+
+    A mailbox that was made due again has no last test.
+    """
+    # A verdict and its answers are stored with the same time. A verdict that was withdrawn has no diagnosis.
     return and_(
-        result.c.mailbox_id == mailbox.c.id, result.c.at == mailbox.c.tested_at, mailbox.c.diagnosis != ""
+        col(ProbeResult.mailbox_id) == col(StoredMailbox.id),
+        col(ProbeResult.at) == col(StoredMailbox.tested_at),
+        col(StoredMailbox.diagnosis) != "",
     )
 
 
@@ -75,10 +91,17 @@ def in_last_test() -> ColumnElement[bool]:
 def find_mailboxes(
     database: Database, workspace: str, cursor: int, limit: int, filters: Filters
 ) -> MailboxPage:
-    """A page of mailboxes, in the order of their ids, from behind `cursor` on."""
-    mailbox = columns_of(StoredMailbox)
-    query = _mailboxes(workspace).where(mailbox.c.id > cursor, *filters.conditions())
-    rows = all_rows(database, query.order_by(mailbox.c.id).limit(limit + 1))
+    """Find a page of mailboxes, ordered by id.
+
+    Args:
+        cursor: The last id of the previous page; 0 for the first page.
+        limit: The maximum number of mailboxes on the page.
+
+    Raises:
+        DatabaseLostError: If the database goes away and does not come back in time.
+    """
+    query = _mailboxes(workspace).where(col(StoredMailbox.id) > cursor, *filters.conditions())
+    rows = all_rows(database, query.order_by(col(StoredMailbox.id)).limit(limit + 1))
     return MailboxPage(
         mailboxes=[Mailbox(**_shown(row)) for row in rows[:limit]],
         next_cursor=rows[limit - 1]["id"] if len(rows) > limit else None,
@@ -86,6 +109,7 @@ def find_mailboxes(
 
 
 def count_mailboxes(database: Database, workspace: str, filters: Filters) -> int:
+    """Count the mailboxes that match the filters."""
     query = _mailboxes(workspace).where(*filters.conditions()).with_only_columns(func.count())
     with for_reading(database.engine).connect() as connection:
         return int(connection.execute(query).scalar_one())
@@ -94,47 +118,56 @@ def count_mailboxes(database: Database, workspace: str, filters: Filters) -> int
 def choose_mailboxes(
     database: Database, workspace: str, filters: Filters, keys: Collection[str] = ()
 ) -> dict[int, str]:
-    """The mailboxes that the filters let through, in the order of their ids: id → email key.
+    """Find the mailboxes that match the filters: id → email key, ordered by id.
 
     Args:
-        keys: Email keys; where there are some, only mailboxes of these.
+        keys: Only mailboxes with one of these email keys; all if empty.
     """
-    mailbox = columns_of(StoredMailbox)
-    query = _mailboxes(workspace).where(*filters.conditions()).order_by(mailbox.c.id)
-    query = query.with_only_columns(mailbox.c.id, mailbox.c.email_key)
-    parts = [query.where(mailbox.c.email_key.in_(part)) for part in in_parts(sorted(keys))] or [query]
+    query = (
+        _mailboxes(workspace)
+        .where(*filters.conditions())
+        .order_by(col(StoredMailbox.id))
+        .with_only_columns(col(StoredMailbox.id), col(StoredMailbox.email_key))
+    )
+    key = col(StoredMailbox.email_key)
+    parts = [query.where(key.in_(part)) for part in in_parts(sorted(keys))] or [query]
     with for_reading(database.engine).connect() as connection:
         return dict(sorted((row.id, row.email_key) for part in parts for row in connection.execute(part)))
 
 
-def in_parts(values: Sequence[Any]) -> Iterator[list[Any]]:
-    """The values in lists of `AT_ONCE` at most."""
+def in_parts(values: Sequence[V]) -> Iterator[list[V]]:
+    """Split values into lists of at most `PART_SIZE`."""
     rest = iter(values)
-    while part := list(islice(rest, AT_ONCE)):
+    while part := list(islice(rest, PART_SIZE)):
         yield part
 
 
 @through_restarts
 def find_mailbox(database: Database, workspace: str, mailbox_id: int) -> MailboxDetail | None:
-    """A mailbox with what each protocol said last."""
-    mailbox = columns_of(StoredMailbox)
+    """Find a mailbox with the last answer of each protocol; None if the workspace has no such mailbox.
+
+    Raises:
+        DatabaseLostError: If the database goes away and does not come back in time.
+    """
+    query = _mailboxes(workspace).where(col(StoredMailbox.id) == mailbox_id)
     with for_reading(database.engine).connect() as connection:
-        found = connection.execute(_mailboxes(workspace).where(mailbox.c.id == mailbox_id)).mappings().first()
+        found = connection.execute(query).mappings().first()
         if found is None:
             return None
         return MailboxDetail(**_shown(found), results=_last_answers(connection, mailbox_id))
 
 
 def find_record(database: Database, workspace: str, key: str) -> MailboxRecord | None:
-    """All that is known of the mailbox with this email key, but for its secrets."""
-    mailbox, batch = columns_of(StoredMailbox), columns_of(ImportBatch)
+    """Find everything that is stored about the mailbox with this email key, except its secrets."""
     query = (
         _mailboxes(workspace)
         .add_columns(
-            mailbox.c.claimed_until, mailbox.c.totp.is_not(None).label("has_totp"), batch.c.file_name
+            col(StoredMailbox.claimed_until),
+            col(StoredMailbox.totp).is_not(None).label("has_totp"),
+            col(Import.file_name),
         )
-        .join(batch, batch.c.id == mailbox.c.batch_id)
-        .where(mailbox.c.email_key == key)
+        .join(Import, col(Import.id) == col(StoredMailbox.import_id))
+        .where(col(StoredMailbox.email_key) == key)
     )
     with for_reading(database.engine).connect() as connection:
         found = connection.execute(query).mappings().first()
@@ -153,46 +186,46 @@ def find_record(database: Database, workspace: str, key: str) -> MailboxRecord |
 
 
 def _last_answers(connection: Connection, mailbox_id: int) -> list[ProtocolResult]:
-    """What each protocol said last, SMTP first.
+    """Return the last answer of each protocol, SMTP first.
 
-    Attempts are counted anew once a mailbox is made due again, so that the time tells which came last.
+    Attempts start again from 1 when a mailbox is made due again, so the time decides which is the last.
     """
-    result = columns_of(ProbeResult)
-    query = result.select().where(result.c.mailbox_id == mailbox_id)
-    rows = connection.execute(query.order_by(result.c.at, result.c.attempt)).mappings()
-    last = {row["protocol"]: row for row in rows}
+    query = (
+        select(table_of(ProbeResult))
+        .where(col(ProbeResult.mailbox_id) == mailbox_id)
+        .order_by(col(ProbeResult.at), col(ProbeResult.attempt))
+    )
+    last = {row["protocol"]: row for row in connection.execute(query).mappings()}
     return [_protocol_result(row) for _, row in sorted(last.items())[::-1]]
 
 
-def all_rows(database: Database, query: Select[Any]) -> list[Any]:
+def all_rows(database: Database, query: Select[*tuple[Any, ...]]) -> list[RowMapping]:
+    """Run a query in a read-only transaction of its own."""
     with for_reading(database.engine).connect() as connection:
         return list(connection.execute(query).mappings())
 
 
-def owned_by(table: Any, workspace: str) -> Select[Any]:
-    owner = columns_of(Workspace)
-    mine = select(owner.c.id).where(owner.c.name == workspace).scalar_subquery()
-    query: Select[Any] = table.select().where(table.c.workspace_id == mine)
-    return query
+def belongs_to(workspace: str, model: type[StoredMailbox] | type[Import]) -> ColumnElement[bool]:
+    """Return the condition that selects the mailboxes or imports of a workspace."""
+    owner = select(col(Workspace.id)).where(col(Workspace.name) == workspace).scalar_subquery()
+    return col(model.workspace_id) == owner
 
 
-def _mailboxes(workspace: str) -> Select[Any]:
-    mailbox = columns_of(StoredMailbox)
-    servers = ("smtp_host", "smtp_port", "imap_host", "imap_port")
-    return owned_by(mailbox, workspace).with_only_columns(
-        *(mailbox.c[name] for name in (*AS_THEY_ARE, "batch_id", *servers))
+def _mailboxes(workspace: str) -> Select[*tuple[Any, ...]]:
+    columns = table_of(StoredMailbox).columns
+    return select(*(columns[name] for name in (*AS_STORED, *SERVERS))).where(
+        belongs_to(workspace, StoredMailbox)
     )
 
 
-def _shown(row: Any) -> dict[str, Any]:
-    return {name: row[name] for name in AS_THEY_ARE} | {
-        "import_id": row["batch_id"],
+def _shown(row: RowMapping) -> dict[str, Any]:
+    return {name: row[name] for name in AS_STORED} | {
         "smtp": str(Endpoint(row["smtp_host"], row["smtp_port"])),
         "imap": str(Endpoint(row["imap_host"], row["imap_port"])),
     }
 
 
-def _protocol_result(row: Any) -> ProtocolResult:
+def _protocol_result(row: RowMapping) -> ProtocolResult:
     explanation = Reason(row["reason"]).explanation
     return ProtocolResult(
         **{name: row[name] for name in ("protocol", "attempt", "at", "reason", "stage", "server_text")},

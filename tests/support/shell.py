@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import SecretStr
-from sqlalchemy import text
+from sqlalchemy import select, text
+from sqlmodel import col
 
 from sandbox.outlook import Outlook
 from schemas.sealing import Owner
 from schemas.settings import PREFIX, Settings
-from schemas.tables import Mailbox, columns_of
+from schemas.tables import Mailbox
 from tasks.storage.database import database, url_of
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -93,10 +94,9 @@ class Shell:
 
     def open_password(self, email: str) -> str:
         """What the database gives back of a mailbox's password."""
-        mailbox = columns_of(Mailbox)
         with database(self.settings) as opened, opened.engine.connect() as connection:
             sealed = connection.scalars(
-                mailbox.select().with_only_columns(mailbox.c.password).where(mailbox.c.email == email)
+                select(col(Mailbox.password)).where(col(Mailbox.email) == email)
             ).one()
             return opened.sealer.open(sealed, Owner("default", email.casefold(), "password"))
 

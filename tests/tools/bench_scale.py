@@ -549,9 +549,9 @@ SCATTERED = {
 # Most mailboxes are in the first of ten workspaces, and every tenth is pending and due.
 FILL = (
     "{ten} INSERT INTO workspace (name, created_at) SELECT 'workspace ' || n, CURRENT_TIMESTAMP FROM series",
-    "{batches} INSERT INTO import_batch (workspace_id, file_name, imported, skipped, failed, created_at)"
+    "{imports} INSERT INTO import (workspace_id, file_name, imported, skipped, failed, created_at)"
     " SELECT 1, 'mailboxes.csv', 500, 0, 0, CURRENT_TIMESTAMP FROM series",
-    "{mailboxes} INSERT INTO mailbox (workspace_id, batch_id, email, email_key, name, password, smtp_host,"
+    "{mailboxes} INSERT INTO mailbox (workspace_id, import_id, email, email_key, name, password, smtp_host,"
     " smtp_port, imap_host, imap_port, status, diagnosis, attempts, next_attempt_at, created_at)"
     " SELECT CASE WHEN n % 5 = 0 THEN 1 + n / 5 % 10 ELSE 1 END, (n + 499) / 500,"
     " {hex} || '@outlook.com', {hex} || '@outlook.com', 'Somebody', :password,"
@@ -621,7 +621,7 @@ def filled(address: str, stored: int) -> Iterator[Callable[[Path, int], float]]:
 
 def fill(engine: Engine, stored: int) -> None:
     name = engine.dialect.name
-    series = {"ten": 10, "batches": math.ceil(stored / 500), "mailboxes": stored}
+    series = {"ten": 10, "imports": math.ceil(stored / 500), "mailboxes": stored}
     texts = {key: SERIES[name].format(number) for key, number in series.items()}
     with engine.begin() as connection:
         for statement in FILL:

@@ -44,7 +44,7 @@ from tests.tools.torture_checks import (
     RUNTIME,
     Check,
     check_answers,
-    check_batches,
+    check_imports,
     check_leaks,
     check_mailboxes,
     check_places,
@@ -475,7 +475,7 @@ def checks_of(machine: Machine, left: list[str], kills: int) -> Iterator[Check]:
     stored = read_stored(machine.database)
     yield from check_places(made, site.watched)
     yield from check_answers(made, stored)
-    yield from check_batches(made, stored)
+    yield from check_imports(made, stored)
     yield from check_mailboxes(made, stored, machine.sealer)
     yield from check_verdicts(made, stored, machine.accounts, machine.seen)
     if machine.form.dead_runs:

@@ -44,28 +44,28 @@ class Check(NamedTuple):
 class Stored:
     """What the database holds, as rows of its tables."""
 
-    batches: list[dict[str, Any]]
+    imports: list[dict[str, Any]]
     mailboxes: list[dict[str, Any]]
 
-    def batches_of(self, one: Import) -> list[dict[str, Any]]:
-        return [batch for batch in self.batches if batch["file_name"] == one.name]
+    def imports_of(self, one: Import) -> list[dict[str, Any]]:
+        return [row for row in self.imports if row["file_name"] == one.name]
 
 
 def read_stored(address: str) -> Stored:
-    batches = (
-        "SELECT batch.*, (SELECT count(*) FROM mailbox WHERE batch_id = batch.id) AS mailboxes, "
-        "(SELECT count(*) FROM batch_row_error WHERE batch_id = batch.id) AS errors "
-        "FROM import_batch AS batch ORDER BY id"
+    imports = (
+        "SELECT one.*, (SELECT count(*) FROM mailbox WHERE import_id = one.id) AS mailboxes, "
+        "(SELECT count(*) FROM import_row_error WHERE import_id = one.id) AS errors "
+        "FROM import AS one ORDER BY id"
     )
     with psycopg.connect(address, row_factory=dict_row) as connection:
         return Stored(
-            connection.execute(batches).fetchall(),
+            connection.execute(imports).fetchall(),
             connection.execute("SELECT * FROM mailbox ORDER BY id").fetchall(),
         )
 
 
-def counts_of(batch: Mapping[str, Any]) -> Counts:
-    return Counts(batch["imported"], batch["skipped"], batch["failed"])
+def counts_of(row: Mapping[str, Any]) -> Counts:
+    return Counts(row["imported"], row["skipped"], row["failed"])
 
 
 # --- What was answered -----------------------------------------------
@@ -90,11 +90,11 @@ def check_answers(made: Collection[Import], stored: Stored) -> Iterator[Check]:
 
 def lies(one: Import, stored: Stored) -> Iterator[str]:
     """Where an answer, or its absence, is at odds with the file or with what is stored."""
-    batches = [batch for batch in stored.batches_of(one) if one.import_id in (0, batch["id"])]
+    imports = [row for row in stored.imports_of(one) if one.import_id in (0, row["id"])]
     if one.patient and not one.answered:
         yield f"never answered, tried {one.tries} times"
-    if one.counts and one.counts not in map(counts_of, batches):
-        yield f"told {one.counts}, stored {[*map(counts_of, batches)]}"
+    if one.counts and one.counts not in map(counts_of, imports):
+        yield f"told {one.counts}, stored {[*map(counts_of, imports)]}"
     if one.counts and sum(one.counts) != one.rows:
         yield f"told {one.counts} of {one.rows} rows"
     refused = bool(one.refused_with)
@@ -102,19 +102,19 @@ def lies(one: Import, stored: Stored) -> Iterator[str]:
         yield f"refused with {one.refused_with!r}, not {one.refusal!r}"
 
 
-def check_batches(made: Collection[Import], stored: Stored) -> Iterator[Check]:
+def check_imports(made: Collection[Import], stored: Stored) -> Iterator[Check]:
     """Each import is stored as a whole or not at all, and once for each key."""
     by_name = {one.name: one for one in made}
     faults = []
-    for batch in stored.batches:
-        one, counts = by_name[batch["file_name"]], counts_of(batch)
-        kept = (batch["mailboxes"], batch["errors"])
+    for row in stored.imports:
+        one, counts = by_name[row["file_name"]], counts_of(row)
+        kept = (row["mailboxes"], row["errors"])
         if one.refusal or sum(counts) != one.rows or kept != (counts.imported, one.failed):
-            faults.append(f"{one.name}: batch {batch['id']} has {counts} of {one.rows} rows, kept {kept}")
-    repeated = len(stored.batches) - len({batch["file_name"] for batch in stored.batches})
-    yield Check("imports whole", f"{len(stored.batches)}, {repeated} of them repeated by a kill", faults)
+            faults.append(f"{one.name}: import {row['id']} has {counts} of {one.rows} rows, kept {kept}")
+    repeated = len(stored.imports) - len({row["file_name"] for row in stored.imports})
+    yield Check("imports whole", f"{len(stored.imports)}, {repeated} of them repeated by a kill", faults)
     # The other ways in make a key for each run, and nobody repeats that one.
-    keys = Counter(key for batch in stored.batches if (key := batch["idempotency_key"]) in by_name)
+    keys = Counter(key for row in stored.imports if (key := row["idempotency_key"]) in by_name)
     sent = sum(one.tries > 1 or one.sent_again for one in made if one.way == "API")
     doubled = [f"{key}: {number} imports" for key, number in keys.items() if number > 1]
     yield Check("one import a key", f"{len(keys)} keys, {sent} of them sent more than once", doubled)
@@ -126,7 +126,7 @@ def check_batches(made: Collection[Import], stored: Stored) -> Iterator[Check]:
 def check_mailboxes(made: Collection[Import], stored: Stored, sealer: Sealer) -> Iterator[Check]:
     """Exactly the distinct valid mailboxes of what was accepted, each with what its file said."""
     by_name = {one.name: one for one in made}
-    accepted = [one for one in made if one.counts or stored.batches_of(one)]
+    accepted = [one for one in made if one.counts or stored.imports_of(one)]
     wanted = {key for one in accepted for key in one.secrets}
     found = Counter(mailbox["email"].casefold() for mailbox in stored.mailboxes)
     faults = [f"{key}: lost" for key in sorted(wanted - found.keys())]
@@ -134,10 +134,10 @@ def check_mailboxes(made: Collection[Import], stored: Stored, sealer: Sealer) ->
     faults += [f"{key}: {number} times" for key, number in found.items() if number > 1]
     rows = sum(len(one.secrets) for one in accepted)
     yield Check("mailboxes", f"{found.total()} of {rows} valid rows in {len(accepted)} files", faults)
-    files = {batch["id"]: batch["file_name"] for batch in stored.batches}
+    files = {row["id"]: row["file_name"] for row in stored.imports}
     wrong = []
     for mailbox in stored.mailboxes:
-        secrets = by_name[files[mailbox["batch_id"]]].secrets.get(mailbox["email_key"])
+        secrets = by_name[files[mailbox["import_id"]]].secrets.get(mailbox["email_key"])
         if opened(mailbox, sealer) != secrets:
             wrong.append(f"{mailbox['email']} does not open to what its file says")
     totps = sum(mailbox["totp"] is not None for mailbox in stored.mailboxes)
@@ -206,11 +206,11 @@ def deserved_statuses(
 ) -> dict[str, str]:
     """What each stored mailbox deserves, by the password that its file gave it and by how it is treated."""
     by_name = {one.name: one for one in made}
-    files = {batch["id"]: by_name[batch["file_name"]] for batch in stored.batches}
+    files = {row["id"]: by_name[row["file_name"]] for row in stored.imports}
     found = {}
     for mailbox in stored.mailboxes:
         key = mailbox["email_key"]
-        password, _ = files[mailbox["batch_id"]].secrets[key]
+        password, _ = files[mailbox["import_id"]].secrets[key]
         found[key] = DESERVED[accounts[key].smtp] if password == accounts[key].password else "failed"
     return found
 
