@@ -27,7 +27,7 @@ from tasks.probe import Probing
 from tasks.storage.claims import find_due
 from tasks.storage.database import Database
 
-DEPLOYMENT = "retest-pending/every-10-minutes"
+DEPLOYMENT = "retest-pending/scheduled"
 PREFECT_SECONDS = 15
 LOGGER = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Run by Alembic, on the connection of `tasks.database`, which holds the lock and the transaction."""
+"""Run by Alembic, on the connection of `tasks.storage.database`, which holds the lock and the transaction."""
 
 from __future__ import annotations
 
