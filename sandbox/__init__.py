@@ -1,1 +1,1 @@
-"""An Outlook stand-in on loopback, for the demo and the tests: SMTP with STARTTLS and IMAP over TLS."""
+"""An Outlook stand-in on loopback for the demo and the tests: SMTP with STARTTLS and IMAP over TLS."""

@@ -1,7 +1,7 @@
 """Run a command against the Outlook stand-in: `python -m sandbox [OPTIONS] [COMMAND …]`.
 
-Without a command it prints what to export and stays up until SIGINT or SIGTERM. Unix only: it forwards
-both signals to the command.
+Without a command, it prints the variables to export and runs until SIGINT or SIGTERM. With a command, it
+forwards both signals to it. Unix only.
 """
 
 import argparse
@@ -24,9 +24,9 @@ from sandbox.script import Account, ScriptError, ServerFaults, read_accounts, re
 ACCOUNTS = Path(__file__).resolve().parent.parent / "data" / "samples" / "sandbox.csv"
 EVERYONE_ELSE = "*"
 DATABASE_URL = "OUTLOOK_IMPORT_DATABASE_URL"
-COMMAND = "OUTLOOK_IMPORT_COMMAND"  # how the program's printed advice calls it
+COMMAND = "OUTLOOK_IMPORT_COMMAND"  # how printed commands call the program
 CANNOT_START = 127
-# A command that Ctrl-C has reached as well gets this long before it is told a second time.
+# Ctrl-C reaches the command directly. If the command still runs after this time, it gets the signal again.
 TERMINAL_SECONDS = 5.0
 
 
@@ -37,7 +37,7 @@ def main() -> int:
         mailboxes = read_accounts(options.accounts)
         servers = read_servers(options.servers) if options.servers else {}
     except ScriptError as error:
-        _tell(str(error))
+        _print(str(error))
         return 2
     keep = _Keep(options.keep, options) if options.keep else None
     return asyncio.run(_serve(mailboxes, servers, options.delay, command, keep))
@@ -46,22 +46,29 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sandbox", description="An Outlook stand-in on loopback.")
     parser.add_argument(
-        "--accounts", type=Path, default=ACCOUNTS, metavar="FILE", help="CSV: email,password,smtp,imap."
+        "--accounts",
+        type=Path,
+        default=ACCOUNTS,
+        metavar="FILE",
+        help="CSV of mailboxes: email,password,smtp,imap.",
     )
     parser.add_argument(
-        "--servers", type=Path, metavar="FILE", help="CSV: domain,smtp,imap; servers of their own."
+        "--servers",
+        type=Path,
+        metavar="FILE",
+        help="CSV of domains with their own servers: domain,smtp,imap.",
     )
     parser.add_argument(
-        "--delay", type=_seconds, default=0.0, metavar="SECONDS", help="Wait so long before each reply."
+        "--delay", type=_seconds, default=0.0, metavar="SECONDS", help="Seconds to wait before each reply."
     )
     parser.add_argument(
         "--keep",
         type=Path,
         metavar="FOLDER",
-        help="Keep the database there, with a script that runs outlook-import on it.",
+        help="Keep the database in this folder, with a script that runs outlook-import on it.",
     )
     parser.add_argument(
-        "command", nargs=argparse.REMAINDER, metavar="COMMAND", help="What to run against it."
+        "command", nargs=argparse.REMAINDER, metavar="COMMAND", help="Command to run against the stand-in."
     )
     return parser
 
@@ -74,7 +81,7 @@ def _seconds(text: str) -> float:
 
 
 class _Keep:
-    """A folder that outlives the stand-in: the database, the ports, and a script to look around with."""
+    """A folder that outlives the stand-in: the database, the ports, and a script that runs outlook-import."""
 
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -88,7 +95,7 @@ class _Keep:
         stand_in += ["--keep", str(folder.absolute())]
         self.script.write_text(
             "#!/bin/sh\n"
-            "# Runs outlook-import on this folder's database; what logs in runs against the stand-in.\n"
+            "# Runs outlook-import on this folder's database. Commands that log in use the stand-in.\n"
             f'export {DATABASE_URL}={shlex.quote(self.database_url)} {COMMAND}="$0"\n'
             'case "$1" in\n'
             f'  import | retest | doctor) exec {shlex.join(stand_in)} {python} -m flows.cli "$@" ;;\n'
@@ -102,7 +109,7 @@ class _Keep:
         return f"sqlite:///{self.folder.absolute().as_posix()}/mailboxes.db"
 
     def ports_of(self, domain: str) -> tuple[int, int]:
-        """The ports of the last time: stored mailboxes are tested again where they were imported."""
+        """The ports of the last run, because stored mailboxes keep the endpoints they were imported with."""
         try:
             smtp, imap = json.loads(self._ports.read_text())[domain]
         except (OSError, ValueError, KeyError):
@@ -140,7 +147,7 @@ async def _outlooks(
     delay: float,
     keep: _Keep | None,
 ) -> AsyncIterator[dict[str, str]]:
-    """Servers for everyone, and others for each of these domains; yields the variables that say where."""
+    """Run servers for each of these domains and for all others; yields the variables that configure them."""
     ca = trustme.CA()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outlook-sandbox-")))
@@ -162,7 +169,7 @@ async def _outlooks(
             for domain, outlook in outlooks.items()
         }
         everyone = ports[EVERYONE_ELSE]
-        _tell(f"{len(mailboxes)} mailboxes, SMTP at {everyone['smtp']}, IMAP at {everyone['imap']}.")
+        _print(f"{len(mailboxes)} mailboxes, SMTP at {everyone['smtp']}, IMAP at {everyone['imap']}.")
         environment = {
             "OUTLOOK_IMPORT_SERVERS": json.dumps(ports),
             "OUTLOOK_IMPORT_CA_FILE": str(outlooks[EVERYONE_ELSE].ca_file),
@@ -171,7 +178,7 @@ async def _outlooks(
             keep.remember(outlooks)
             environment[DATABASE_URL] = keep.database_url
             environment[COMMAND] = os.environ.get(COMMAND) or str(keep.script)
-        # A trial run never writes to the user's own database, unless they ask for it.
+        # A trial run does not write to the user's own database unless the user sets one.
         elif not os.environ.get(DATABASE_URL):
             environment[DATABASE_URL] = f"sqlite:///{folder.as_posix()}/mailboxes.db"
         yield environment
@@ -180,11 +187,11 @@ async def _outlooks(
 async def _run(
     command: list[str], environment: Mapping[str, str], signals: asyncio.Queue[signal.Signals]
 ) -> int:
-    """Run the command to its end; its exit status, or 128 + n if signal n ended it, as in a shell."""
+    """Run the command; returns its exit status, or 128 + n if signal n ended it, as in a shell."""
     try:
         process = await asyncio.create_subprocess_exec(*command, env={**os.environ, **environment})
     except OSError as error:
-        _tell(f"{command[0]} cannot be started: {error.strerror}.")
+        _print(f"Cannot start {command[0]}: {error.strerror}.")
         return CANNOT_START
     forwarding = asyncio.create_task(_forward(signals, process))
     try:
@@ -197,7 +204,7 @@ async def _run(
 async def _forward(signals: asyncio.Queue[signal.Signals], process: asyncio.subprocess.Process) -> None:
     while True:
         number = await signals.get()
-        # Ctrl-C goes to both of us. Told twice at once, a Python program would break off its clean-up.
+        # Ctrl-C reaches both processes. A second signal right away would interrupt the command's clean-up.
         wait = TERMINAL_SECONDS if number == signal.SIGINT and _in_foreground() else 0.0
         asyncio.get_running_loop().call_later(wait, _send, process, number)
 
@@ -208,7 +215,7 @@ def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
 
 
 def _in_foreground() -> bool:
-    """Whether a terminal's Ctrl-C reaches this process, and so the command as well."""
+    """Whether Ctrl-C in the terminal reaches this process, and so the command too."""
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
     except OSError:
@@ -219,8 +226,8 @@ def _in_foreground() -> bool:
         os.close(terminal)
 
 
-def _tell(sentence: str) -> None:
-    sys.stderr.write(f"sandbox: {sentence}\n")
+def _print(message: str) -> None:
+    sys.stderr.write(f"sandbox: {message}\n")
 
 
 if __name__ == "__main__":

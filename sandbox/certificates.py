@@ -1,4 +1,4 @@
-"""The servers' certificates: a good one, and one for each way in which a certificate can be bad."""
+"""The certificates of the servers: a valid one, and one for each fault."""
 
 import ssl
 from datetime import UTC, datetime, timedelta
@@ -15,12 +15,14 @@ STRANGER = "mail.contoso.example"
 
 
 def server_context(ca: trustme.CA, fault: str) -> ssl.SSLContext:
-    """A context whose certificate is good for localhost and 127.0.0.1, or bad as `fault` says.
+    """A server context with a certificate for localhost and 127.0.0.1.
 
-    Faults: wrong-name, expired, self-signed; any other word means a good certificate.
+    Args:
+        ca: Signs the certificate.
+        fault: wrong-name, expired or self-signed; anything else gives a valid certificate.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    # A probe never resumes a session: tickets would be work for nothing in every handshake.
+    # Probes never resume a session, so tickets would only slow down every handshake.
     context.num_tickets = 0
     context.options |= ssl.OP_NO_TICKET
     _certificate(ca, fault).configure_cert(context)
@@ -39,7 +41,7 @@ def _certificate(ca: trustme.CA, fault: str) -> trustme.LeafCert:
 
 
 def _self_signed() -> trustme.LeafCert:
-    """A certificate for localhost that nobody but itself vouches for; trustme issues none of these."""
+    """A self-signed certificate for localhost, which trustme cannot issue."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""IMAP as outlook.office365.com spoke it on port 993 while LOGIN worked there, and as it speaks since."""
+"""IMAP as outlook.office365.com speaks it on port 993, and as it did while LOGIN still worked there."""
 
 import base64
 import re
@@ -28,8 +28,8 @@ BAD_ARGUMENT = "BAD Command Argument Error. 12"
 CANCELLED = "BAD AUTHENTICATE cancelled."
 AUTHENTICATE_FAILED = "NO AUTHENTICATE failed."
 LONGEST_LITERAL = 65536
-# RFC 3501, 9: a quoted string, a literal (RFC 7888 for the `+`), an atom. Bytes over 127 may be quoted,
-# as Exchange has it, but an atom holds none of them.
+# RFC 3501, 9: a quoted string, a literal (RFC 7888 for the `+`) or an atom. Like Exchange, it accepts bytes
+# above 127 in a quoted string but not in an atom.
 ARGUMENT = re.compile(
     rb' (?:"(?P<quoted>(?:[^"\\]|\\["\\])*)"'
     rb"|\{(?P<size>\d{1,9})(?P<unasked>\+?)\}$"
@@ -38,7 +38,7 @@ ARGUMENT = re.compile(
 
 
 class Imap(Connection):
-    """One IMAP conversation."""
+    """One IMAP session."""
 
     protocol = "imap"
     goodbyes = ("* BYE",)
@@ -91,7 +91,7 @@ class Imap(Connection):
                 raise Refused("BAD Command Error. 12")
 
     async def answer(self, stage: str, *lines: str) -> None:
-        """Say these lines, with the client's tag before those that are neither `*` nor `+`."""
+        """Send these lines, with the client's tag before each line that does not start with `*` or `+`."""
         tagged = (line if line[0] in "*+" else f"{self.tag} {line}" for line in lines)
         await self.say(self.stage(stage), *tagged)
 
@@ -114,7 +114,7 @@ class Imap(Connection):
             arguments.append(await self.line())
         if arguments[1] == b"*":
             raise Refused(CANCELLED)
-        if arguments[0].upper() == b"XOAUTH2":  # nobody here has a token
+        if arguments[0].upper() == b"XOAUTH2":  # the stand-in accepts no tokens
             raise Refused(AUTHENTICATE_FAILED)
         try:
             name, password = plain_credentials(base64.b64decode(arguments[1], validate=True))
@@ -124,14 +124,18 @@ class Imap(Connection):
 
     async def log_in(self, name: bytes, password: bytes, verb: str) -> None:
         self.meet(name)
-        lines = await self.judge(password, f"OK {verb} completed.", f"NO {verb} failed.")
+        lines = await self.check_password(password, f"OK {verb} completed.", f"NO {verb} failed.")
         if self.login_disabled():
             lines = (NO_BASIC_AUTH,)
         await self.answer("auth", *lines)
         self.logged_in = any(line.startswith("OK ") for line in lines)
 
     async def arguments(self, text: bytes) -> list[bytes]:
-        """The arguments of a command, literals fetched; Refused where the grammar does not allow them."""
+        """The arguments of a command, including its literals.
+
+        Raises:
+            Refused: If the arguments are not valid.
+        """
         found: list[bytes] = []
         while text:
             match = ARGUMENT.match(text)

@@ -1,4 +1,4 @@
-"""The stand-in itself: an SMTP server and an IMAP server on free ports of 127.0.0.1."""
+"""The stand-in: an SMTP server and an IMAP server on free ports of 127.0.0.1."""
 
 import asyncio
 import socket
@@ -23,18 +23,25 @@ from sandbox.wire import Connection, Mailbox, Service
 __all__ = ["Account", "Outlook", "Seen", "ServerFaults", "running"]
 
 ADDRESS = "127.0.0.1"
-# No name under .invalid is ever registered (RFC 2606).
+# Names under .invalid never exist (RFC 2606).
 UNKNOWN_HOST = "outlook.invalid"
-# A whole import may knock at the same moment.
+# All mailboxes of an import may connect at the same time.
 BACKLOG = 1024
 
 
 class Outlook:
-    """Outlook's two mail servers at `localhost`, for as long as the context lasts.
+    """Outlook's two mail servers on `localhost`. An async context manager that runs them.
 
-    `mailboxes` maps addresses (whatever their case) to accounts; `server` is what is wrong with the servers
-    themselves; `delay` is the seconds waited before each reply; `ca` signs the certificates, a new one if
-    none is given, and its PEM is written into `folder`. ScriptError if a behaviour makes no sense.
+    Args:
+        mailboxes: Address, in any case → account.
+        server: Faults of the servers themselves.
+        delay: Seconds to wait before each reply.
+        ca: Signs the certificates; a new one by default.
+        folder: Where to write the certificate of the authority, as PEM.
+        ports: SMTP and IMAP port; 0, or a port that is in use, means a free one.
+
+    Raises:
+        ScriptError: If a behaviour is unknown.
     """
 
     smtp_port: int
@@ -82,7 +89,7 @@ class Outlook:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # asyncio loses a connection that it has accepted but not handed over when its server is closed.
+        # When a server closes, asyncio loses connections that it has accepted but not yet handed over.
         for listener in self._listeners:
             asyncio.get_running_loop().remove_reader(listener)
         await _settle()
@@ -98,19 +105,19 @@ class Outlook:
         await _settle()
 
     def address(self, protocol: Protocol) -> str:
-        """HOST:PORT of one of the servers, as the settings of a client want it."""
+        """HOST:PORT of one of the servers, as a client's settings need it."""
         host = UNKNOWN_HOST if self._plays[protocol].name == "unknown-name" else "localhost"
         return f"{host}:{self.smtp_port if protocol == 'smtp' else self.imap_port}"
 
     async def _serve(self, connection: type[Connection], ca: trustme.CA, offers: str, port: int) -> int:
-        """Listen on a port, or on a free one. Refusing servers hold theirs without listening."""
+        """Listen on this port or a free one, and return it. A server that refuses connections only binds."""
         protocol = connection.protocol
         listener = socket.socket()
         self._listeners.append(listener)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((ADDRESS, port))
-        except OSError:  # taken since
+        except OSError:  # in use by another process
             listener.bind((ADDRESS, 0))
         port = listener.getsockname()[1]
         play = self._plays[protocol]
@@ -143,7 +150,10 @@ def running(
     ca: trustme.CA | None = None,
     folder: Path,
 ) -> Iterator[Outlook]:
-    """Outlook on a thread and an event loop of its own, for tests that are not asynchronous."""
+    """Run the stand-in on its own thread and event loop, for tests that are not asynchronous.
+
+    See `Outlook` for the arguments.
+    """
     outlook = Outlook(mailboxes, server=server, delay=delay, ca=ca, folder=folder)
     loop = asyncio.new_event_loop()
     thread = Thread(target=loop.run_forever, name="outlook")
@@ -161,8 +171,10 @@ def running(
 
 
 async def _settle() -> None:
-    """Let asyncio finish what it has begun: a connection takes it four turns of the loop from the socket's
-    accept to the end of its own task, and two from a transport's abort to the last callback.
+    """Let asyncio finish pending work.
+
+    A connection takes four iterations of the loop from the accept of its socket to the end of its task, and
+    two from the abort of its transport to the last callback.
     """
     for _ in range(5):
         await asyncio.sleep(0)

@@ -1,12 +1,12 @@
-"""Who has a mailbox here, and what the servers say and do to whom.
+"""The script of the stand-in: its mailboxes, and how the servers behave for each of them.
 
-A behaviour is a word from the tables below, a literal reply, or a fault at a stage:
+A behaviour is a name from the tables below, a literal reply, or a fault at a stage:
 
-    ok                               the true answer
+    ok                               the reply of a healthy server
     wrong-credentials                a name from `REPLIES`
-    535 5.7.139 No.|421 4.3.2 Bye.   a literal reply, lines separated by `|`
+    535 5.7.139 No.|421 4.3.2 Bye.   a literal reply, with lines separated by `|`
     hang:auth                        a fault at a stage: `FAULTS`, `MAILBOX_STAGES`, `SERVER_STAGES`
-    slow:17.5+wrong-credentials      any of the above, the answer to the login so many seconds late
+    slow:17.5+wrong-credentials      any of the above, with the reply to the login 17.5 seconds late
 """
 
 import csv
@@ -27,7 +27,7 @@ VISIT = "Visit https://aka.ms/smtp_auth_disabled for more information."
 NO_BASIC_AUTH = "NO Basic authentication is disabled."
 SIGNING_OFF = "* BYE Microsoft Exchange Server IMAP4 server signing off."
 
-# What a login is answered with, by name. IMAP lines get the client's tag unless they begin with `*`.
+# Replies to a login, by name. IMAP lines get the client's tag unless they start with `*`.
 REPLIES: dict[Protocol, dict[str, str]] = {
     "smtp": {
         "basic-auth-disabled": f"{UNSUCCESSFUL}, basic authentication is disabled. {STAMP}",
@@ -87,7 +87,7 @@ REPLIES: dict[Protocol, dict[str, str]] = {
         "bye": "* BYE Connection is closed. 13",
     },
 }
-# What every command but LOGOUT is answered with once the login has gone well.
+# The reply to every command except LOGOUT after a successful login.
 AFTER_LOGIN: dict[Protocol, dict[str, str]] = {
     "smtp": {},
     "imap": {"not-connected": "BAD User is authenticated but not connected."},
@@ -97,27 +97,27 @@ LITERALS: dict[Protocol, re.Pattern[str]] = {
     "imap": re.compile(r"(NO |BAD |OK |\* BYE)[^\r\n]*"),
 }
 
-# hang: silence; drip: a byte at a time, without end; drop: the connection is closed; reset: by RST;
-# garbage: bytes of no protocol in the reply's place; overlong: the reply as a line of 1 MiB.
+# hang: send nothing. drip: send one byte at a time, without end. drop: close the connection. reset: close it
+# with RST. garbage: send random bytes instead of the reply. overlong: send the reply as a line of 1 MiB.
 FAULTS = ("hang", "drip", "drop", "reset", "garbage", "overlong")
-# user: after the user name, before the password is asked for. auth: the credentials are in.
-# after: any command after the good login.
+# user: after the user name, before the password prompt. auth: after the credentials.
+# after: any command after a successful login.
 MAILBOX_STAGES: dict[Protocol, tuple[str, ...]] = {
     "smtp": ("user", "auth", "after"),
     "imap": ("auth", "after"),
 }
-# connect: before the greeting, on IMAP before TLS. tls: inside the handshake, the ClientHello is in.
-# The others: in place of the reply that they name.
+# connect: before the greeting; in IMAP before TLS. tls: in the handshake, after the ClientHello.
+# All others: instead of the reply of that name.
 SERVER_STAGES: dict[Protocol, tuple[str, ...]] = {
     "smtp": ("connect", "greeting", "ehlo", "starttls", "tls", "auth", "after"),
     "imap": ("connect", "tls", "greeting", "capability", "auth", "after"),
 }
-# refused: nothing listens. unknown-name: the host's name cannot be looked up.
-# wrong-name, expired, self-signed: the certificate. old-tls: no TLS version in common.
-# greeting-busy: turned away by the greeting.
+# refused: nothing listens. unknown-name: the host name cannot be looked up.
+# wrong-name, expired, self-signed: a fault of the certificate. old-tls: no TLS version in common.
+# greeting-busy: the greeting rejects the client.
 _UNREACHABLE = ("refused", "unknown-name")
 _EITHER = ("ok", *_UNREACHABLE, "wrong-name", "expired", "self-signed", "old-tls", "greeting-busy")
-# injected: plain text in one segment with the 220 to STARTTLS. no-auth: no AUTH line at all.
+# injected: plain text in the same segment as the 220 reply to STARTTLS. no-auth: no AUTH line.
 SERVER_FAULTS: dict[Protocol, tuple[str, ...]] = {
     "smtp": (*_EITHER, "no-starttls", "starttls-refused", "injected", "no-auth", "xoauth2-only"),
     "imap": (*_EITHER, "login-disabled"),
@@ -125,12 +125,12 @@ SERVER_FAULTS: dict[Protocol, tuple[str, ...]] = {
 
 
 class ScriptError(ValueError):
-    """A behaviour, an accounts file or a servers file that makes no sense. The text says what and where."""
+    """A behaviour, an accounts file or a servers file is not valid. The text says what is wrong and where."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A mailbox: its password, and how a login to it goes over each protocol."""
+    """A mailbox: its password, and the behaviour of each protocol at a login."""
 
     password: str = field(repr=False)
     smtp: str = "ok"
@@ -139,11 +139,14 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class ServerFaults:
-    """What is wrong with the servers themselves, whoever logs in, and what they offer.
+    """The faults of the servers themselves, for every mailbox, and what they offer.
 
-    `smtp` and `imap` are a word of `SERVER_FAULTS` or FAULT:STAGE with a stage of `SERVER_STAGES`.
-    `smtp_auth` is the AUTH line of SMTP after TLS: LOGIN, PLAIN and XOAUTH2 are understood.
-    `imap_capabilities` takes the place of Exchange's: LOGINDISABLED, AUTH=PLAIN and SASL-IR are heeded.
+    Attributes:
+        smtp: A name from `SERVER_FAULTS`, or FAULT:STAGE with a stage from `SERVER_STAGES`.
+        imap: The same for IMAP.
+        smtp_auth: The AUTH line of SMTP after TLS. LOGIN, PLAIN and XOAUTH2 have an effect.
+        imap_capabilities: Replaces Exchange's capabilities. LOGINDISABLED, AUTH=PLAIN and SASL-IR have an
+            effect.
     """
 
     smtp: str = "ok"
@@ -154,7 +157,16 @@ class ServerFaults:
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """A behaviour, taken apart. `lines` empty means the true answer; `seconds` is how late it comes."""
+    """A parsed behaviour.
+
+    Attributes:
+        name: The behaviour as written, or "literal" for a literal reply.
+        lines: The reply to the login; empty for the reply of a healthy server.
+        after_login: The reply to every command after a successful login; "" for normal replies.
+        seconds: How late the reply to the login comes.
+        fault: A name from `FAULTS`, or "".
+        stage: The stage of the fault, or "".
+    """
 
     name: str = "ok"
     lines: tuple[str, ...] = ()
@@ -169,7 +181,11 @@ OK = Play()
 
 @lru_cache(maxsize=1024)
 def mailbox_play(protocol: Protocol, text: str) -> Play:
-    """The behaviour that `text` names for one mailbox; ScriptError if it names none."""
+    """Parse the behaviour of a mailbox.
+
+    Raises:
+        ScriptError: If it is unknown.
+    """
     text = text.strip() or "ok"
     if text.startswith("slow:"):
         seconds, _, rest = text.removeprefix("slow:").partition("+")
@@ -186,7 +202,11 @@ def mailbox_play(protocol: Protocol, text: str) -> Play:
 
 @lru_cache(maxsize=1024)
 def server_play(protocol: Protocol, text: str) -> Play:
-    """The fault that `text` names for a whole server; ScriptError if it names none."""
+    """Parse the fault of a whole server.
+
+    Raises:
+        ScriptError: If it is unknown.
+    """
     text = text.strip() or "ok"
     if text in SERVER_FAULTS[protocol]:
         return Play(text)
@@ -194,18 +214,29 @@ def server_play(protocol: Protocol, text: str) -> Play:
 
 
 def seconds_of(text: str) -> float:
-    """A finite number of seconds, zero or more."""
+    """Parse a number of seconds: finite, zero or more.
+
+    Raises:
+        ScriptError: If it is not one.
+    """
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise ScriptError(f"“{text}” is no number of seconds")
+        raise ScriptError(f"“{text}” is not a number of seconds")
     return seconds
 
 
 def read_accounts(path: Path) -> dict[str, Account]:
-    """The mailboxes of an accounts file: CSV with email, password and optionally smtp and imap."""
+    """Read an accounts file: CSV with the columns email, password and optionally smtp and imap.
+
+    Returns:
+        Address in lower case → account.
+
+    Raises:
+        ScriptError: If the file cannot be read or is not valid.
+    """
 
     def parse(row: dict[str, str]) -> Account:
         smtp, imap = row.get("smtp") or "ok", row.get("imap") or "ok"
@@ -216,7 +247,14 @@ def read_accounts(path: Path) -> dict[str, Account]:
 
 
 def read_servers(path: Path) -> dict[str, ServerFaults]:
-    """The domains with servers of their own: CSV with domain and optionally smtp and imap."""
+    """Read a servers file: CSV with the columns domain and optionally smtp and imap.
+
+    Returns:
+        Domain in lower case → faults of its servers.
+
+    Raises:
+        ScriptError: If the file cannot be read or is not valid.
+    """
 
     def parse(row: dict[str, str]) -> ServerFaults:
         smtp, imap = row.get("smtp") or "ok", row.get("imap") or "ok"
@@ -229,13 +267,13 @@ def read_servers(path: Path) -> dict[str, ServerFaults]:
 def _read(
     path: Path, needed: tuple[str, ...], optional: tuple[str, ...], parse: Callable[[dict[str, str]], Parsed]
 ) -> dict[str, Parsed]:
-    """The rows of a file by their first column, in lower case. Any fault is a ScriptError with its line."""
+    """The parsed rows of a file by their first needed column, in lower case."""
     found: dict[str, Parsed] = {}
     for line, row in _rows(path, needed, optional):
         key = row[needed[0]].strip().lower()
         try:
             if key in found:
-                raise ScriptError(f"{needed[0]} “{key}” is there twice")
+                raise ScriptError(f"duplicate {needed[0]} “{key}”")
             found[key] = parse(row)
         except ScriptError as error:
             raise ScriptError(f"{path}, line {line}: {error}.") from None
@@ -250,21 +288,21 @@ def _rows(
             table = csv.DictReader(file, restval="", strict=True)
             header = table.fieldnames or ()
             if missing := [column for column in needed if column not in header]:
-                raise ScriptError(f"{path} has no column {' and no column '.join(missing)}.")
+                raise ScriptError(f"{path}: missing column: {', '.join(missing)}.")
             if unknown := [column for column in header if column not in (*needed, *optional)]:
-                raise ScriptError(f"{path} has an unknown column {' and '.join(unknown)}.")
+                raise ScriptError(f"{path}: unknown column: {', '.join(unknown)}.")
             for row in table:
                 if None in row:
                     raise ScriptError(f"{path}, line {table.line_num}: more cells than the header.")
                 if empty := [column for column in needed if not row[column].strip()]:
-                    raise ScriptError(f"{path}, line {table.line_num}: no {' and no '.join(empty)}.")
+                    raise ScriptError(f"{path}, line {table.line_num}: missing {' and '.join(empty)}.")
                 yield table.line_num, row
     except OSError as error:
         raise ScriptError(f"{path} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise ScriptError(f"{path} is not UTF-8.") from None
     except csv.Error as error:
-        raise ScriptError(f"{path} is no CSV: {error}.") from None
+        raise ScriptError(f"{path} is not valid CSV: {error}.") from None
 
 
 def _fault_play(protocol: Protocol, text: str, stages: tuple[str, ...], names: Iterable[str]) -> Play:
@@ -272,6 +310,6 @@ def _fault_play(protocol: Protocol, text: str, stages: tuple[str, ...], names: I
     if fault in FAULTS and stage in stages:
         return Play(text, fault=fault, stage=stage)
     raise ScriptError(
-        f"“{text}” is nothing that {protocol.upper()} can be told to do; "
-        f"it knows {', '.join(names)}, and {', '.join(FAULTS)} at {', '.join(stages)}"
+        f"unknown {protocol.upper()} behaviour “{text}”; use one of {', '.join(names)}, "
+        f"or one of {', '.join(FAULTS)} with a stage ({', '.join(stages)}), such as {FAULTS[0]}:{stages[0]}"
     )

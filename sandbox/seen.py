@@ -1,4 +1,4 @@
-"""What the servers saw: the tests' evidence of what a client did."""
+"""Records what the servers saw, so that tests can check what a client did."""
 
 from collections import Counter
 from threading import Lock
@@ -8,9 +8,9 @@ Login = tuple[str, str]
 
 
 class Seen:
-    """Counts of connections, logins and passwords. Every property is a copy: any thread may read it.
+    """Counts connections, logins and passwords. Thread-safe: every property returns a copy.
 
-    A connection belongs to a mailbox from the user name on until it ends or says goodbye.
+    A connection belongs to a mailbox from the user name until the connection ends or the server says goodbye.
     """
 
     def __init__(self) -> None:
@@ -33,51 +33,54 @@ class Seen:
 
     @property
     def logins(self) -> Counter[Login]:
-        """Login attempts by protocol and address: a password came in, wanted or not."""
+        """Login attempts by protocol and address. An unsolicited password counts too."""
         with self._lock:
             return self._logins.copy()
 
     @property
     def passwords(self) -> dict[Login, bytes]:
-        """The password that came in last, by protocol and address, byte for byte."""
+        """The last password received, byte for byte, by protocol and address."""
         with self._lock:
             return self._passwords.copy()
 
     @property
     def passwords_received(self) -> int:
-        """How many times a password came in, over both protocols."""
+        """Number of passwords received, over both protocols."""
         with self._lock:
             return self._logins.total()
 
     @property
     def connections_at_once(self) -> Counter[str]:
-        """The most connections that were open at one time, by protocol."""
+        """Maximum number of concurrent connections, by protocol."""
         with self._lock:
             return self._most_open.copy()
 
     @property
     def mailbox_connections_at_once(self) -> Counter[Login]:
-        """The most connections that one mailbox had at one time, by protocol and address."""
+        """Maximum number of concurrent connections to a mailbox, by protocol and address."""
         with self._lock:
             return self._most_busy.copy()
 
     @property
     def mailbox_logins_at_once(self) -> Counter[str]:
-        """The most connections that one mailbox had at one time over both protocols, by address."""
+        """Maximum number of concurrent connections to a mailbox over both protocols, by address."""
         with self._lock:
             return self._most_busy_either.copy()
 
     def connected(self, protocol: str) -> None:
+        """Record that a client connected."""
         with self._lock:
             self._connections[protocol] += 1
             self._open[protocol] += 1
             self._most_open[protocol] = max(self._most_open[protocol], self._open[protocol])
 
     def disconnected(self, protocol: str) -> None:
+        """Record that a connection ended."""
         with self._lock:
             self._open[protocol] -= 1
 
     def entered(self, protocol: str, address: str) -> None:
+        """Record that a connection named its mailbox."""
         login = (protocol, address)
         with self._lock:
             self._busy[login] += 1
@@ -86,11 +89,13 @@ class Seen:
             self._most_busy_either[address] = max(self._most_busy_either[address], self._busy_either[address])
 
     def left(self, protocol: str, address: str) -> None:
+        """Record that a connection no longer belongs to a mailbox."""
         with self._lock:
             self._busy[protocol, address] -= 1
             self._busy_either[address] -= 1
 
     def tried(self, protocol: str, address: str, password: bytes) -> None:
+        """Record a password."""
         with self._lock:
             self._logins[protocol, address] += 1
             self._passwords[protocol, address] = password

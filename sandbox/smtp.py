@@ -1,4 +1,4 @@
-"""SMTP as smtp.office365.com speaks it on port 587: STARTTLS, then AUTH LOGIN. It takes no mail."""
+"""SMTP as smtp.office365.com speaks it on port 587: STARTTLS, then AUTH LOGIN. It accepts no mail."""
 
 import base64
 import binascii
@@ -12,7 +12,7 @@ HELLO = f"{HOST} Hello [127.0.0.1]"
 FEATURES = ("SIZE 157286400", "PIPELINING", "DSN", "ENHANCEDSTATUSCODES")
 MORE_FEATURES = ("8BITMIME", "BINARYMIME", "CHUNKING", "SMTPUTF8")
 READY = "220 2.0.0 SMTP server ready"
-# What a man in the middle would slip in: another server's EHLO, with nothing but PLAIN.
+# What a man in the middle would inject: the EHLO reply of another server that offers only PLAIN.
 INJECTED = (READY, "250-injected.example Hello [127.0.0.1]", "250 AUTH PLAIN")
 LOGGED_IN = "235 2.7.0 Authentication successful"
 USER_NAME = "334 VXNlcm5hbWU6"
@@ -22,7 +22,7 @@ UNKNOWN_MECHANISM = "504 5.7.4 Unrecognized authentication type"
 
 
 class Smtp(Connection):
-    """One SMTP conversation."""
+    """One SMTP session."""
 
     protocol = "smtp"
     goodbyes = ("221", "421")
@@ -60,7 +60,7 @@ class Smtp(Connection):
             case b"MAIL" if not self.logged_in:
                 raise Refused(REPLIES["smtp"]["not-authenticated"])
             case b"MAIL":
-                raise Refused("554 5.3.2 This stand-in takes no mail")
+                raise Refused("554 5.3.2 This stand-in accepts no mail")
             case _:
                 raise Refused("500 5.3.3 Unrecognized command")
 
@@ -82,7 +82,7 @@ class Smtp(Connection):
             raise Refused("454 4.7.0 TLS not available due to temporary reason")
         await self.say("starttls", *(INJECTED if self.service.server.name == "injected" else (READY,)))
         await self.secure()
-        # RFC 3207, 4.2: all that was said before TLS is forgotten.
+        # RFC 3207, 4.2: the server discards everything it learned before TLS.
         self.encrypted, self.greeted = True, False
 
     async def auth(self, argument: bytes) -> None:
@@ -98,9 +98,9 @@ class Smtp(Connection):
         elif mechanism == b"PLAIN":
             name, password = _credentials(initial or await self.challenge("", "334 "))
             self.meet(name)
-        else:  # XOAUTH2: nobody here has a token.
+        else:  # XOAUTH2: the stand-in accepts no tokens
             raise Refused(REPLIES["smtp"]["identity-refused"])
-        lines = await self.judge(password, LOGGED_IN, REPLIES["smtp"]["wrong-credentials"])
+        lines = await self.check_password(password, LOGGED_IN, REPLIES["smtp"]["wrong-credentials"])
         await self.say("auth", *lines)
         self.logged_in = lines[-1].startswith("235")
 

@@ -1,4 +1,4 @@
-"""One connection of either protocol: reading, answering, TLS, and every way of misbehaving."""
+"""One connection of either protocol: reading, replying, TLS, and all faults."""
 
 import asyncio
 import os
@@ -18,27 +18,27 @@ DRIP_INTERVAL = 0.2
 OVERLONG = 2**20
 # How soon a waiting server notices that the client has hung up.
 WATCH_INTERVAL = 0.1
-# How long the client may take to answer the end of TLS.
+# How long the server waits for the client to close TLS.
 GOODBYE_SECONDS = 1.0
-# The head of a handshake record of 16 KiB: a client waits for the rest of it.
+# The start of a handshake record of 16 KiB. A client waits for the rest of it.
 TLS_RECORD = b"\x16\x03\x03\x40\x00"
 # RFC 8446, 6.2: fatal, protocol_version.
 TLS_ALERT = b"\x15\x03\x01\x00\x02\x02\x46"
-# SO_LINGER on, zero seconds: closing sends RST.
+# SO_LINGER on with zero seconds: closing sends RST.
 RST = struct.pack("ii", 1, 0)
 
 
 class HungUp(Exception):  # noqa: N818  # an end, not an error
-    """The conversation is over."""
+    """The session is over."""
 
 
 class Refused(Exception):  # noqa: N818  # a reply, not an error
-    """A command is refused; the text is the reply."""
+    """The server rejects a command. The text is the reply."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mailbox:
-    """A password, None if no password will do, and what to play at a login."""
+    """The password and the behaviour of a mailbox. With the password None, every login fails."""
 
     password: bytes | None = field(default=None, repr=False)
     play: Play = OK
@@ -49,7 +49,14 @@ STRANGER = Mailbox()
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What all connections of one server share. `offers` are its AUTH mechanisms or its capabilities."""
+    """What all connections of one server share.
+
+    Attributes:
+        server: The fault of the server.
+        offers: Its AUTH mechanisms (SMTP) or capabilities (IMAP), separated by spaces.
+        mailboxes: Address in lower case → mailbox.
+        delay: Seconds to wait before each reply.
+    """
 
     server: Play
     context: ssl.SSLContext
@@ -60,7 +67,12 @@ class Service:
 
 
 class Connection:
-    """A client's connection. `converse` is the protocol's own part."""
+    """A client's connection. Subclasses implement the protocol in `converse`.
+
+    Attributes:
+        protocol: The protocol.
+        goodbyes: Start of each line after which the server closes the connection.
+    """
 
     protocol: ClassVar[Protocol]
     goodbyes: ClassVar[tuple[str, ...]]
@@ -74,7 +86,7 @@ class Connection:
         self.logged_in = False
 
     async def run(self) -> None:
-        """Hold the whole conversation; returns once the connection is closed."""
+        """Run the whole session; returns when the connection is closed."""
         self.service.seen.connected(self.protocol)
         try:
             with suppress(HungUp, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
@@ -87,13 +99,15 @@ class Connection:
             self.writer.transport.abort()
 
     async def converse(self) -> None:
+        """Run the session from the greeting on, until an exception ends it."""
         raise NotImplementedError
 
     async def line(self) -> bytes:
+        """Read one line, without its line ending."""
         return (await self.reader.readuntil(b"\n")).rstrip(b"\r\n")
 
     async def say(self, stage: str, *lines: str) -> None:
-        """Answer with these lines, or as a fault at this stage has it. A goodbye is the last word."""
+        """Send these lines, or play the fault of this stage. After a goodbye, close the connection."""
         await self.pause(self.service.delay)
         text = "".join(f"{line}\r\n" for line in lines).encode()
         if fault := self.fault_at(stage):
@@ -107,7 +121,7 @@ class Connection:
         await self.writer.drain()
 
     async def secure(self) -> None:
-        """Go on over TLS, unless the server has a fault inside the handshake."""
+        """Start TLS, unless the server has a fault in the handshake."""
         old = self.service.server.name == "old-tls"
         fault = self.fault_at("tls")
         if not (fault or old):
@@ -118,14 +132,23 @@ class Connection:
         await self.wait_for_the_end()
 
     def fault_at(self, stage: str) -> str:
+        """The fault of the server or the mailbox at a stage, or ""."""
         plays = (self.service.server, self.mailbox.play)
         return next((play.fault for play in plays if play.fault and play.stage == stage), "")
 
     def stage(self, before_login: str = "") -> str:
+        """The stage of a reply: "after" once the client is logged in, otherwise the given one."""
         return "after" if self.logged_in else before_login
 
     async def misbehave(self, fault: str, text: bytes) -> bytes:
-        """Play a fault in place of `text`: either the bytes to send instead, or the end."""
+        """Play a fault instead of sending `text`.
+
+        Returns:
+            The bytes to send instead.
+
+        Raises:
+            HungUp: If the fault ends the session.
+        """
         first, _, rest = text.partition(b"\r\n")
         if fault == "garbage":
             return b"\xff\xfe" + os.urandom(62).replace(b"\n", b"") + b"\n"
@@ -136,12 +159,12 @@ class Connection:
         if fault == "hang":
             await self.wait_for_the_end()
         if fault == "reset":
-            # The socket is closed by the abort at the end of `run`.
+            # The abort at the end of `run` closes the socket.
             self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST)
         raise HungUp
 
     async def drip(self, text: bytes) -> NoReturn:
-        """Send this a byte at a time, then dots, for as long as the client will have it."""
+        """Send this one byte at a time, then dots, until the client hangs up."""
         position = 0
         while True:
             await self.send(text[position : position + 1] or b".")
@@ -154,7 +177,7 @@ class Connection:
         raise HungUp
 
     async def pause(self, seconds: float) -> None:
-        """Wait, but not for a client that has hung up."""
+        """Wait, but stop if the client hangs up."""
         clock = asyncio.get_running_loop().time
         end = clock() + seconds
         while (left := end - clock()) > 0:
@@ -163,7 +186,7 @@ class Connection:
                 raise HungUp
 
     async def hang_up(self) -> NoReturn:
-        """Close in good order: all that was written arrives."""
+        """Close the connection after everything written has been sent."""
         self.leave()
         self.writer.close()
         with suppress(OSError):  # TimeoutError is one
@@ -172,7 +195,7 @@ class Connection:
         raise HungUp
 
     def meet(self, name: bytes) -> None:
-        """Take note of whose mailbox the client asks for."""
+        """Remember which mailbox the client logs in to."""
         self.leave()
         self.address = name.decode("utf-8", "replace").lower()
         self.mailbox = self.service.mailboxes.get(self.address, STRANGER)
@@ -184,21 +207,25 @@ class Connection:
             self.address = None
 
     def overhear(self, name: bytes, password: bytes) -> None:
-        """Count a password, be it one that was not asked for."""
+        """Record a password that the server did not ask for."""
         self.meet(name)
         self.hear(password)
 
     def hear(self, password: bytes) -> None:
         self.service.seen.tried(self.protocol, self.address or "", password)
 
-    async def judge(self, password: bytes, good: str, bad: str) -> tuple[str, ...]:
-        """The answer to a login: the mailbox's own, or whether the password is right."""
+    async def check_password(self, password: bytes, good: str, bad: str) -> tuple[str, ...]:
+        """The reply to a login: from the script of the mailbox, or `good` or `bad`."""
         self.hear(password)
         await self.pause(self.mailbox.play.seconds)
         return self.mailbox.play.lines or (good if password == self.mailbox.password else bad,)
 
 
 def plain_credentials(message: bytes) -> tuple[bytes, bytes]:
-    """User name and password of a PLAIN message (RFC 4616); ValueError if it is none."""
+    """The user name and the password of a PLAIN message (RFC 4616).
+
+    Raises:
+        ValueError: If it is not a PLAIN message.
+    """
     _, name, password = message.split(b"\0")
     return name, password
