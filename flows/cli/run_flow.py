@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ def attend(
     os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect reports nothing about a run to its makers
     if not verbose:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    server = None
+    server, begun = None, time.monotonic()
     try:
         with sign_of_life("Starting Prefect …", say):
             from prefect.settings import PREFECT_API_URL
@@ -43,6 +44,8 @@ def attend(
 
             if server is not None:
                 server.wait()
+        if verbose:
+            say.print(f"Prefect started in {time.monotonic() - begun:.1f} s.", markup=False)
         try:
             ended = run_attended(start, say, server)
         except Exception as error:  # noqa: BLE001  what is not caught would exit as a refused file does
