@@ -32,7 +32,7 @@ AS_STORED = (
 SERVERS = ("smtp_host", "smtp_port", "imap_host", "imap_port")
 
 # A statement takes some ten thousand parameters at most.
-PART_SIZE = 500
+AT_ONCE = 500
 
 V = TypeVar("V")
 
@@ -136,9 +136,9 @@ def choose_mailboxes(
 
 
 def in_parts(values: Sequence[V]) -> Iterator[list[V]]:
-    """Split values into lists of at most `PART_SIZE`."""
+    """Split values into lists of at most `AT_ONCE`."""
     rest = iter(values)
-    while part := list(islice(rest, PART_SIZE)):
+    while part := list(islice(rest, AT_ONCE)):
         yield part
 
 
