@@ -19,7 +19,7 @@ from schemas.labels import DEFAULT_WORKSPACE, LABEL_RULE, is_label
 from schemas.refusals import CSV_REQUIRED, NAME_NOT_UTF8, Refusal
 from tasks.configuration import load_settings
 from tasks.crash import StepError, leave_no_core_file
-from tasks.files.inbox import Claim, Folders, claim, finish, left_behind, look, reject, settled
+from tasks.files.inbox import Folders, TakenFile, finish, left_behind, look, reject, settled, take
 
 UNFINISHED = "unfinished"
 
@@ -35,56 +35,56 @@ async def watch_inbox(workspace: Workspace = DEFAULT_WORKSPACE) -> State:
     settings = load_settings()
     folders = Folders(settings.watch_folder)
     results: Counter[str] = Counter()
-    for claimed in left_behind(folders):
-        results[await import_claimed(claimed, folders, workspace)] += 1
+    for taken in left_behind(folders):
+        results[await import_taken(taken, folders, workspace)] += 1
     seen = look(folders.inbox)
     await asyncio.sleep(settings.settle_seconds)
     for path in settled(seen, look(folders.inbox)):
-        if (claimed_now := claim(path, folders)) is not None:
-            results[await import_claimed(claimed_now, folders, workspace)] += 1
+        if (taken_now := take(path, folders)) is not None:
+            results[await import_taken(taken_now, folders, workspace)] += 1
     message = ", ".join(f"{count} {result}" for result, count in results.items()) or "no file"
     return Failed(message=message) if results[UNFINISHED] else Completed(message=message)
 
 
-async def import_claimed(claimed: Claim, folders: Folders, workspace: str) -> str:
+async def import_taken(taken: TakenFile, folders: Folders, workspace: str) -> str:
     """Import one taken file in a run of its own and write its outcome; returns the outcome in one word."""
-    with claimed:
-        before = claimed.look()
-        outcome = await import_file(claimed, folders, workspace)
-        if claimed.look() != before:  # a program still writes to it: its rows must not be lost
+    with taken:
+        before = taken.look()
+        outcome = await import_file(taken, folders, workspace)
+        if taken.look() != before:  # a program still writes to it: its rows must not be lost
             outcome = UNFINISHED
         try:
             if isinstance(outcome, Refusal):
-                reject(claimed, folders, outcome)
+                reject(taken, folders, outcome)
                 return "rejected"
             if isinstance(outcome, Imported):
-                finish(claimed, folders, outcome.summary)
+                finish(taken, folders, outcome.summary)
                 return "imported"
         except OSError as error:  # for example a full disk
-            get_run_logger().error("The outcome of %s cannot be written: %s", claimed.name, error.strerror)
+            get_run_logger().error("The outcome of %s cannot be written: %s", taken.name, error.strerror)
         except StepError as error:  # or one file would stop every scan
-            get_run_logger().error("The failed rows of %s cannot be copied: %s", claimed.name, error)
-        get_run_logger().error("The import of %s did not finish; the next scan continues it", claimed.name)
+            get_run_logger().error("The failed rows of %s cannot be copied: %s", taken.name, error)
+        get_run_logger().error("The import of %s did not finish; the next scan continues it", taken.name)
         return UNFINISHED
 
 
-async def import_file(claimed: Claim, folders: Folders, workspace: str) -> object:
-    if refusal := refuse_oddity(claimed):
-        await tell_refusal(claimed.name, refusal, load_settings())
+async def import_file(taken: TakenFile, folders: Folders, workspace: str) -> object:
+    if refusal := refuse_oddity(taken):
+        await tell_refusal(taken.name, refusal, load_settings())
         return refusal
-    report = claimed.outcome(folders.processed, "report.csv")
+    report = taken.outcome(folders.processed, "report.csv")
     state = await import_outlook(
-        claimed.path, tag=claimed.tag, workspace=workspace, report=report, return_state=True
+        taken.path, tag=taken.tag, workspace=workspace, report=report, return_state=True
     )
     return await state.aresult(raise_on_failure=False)
 
 
-def refuse_oddity(claimed: Claim) -> Refusal | None:
+def refuse_oddity(taken: TakenFile) -> Refusal | None:
     """Refuse what is no longer a file, a name that Prefect cannot store, a folder that cannot be a tag."""
-    if not claimed.is_file():
+    if not taken.is_file():
         return Refusal(CSV_REQUIRED, "a link, a folder or a pipe has replaced it")
-    if claimed.tag is not None and not is_label(claimed.tag):
+    if taken.tag is not None and not is_label(taken.tag):
         return Refusal(f"The folder's name cannot be a tag: {LABEL_RULE}")
-    if claimed.name != claimed.path.name:
+    if taken.name != taken.path.name:
         return Refusal(NAME_NOT_UTF8)
     return None

@@ -34,7 +34,7 @@ from schemas.sealing import Sealer
 from schemas.settings import Settings
 from schemas.verdicts import group_targets
 from tasks.crash import StepError
-from tasks.files.inbox import Folders, claim, finish
+from tasks.files.inbox import Folders, finish, take
 from tasks.prepare import prepare
 from tasks.probe import Probing
 from tasks.storage.api_keys import create_key
@@ -161,10 +161,10 @@ def giving_back(file: Path, settings: Settings) -> None:
     dropped = file.rename(folders.inbox / file.name)
     with database(settings) as db:
         summary = import_file(db, settings, dropped, test=False).summary
-    claimed = claim(dropped, folders)
-    assert claimed is not None
-    with claimed:
-        finish(claimed, folders, summary)
+    taken = take(dropped, folders)
+    assert taken is not None
+    with taken:
+        finish(taken, folders, summary)
 
 
 @pytest.mark.parametrize(

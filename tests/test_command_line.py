@@ -74,7 +74,7 @@ def test_each_refusal_says_its_message_and_changes_nothing(offline: Shell) -> No
         assert json.loads(offline.run(*arguments, "--json", code=1)) == envelope
         assert offline.is_untouched()
     offline.run(offline.folder / "missing.csv", code=1)
-    assert "Refused: CSV file is required\nThere is no file of that name." in offline.last.stderr
+    assert "Refused: CSV file is required\nThere is no file with this name." in offline.last.stderr
 
 
 @pytest.mark.slow

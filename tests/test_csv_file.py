@@ -380,7 +380,7 @@ def test_over_the_limit(tmp_path: Path) -> None:
 
 def test_missing_file(tmp_path: Path) -> None:
     """A file that is not there is one that was not given."""
-    assert read_bytes(tmp_path / "none.csv", 100) == Refusal(CSV_REQUIRED, "there is no file of that name")
+    assert read_bytes(tmp_path / "none.csv", 100) == Refusal(CSV_REQUIRED, "there is no file with this name")
 
 
 @pytest.mark.parametrize("kind", ["folder", "FIFO", "device"])
@@ -399,7 +399,7 @@ def test_no_regular_file(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "detail"),
     [
-        ("a\0b.csv", "it cannot be read: not a file name"),
+        ("a\0b.csv", "it cannot be read: invalid file name"),
         ("x" * 300, "it cannot be read: File name too long"),
         ("file.csv/x.csv", "it cannot be read: Not a directory"),
         ("loop", "it cannot be read: Too many levels of symbolic links"),
@@ -449,12 +449,12 @@ def test_leaves_no_descriptor_open(tmp_path: Path) -> None:
 
 def test_refusal_shows_itself() -> None:
     """A refusal is the contract's envelope; its detail is for the terminal only."""
-    refusal = Refusal(CSV_REQUIRED, "there is no file of that name")
+    refusal = Refusal(CSV_REQUIRED, "there is no file with this name")
     assert refusal.envelope() == {
         "success": False,
         "error": {"code": "VALIDATION_ERROR", "message": "CSV file is required"},
     }
-    assert str(refusal) == "CSV file is required (there is no file of that name)"
+    assert str(refusal) == "CSV file is required (there is no file with this name)"
     assert str(Refusal(CSV_EMPTY)) == "CSV file is empty"
 
 

@@ -30,7 +30,7 @@ from schemas.reasons import Protocol, Reason, Stage
 from schemas.sealing import new_key
 from schemas.settings import PREFIX, Settings
 from schemas.verdicts import Answer
-from tasks.doctor.installation import judge_server, servers_of
+from tasks.doctor.installation import server_finding, servers_of
 from tasks.doctor.prefect import Parts, check_prefect
 from tasks.storage.database import Database, database
 from tests.conftest import accounts, import_mailboxes
@@ -91,7 +91,7 @@ def test_sound_set_up(capsys: pytest.CaptureFixture[str]) -> None:
     findings = examine(capsys, 0)
     assert troubles(findings) == []
     assert {finding.about for finding in findings} > GOOD | {"Prefect"}
-    assert sum("passwords are offered" in finding.text for finding in findings) == 2
+    assert sum("password login offered" in finding.text for finding in findings) == 2
     assert main(["doctor"]) == 0
     said = capsys.readouterr()
     assert [line.partition(" ")[0] for line in said.out.splitlines()] == ["ok"] * len(findings)
@@ -195,10 +195,10 @@ BROKEN = {
         variable("PROBE_TIMOUT", "3"),
         "warning",
         "settings",
-        "perhaps OUTLOOK_IMPORT_PROBE_TIMEOUT is meant",
+        "did you mean OUTLOOK_IMPORT_PROBE_TIMEOUT?",
     ),
     "no such CA": (variable("CA_FILE", "FOLDER/no.pem"), "FAULT", "settings", "CA_FILE: names no file"),
-    "no CA": (variable("CA_FILE", "FOLDER/mailboxes.db"), "FAULT", "mail servers", "no certificates in PEM"),
+    "no CA": (variable("CA_FILE", "FOLDER/mailboxes.db"), "FAULT", "mail servers", "no PEM certificates in"),
     "open key file": (mode("mailboxes.key", 0o644), "FAULT", "keys", "run `chmod 600"),
     "no key file": (gone("mailboxes.key"), "FAULT", "keys", "mailboxes.key is missing"),
     "broken key file": (content("mailboxes.key", b"x"), "FAULT", "keys", "is not 32 bytes in base64"),
@@ -215,7 +215,7 @@ BROKEN = {
         variable("DATABASE_URL", "sqlite:///FOLDER/mailboxes.key/new.db"),
         "FAULT",
         "database",
-        "cannot be made",
+        "cannot create",
     ),
     "open database": (mode("mailboxes.db", 0o666), "FAULT", "database", "run `chmod o="),
     "open folder": (mode(".", 0o777), "FAULT", "database", "run `chmod o-w"),
@@ -232,9 +232,9 @@ BROKEN = {
         "database",
         "outlook-import database upgrade`",
     ),
-    "full disk": (disk_is("MUCH_TOO_LITTLE_SPACE"), "FAULT", "disk", "make room"),
-    "filling disk": (disk_is("LITTLE_SPACE"), "warning", "disk", "make room"),
-    "watched file": (file_for_folder, "FAULT", "watch folder", "put a folder in its place"),
+    "full disk": (disk_is("MUCH_TOO_LITTLE_SPACE"), "FAULT", "disk", "free some space"),
+    "filling disk": (disk_is("LITTLE_SPACE"), "warning", "disk", "free some space"),
+    "watched file": (file_for_folder, "FAULT", "watch folder", "replace it with a folder"),
     "open inbox": (mode("watched/inbox", 0o777), "FAULT", "watch folder", "run `chmod o= "),
     "readable reports": (mode("watched/processed", 0o755), "warning", "watch folder", "run `chmod o= "),
     "open watch folder": (mode("watched", 0o777), "FAULT", "watch folder", "run `chmod o-w"),
@@ -242,9 +242,9 @@ BROKEN = {
         variable("WATCH_FOLDER", "FOLDER/mailboxes.key/new"),
         "FAULT",
         "watch folder",
-        "mailboxes.key is no folder",
+        "mailboxes.key is not a folder",
     ),
-    "no import folder": (gone("imports"), "FAULT", "import folder", "make it, or correct OUTLOOK_IMPORT_"),
+    "no import folder": (gone("imports"), "FAULT", "import folder", "create it, or correct OUTLOOK_IMPORT_"),
 }
 
 
@@ -374,9 +374,9 @@ def test_microsoft_is_asked_unless_others_stand_for_every_domain(settings: Setti
 def test_state_at_microsoft_is_told(host: str) -> None:
     """That a server of Microsoft offers password login does not mean that it takes passwords: it is said."""
     protocol = Protocol.SMTP if host == MICROSOFT_SMTP else Protocol.IMAP
-    found = judge_server(Answer(protocol, Endpoint(host, 1), Reason.OK, Stage.CAPABILITY, "", 1))
+    found = server_finding(Answer(protocol, Endpoint(host, 1), Reason.OK, Stage.CAPABILITY, "", 1))
     assert found.health is Health.WARNING
-    assert "takes passwords where" in found.text or "has taken no passwords since" in found.text
+    assert "accepts passwords only if" in found.text or "has not accepted passwords since" in found.text
 
 
 # Prefect --------------------------------------------------------------
@@ -427,7 +427,7 @@ async def test_prefect_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
         prefect_at(f"http://127.0.0.1:{silent.getsockname()[1]}/api"),
     ):
         (found,) = await check_prefect(PARTS)
-    assert (found.health, "does not answer within 0.5 s" in found.text) == (Health.FAULT, True)
+    assert (found.health, "does not respond within 0.5 s" in found.text) == (Health.FAULT, True)
 
 
 async def test_prefect_without_deployments_or_of_another_version(
@@ -444,7 +444,7 @@ async def test_prefect_without_deployments_or_of_another_version(
         install("prefect", "9.9.9", tmp_path, monkeypatch)
         version, _ = await check_prefect(PARTS)
     assert version.health is Health.FAULT
-    assert "this program 9.9.9: install the same version" in version.text
+    assert "this program has 9.9.9: install the same version" in version.text
 
 
 def test_broken_variable_of_prefect(offline: Shell) -> None:
@@ -515,19 +515,19 @@ def test_broken_parts_of_prefect(machine: Machine) -> None:
         Shell(machine.folder, machine.environment | {"PREFECT_API_URL": url}).run(
             "deploy", module="flows.manage"
         )
-    missing = "FAULT deployments: import-outlook/manual missing: outlook-import deploy`"
+    missing = "FAULT deployments: missing: import-outlook/manual: outlook-import deploy`"
     assert broken == [
         missing,
-        "warning schedules: watch-inbox/scheduled paused: resume it on its page in the Prefect UI",
+        "warning schedules: paused: watch-inbox/scheduled: resume it on its page in the Prefect UI",
         f"FAULT work pool: {WORK_POOL} is paused: run `prefect work-pool resume {WORK_POOL}`",
         f"warning automation: “{AUTOMATION}” is off, so dead runs stay Running: turn it on in the UI",
     ]
     automations = (
-        "FAULT automation: “none” is missing, so dead runs stay Running for ever: run `python -m flows"
+        "FAULT automation: “none” is missing, so dead runs stay Running forever: run `python -m flows"
     )
     assert [text[: len(automations)] for text in without] == [
         missing,
-        "FAULT worker: none is online, so nothing runs: `prefect worker start --pool idle`",
+        "FAULT worker: none is online, so nothing runs: run `prefect worker start --pool idle`",
         automations,
         missing,
         "FAULT work pool: lost is missing: outlook-import deploy`",

@@ -25,7 +25,7 @@ import pytest
 from schemas.csv_file import parse
 from schemas.refusals import CSV_REQUIRED, NAME_NOT_UTF8, Refusal
 from schemas.settings import Settings, SettingsError
-from tasks.files.inbox import Folders, claim, look
+from tasks.files.inbox import Folders, look, take
 from tasks.files.private_files import private_folder, write_privately
 from tasks.files.read_file import read_bytes
 from tasks.files.safe_paths import OutsideError
@@ -35,7 +35,7 @@ from tests.conftest import write_csv
 from tests.support.machine import free_port, wait_for
 from tests.support.shell import LIMIT_SECONDS, PROJECT, SAMPLES, SCAN, Shell, on_sqlite
 
-OUTSIDE = "The path lies outside the folders of OUTLOOK_IMPORT_IMPORT_FOLDERS"
+OUTSIDE = "The path is outside the folders in OUTLOOK_IMPORT_IMPORT_FOLDERS"
 NO_FILE = Refusal(CSV_REQUIRED, "it is a folder, a device or a pipe, not a file")
 SECRET = b"email,password\nann@contoso.com,b8a1-of-somebody-else\n"
 NOWHERE = '{"*": {"smtp": "127.0.0.1:9", "imap": "127.0.0.1:9"}}'
@@ -163,7 +163,7 @@ def test_key_file_of_somebody_else_is_refused(settings: Settings) -> None:
     with database(settings):
         pass
     os.chown(key_file(url_of(settings)), 65534, -1)
-    with pytest.raises(SettingsError, match=r"\.key belongs to user nobody: run this as") as refusal:
+    with pytest.raises(SettingsError, match=r"\.key belongs to user nobody: run the program as") as refusal:
         database(settings).__enter__()
     run_remedy(str(refusal.value).partition("or run")[2])
     with database(settings):
@@ -177,7 +177,7 @@ def test_pipes_for_key_or_database_are_refused_at_once(settings: Settings, name:
         pass
     (tmp_path / name).unlink()
     os.mkfifo(tmp_path / name, 0o600)
-    with pytest.raises(SettingsError, match=f"{re.escape(name)} is no regular file"):
+    with pytest.raises(SettingsError, match=f"{re.escape(name)} is not a regular file"):
         database(settings).__enter__()
 
 
@@ -211,7 +211,7 @@ def test_place_that_is_no_folder_is_refused(tmp_path: Path, place: str) -> None:
     elsewhere.chmod(0o755)
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / place).symlink_to(elsewhere)
-    with pytest.raises(SettingsError, match=f"/{place} is a link or no folder"):
+    with pytest.raises(SettingsError, match=f"/{place} must be a folder, not a link or a file"):
         Folders(tmp_path / "root")
     assert mode(elsewhere) == 0o755
 
@@ -340,7 +340,7 @@ def test_file_that_grows_is_never_taken_in_half(tmp_path: Path) -> None:
         deadline = time.monotonic() + 20
         while not refused and time.monotonic() < deadline:
             data = read_bytes(path, 2**20)
-            refused = data == Refusal("CSV file is still being written: import it once that is done")
+            refused = data == Refusal("CSV file is still being written: import it again when it is complete")
             if isinstance(data, Refusal) and "larger" in data.message:
                 os.truncate(path, 0)
     finally:
@@ -404,7 +404,7 @@ def test_paths_within_the_folders_are_read(fenced: Path) -> None:
     ):
         assert read_bytes(path, 100, [fenced.parent / "outside", alias]) == b"email,password\n"
     assert read_bytes(fenced / "none.csv", 100, [fenced]) == Refusal(
-        CSV_REQUIRED, "there is no file of that name"
+        CSV_REQUIRED, "there is no file with this name"
     )
     for name in ("loop.csv", "a\0b.csv", "deep/good.csv/x.csv"):
         refusal = read_bytes(fenced / name, 100, [fenced])
@@ -487,7 +487,7 @@ def test_command_line_keeps_what_a_report_would_replace(shell: Shell) -> None:
 
 
 def test_inbox_leaves_what_is_no_file_alone(tmp_path: Path) -> None:
-    """Links, pipes, sockets and what lies behind a linked folder are neither seen nor claimed."""
+    """Links, pipes, sockets and what lies behind a linked folder are neither seen nor taken."""
     folders = Folders(tmp_path / "watched")
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -503,7 +503,7 @@ def test_inbox_leaves_what_is_no_file_alone(tmp_path: Path) -> None:
         "good.csv",
         "spring/good.csv",
     ]
-    assert claim(folders.inbox / "a linked folder" / "secret.csv", folders) is None
+    assert take(folders.inbox / "a linked folder" / "secret.csv", folders) is None
     assert (outside / "secret.csv").read_bytes() == SECRET
     assert list(folders.processing.iterdir()) == []
 
@@ -519,9 +519,9 @@ def test_link_that_was_put_in_a_claimed_files_place_is_rejected(watched: Shell) 
     (folders.inbox / "to a folder.csv").symlink_to(watched.folder)
     os.mkfifo(folders.inbox / "pipe.csv")
     for path in list(folders.inbox.iterdir()):
-        claimed = claim(path, folders)
-        assert claimed is not None
-        os.close(claimed.lock)
+        taken = take(path, folders)
+        assert taken is not None
+        os.close(taken.lock)
     assert watched.scan() == "3 rejected"
     assert list(folders.processing.iterdir()) == []
     (link,) = folders.rejected.glob("link.*.csv")

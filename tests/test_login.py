@@ -346,7 +346,7 @@ async def test_a_slow_answer_is_waited_for(start: StartOutlook) -> None:
     outlook = await start(account(SMTP, "slow:0.3+wrong-credentials"))
     assert (await ask(outlook, SMTP, timeout=2)).reason is Reason.WRONG_CREDENTIALS
     late = await ask(outlook, SMTP, timeout=0.25)
-    assert (late.reason, late.text) == (Reason.TIMED_OUT, "no complete answer within 0.25 s")
+    assert (late.reason, late.text) == (Reason.TIMED_OUT, "no complete reply within 0.25 s")
 
 
 @each_protocol

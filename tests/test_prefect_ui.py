@@ -180,7 +180,7 @@ def test_run_reads_and_writes_only_what_it_may(machine: Machine, tmp_path: Path)
     os.mkfifo(pipe)
     database = machine.watched / "mailboxes.db"
     database.write_bytes(b"untouched")
-    lies_outside = "The path lies outside the folders of OUTLOOK_IMPORT_IMPORT_FOLDERS"
+    lies_outside = "The path is outside the folders in OUTLOOK_IMPORT_IMPORT_FOLDERS"
     expected = {
         machine.create_run(file=str(link)).json()["id"]: lies_outside,
         machine.create_run(file=str(pipe)).json()["id"]: "CSV file is required",

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from schemas.refusals import Refusal
-from tasks.files.inbox import Folders, claim, left_behind, look, reject, settled
+from tasks.files.inbox import Folders, left_behind, look, reject, settled, take
 from tests.conftest import write_csv
 from tests.support.shell import SAMPLES, Shell
 
@@ -101,10 +101,10 @@ def test_what_a_crash_left_behind_is_taken_up_again(watched: Shell) -> None:
     folders = Folders(watched.folder)
     for name in ("dead.csv", "alive.csv"):
         write_csv(folders.inbox / name, [[f"{name[:4]}@contoso.com", "p"]])
-        claimed = claim(folders.inbox / name, folders)
-        assert claimed is not None
+        taken = take(folders.inbox / name, folders)
+        assert taken is not None
         if name == "dead.csv":
-            os.close(claimed.lock)
+            os.close(taken.lock)
     assert watched.scan() == "1 imported"
     assert [Path(name).name for name in files(folders.processing)] == ["alive.csv"]
     assert watched.rows("SELECT email FROM mailbox") == [("dead@contoso.com",)]
@@ -115,11 +115,11 @@ def test_file_that_breaks_off_stays_for_the_next_scan(watched: Shell) -> None:
     folders = Folders(watched.folder)
     write_csv(folders.inbox / "a.csv", [["ann@contoso.com", "p"], ["", "q"]])
     write_csv(folders.inbox / "b.csv", [["bob@contoso.com", "p"]])
-    claimed = claim(folders.inbox / "a.csv", folders)
-    assert claimed is not None
-    os.close(claimed.lock)  # as a dead process leaves it: from now on the names of its outcome are known
-    failed = claimed.outcome(folders.failed, "csv")
-    report = claimed.outcome(folders.processed, "report.csv")
+    taken = take(folders.inbox / "a.csv", folders)
+    assert taken is not None
+    os.close(taken.lock)  # as a dead process leaves it: from now on the names of its outcome are known
+    failed = taken.outcome(folders.failed, "csv")
+    report = taken.outcome(folders.processed, "report.csv")
     draft = report.with_name(f".{report.name}.tmp")
     for taken, said in ((failed, "1 unfinished, 1 imported"), (draft, "1 unfinished")):
         taken.mkdir()
@@ -162,9 +162,9 @@ def test_file_is_claimed_once(tmp_path: Path) -> None:
     """Of two who claim one file, one gets it; nobody takes up what the other still holds."""
     folders = Folders(tmp_path)
     path = write_csv(folders.inbox / "a.csv", [])
-    first = claim(path, folders)
+    first = take(path, folders)
     assert first is not None
-    assert claim(path, folders) is None
+    assert take(path, folders) is None
     assert list(left_behind(folders)) == []
     reject(first, folders, Refusal("no"))
     first.release()
@@ -178,9 +178,9 @@ def test_same_name_twice_gives_two_outcomes(tmp_path: Path) -> None:
     name = "ä" * 120 + ".csv"
     for text in ("first", "second"):
         (folders.inbox / name).write_text(text)
-        claimed = claim(folders.inbox / name, folders)
-        assert claimed is not None
-        with claimed:
-            reject(claimed, folders, Refusal("no"))
+        taken = take(folders.inbox / name, folders)
+        assert taken is not None
+        with taken:
+            reject(taken, folders, Refusal("no"))
     assert {path.read_text() for path in folders.rejected.glob("*.csv")} == {"first", "second"}
     assert len(list(folders.rejected.iterdir())) == 4

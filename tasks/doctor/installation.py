@@ -1,6 +1,6 @@
-"""Looks at the set-up without changing it: settings, keys, database, folders, disk and mail servers.
+"""Check the installation without changing it: settings, keys, database, folders, disk and mail servers.
 
-Each function looks at one part and says what it found; none raises for what is wrong with the set-up.
+Each function checks one part and returns findings. A fault in the installation is never raised.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ NOT_REACHED = {
 }
 PASSING = {Reason.SERVER_BUSY, Reason.TOO_MANY_CONNECTIONS, Reason.THROTTLED, Reason.UNKNOWN_DELAY}
 
-# What they say of themselves is not what they do. Sources: the README's table of the state at Microsoft.
+# These servers offer password login but do not accept it. Sources: the table in the README.
 STATE_OF_PASSWORDS = {
-    MICROSOFT_SMTP: "takes passwords where the organisation's admin has turned SMTP AUTH on, and never those "
-    "of personal accounts",
-    MICROSOFT_IMAP: "has taken no passwords since January 2023, whatever it offers",
-    CONSUMER_IMAP: "has taken no passwords since 16 September 2024, whatever it offers",
+    MICROSOFT_SMTP: "accepts passwords only if the organisation's admin has turned on SMTP AUTH, and never "
+    "for personal accounts",
+    MICROSOFT_IMAP: "has not accepted passwords since January 2023, whatever it offers",
+    CONSUMER_IMAP: "has not accepted passwords since 16 September 2024, whatever it offers",
 }
 
 
@@ -58,16 +58,17 @@ STATE_OF_PASSWORDS = {
 
 
 def check_variables(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Variables that look like settings and are none, most likely misspelt."""
+    """Warn about variables that look like settings but are not, probably because of a typo."""
     known = [*(PREFIX + name.upper() for name in Settings.model_fields), COMMAND_VARIABLE]
     for name in sorted(environment):
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             meant = get_close_matches(name.upper(), known, n=1)
-            hint = f"perhaps {meant[0]} is meant" if meant else "take it away"
-            yield warning("settings", f"{name} is no setting and changes nothing: {hint}")
+            hint = f"did you mean {meant[0]}?" if meant else "remove it"
+            yield warning("settings", f"{name} is not a setting and has no effect: {hint}")
 
 
 def check_libraries() -> Finding:
+    """Report the versions of the main libraries."""
     return ok("libraries", f"Prefect {version('prefect')}, SQLAlchemy {version('sqlalchemy')}")
 
 
@@ -75,7 +76,7 @@ def check_libraries() -> Finding:
 
 
 def check_storage(settings: Settings) -> Iterator[Finding]:
-    """The keys, the database, and whether they belong together."""
+    """Check the encryption keys, the database, and whether the keys unseal its values."""
     try:
         url = url_of(settings)
     except SettingsError as error:
@@ -90,7 +91,7 @@ def check_storage(settings: Settings) -> Iterator[Finding]:
         sealer = sealer_of(settings, url)
         first, *others = (name.hex() for name in sealer.key_ids)
         place = key_file(url) if settings.encryption_keys is None else f"{PREFIX}ENCRYPTION_KEYS"
-        more = f", {', '.join(others)} can open" if others else ""
+        more = f", {', '.join(others)} can unseal" if others else ""
         yield ok("keys", f"{len(others) + 1} in {place}: {first} seals{more}")
     except SettingsError as error:
         yield fault("keys", str(error))
@@ -99,14 +100,14 @@ def check_storage(settings: Settings) -> Iterator[Finding]:
     except SettingsError as error:
         yield fault("database", str(error))
     except DBAPIError as error:
-        yield fault("database", f"cannot be read: {cause_of(error)}: restore it from a backup")
+        yield fault("database", f"cannot be read ({cause_of(error)}): restore it from a backup")
 
 
 def _nothing_yet(settings: Settings, url: URL, path: Path) -> Iterator[Finding]:
-    if refusal := _not_to_be_made(path.parent):
-        yield fault("database", f"{path} cannot be made: {refusal}")
+    if obstacle := _cannot_create(path.parent):
+        yield fault("database", f"cannot create {path}: {obstacle}")
     else:
-        yield ok("database", f"none yet: the first import makes {path}, and a key where none is set")
+        yield ok("database", f"none yet: the first import creates {path}, and a key file if no key is set")
     if settings.encryption_keys is not None or key_file(url).exists():
         try:
             sealer_of(settings, url)
@@ -118,12 +119,12 @@ def _check_database(url: URL, sealer: Sealer | None) -> Iterator[Finding]:
     path = database_file(url)
     place = str(path or f"PostgreSQL at {url.host or 'a socket'}, {url.database}")
     if path is not None and not os.access(path, os.W_OK):
-        yield fault("database", f"{path} cannot be written: run this as its owner")
+        yield fault("database", f"{path} cannot be written: run the program as its owner")
     engine = make_engine(url)
     try:
         found = revision(engine)
         if found == schemas.migrations.HEAD:
-            yield ok("database", f"{place} answers; its tables are at revision {found}")
+            yield ok("database", f"{place} responds; its tables are at revision {found}")
         elif (found or "") > schemas.migrations.HEAD:
             yield fault("database", "its tables are newer than this program: update the program")
             return
@@ -144,26 +145,31 @@ def _check_seals(sealed: Mapping[bytes, Counter[str]], sealer: Sealer) -> Findin
         values = ", ".join(f"{number} values with key {name}" for name, number in lost.items())
         return fault(
             "secrets",
-            f"sealed with a key that is not there: {values}: put the key back from a backup, or delete the "
+            f"the encryption key is missing for {values}: restore the key from a backup, or delete the "
             "mailboxes and import them again",
         )
     old = sum(totals.values()) - totals.get(sealer.key_ids[0], 0)
     if old:
         rotate = command("keys", "encryption", "rotate")
         return warning("secrets", f"{old} values are sealed with an older key: run `{rotate}` once")
-    return ok("secrets", f"the keys for all {sum(totals.values())} sealed values are there")
+    return ok("secrets", f"there is a key for each of the {sum(totals.values())} sealed values")
 
 
 # --- Folders and disk ------------------------------------------------
 
 
 def check_folders(settings: Settings) -> Iterator[Finding]:
+    """Check the watched folder and the import folders."""
     yield from _check_watch_folder(settings.watch_folder)
     for folder in settings.import_folders:
         if not folder.is_dir():
-            yield fault("import folder", f"{folder} is no folder: make it, or correct {PREFIX}IMPORT_FOLDERS")
+            yield fault(
+                "import folder", f"{folder} is not a folder: create it, or correct {PREFIX}IMPORT_FOLDERS"
+            )
         elif not os.access(folder, os.R_OK | os.X_OK):
-            yield fault("import folder", f"{folder} cannot be read: give its files to the user who runs this")
+            yield fault(
+                "import folder", f"{folder} cannot be read: give the user of this program access to it"
+            )
         else:
             yield ok("import folder", str(folder))
 
@@ -171,9 +177,10 @@ def check_folders(settings: Settings) -> Iterator[Finding]:
 def _check_watch_folder(root: Path) -> Iterator[Finding]:
     about = "watch folder"
     if not root.exists():
-        refusal = _not_to_be_made(root)
-        made = f"{root} is made by the first scan"
-        yield fault(about, f"{root} cannot be made: {refusal}") if refusal else ok(about, made)
+        if obstacle := _cannot_create(root):
+            yield fault(about, f"cannot create {root}: {obstacle}")
+        else:
+            yield ok(about, f"the first scan creates {root}")
         return
     good = True
     for folder in (root, *(root / name for name in PLACES)):
@@ -181,19 +188,19 @@ def _check_watch_folder(root: Path) -> Iterator[Finding]:
             good = False
             yield finding
     if good:
-        yield ok(about, f"{root} can be used, and what lies in it is private")
+        yield ok(about, f"{root} is usable and its contents are private")
 
 
 def _check_watched(folder: Path, *, is_root: bool) -> Iterator[Finding]:
     about = "watch folder"
     try:
         mode = folder.lstat().st_mode
-    except (FileNotFoundError, NotADirectoryError):  # the next scan makes it, or is said of the root
+    except (FileNotFoundError, NotADirectoryError):  # created by the next scan, or covered by the root
         return
     if not stat.S_ISDIR(mode) and not (is_root and folder.is_dir()):
-        yield fault(about, f"{folder} is a link or no folder: put a folder in its place")
+        yield fault(about, f"{folder} is not a folder but a link or a file: replace it with a folder")
     elif not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        yield fault(about, f"{folder} cannot be written: give it to the user who runs this")
+        yield fault(about, f"{folder} cannot be written: give the user of this program access to it")
     elif is_root:
         try:
             refuse_open_to_change(folder)
@@ -202,25 +209,25 @@ def _check_watched(folder: Path, *, is_root: bool) -> Iterator[Finding]:
     elif mode & stat.S_IWOTH:
         yield fault(about, f"every user of this machine can put files into {folder}: run `chmod o= {folder}`")
     elif mode & stat.S_IRWXO:
-        yield warning(about, f"every user of this machine can look into {folder}: run `chmod o= {folder}`")
+        yield warning(about, f"every user of this machine can read {folder}: run `chmod o= {folder}`")
 
 
 def check_disk(settings: Settings) -> Iterator[Finding]:
-    """The free space where the database and the watched folder lie."""
+    """Check the free disk space for the database and the watched folder."""
     places = [settings.watch_folder]
     try:
         if file := database_file(url_of(settings)):
             places.append(file.parent)
     except SettingsError:
-        pass  # said where the database is looked at
+        pass  # check_storage reports it
     seen = set()
     for folder in map(_nearest, places):
         if (device := folder.stat().st_dev) in seen:
             continue
         seen.add(device)
         free = shutil.disk_usage(folder).free
-        text = f"{free / MIB:,.0f} MiB are free at {folder}"
-        remedy = "make room, or move the database and the watched folder"
+        text = f"{free / MIB:,.0f} MiB free at {folder}"
+        remedy = "free some space, or move the database and the watched folder"
         if free < MUCH_TOO_LITTLE_SPACE:
             yield fault("disk", f"only {text}: {remedy}")
         elif free < LITTLE_SPACE:
@@ -230,17 +237,17 @@ def check_disk(settings: Settings) -> Iterator[Finding]:
 
 
 def _nearest(path: Path) -> Path:
-    """The path, or the nearest folder above it that is there."""
+    """The path, or the nearest parent folder that exists."""
     return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
-def _not_to_be_made(folder: Path) -> str:
-    """Why a folder cannot be made or used; nothing where it can."""
+def _cannot_create(folder: Path) -> str:
+    """Why a folder cannot be created or used; "" if it can."""
     nearest = _nearest(folder)
     if not nearest.is_dir():
-        return f"{nearest} is no folder"
+        return f"{nearest} is not a folder"
     if not os.access(nearest, os.W_OK | os.X_OK):
-        return f"{nearest} cannot be written: give it to the user who runs this"
+        return f"{nearest} cannot be written: give the user of this program access to it"
     return ""
 
 
@@ -248,35 +255,38 @@ def _not_to_be_made(folder: Path) -> str:
 
 
 def servers_of(settings: Settings) -> list[tuple[Protocol, Endpoint]]:
-    """The servers that mailboxes are tested on: Microsoft's, unless others stand for every domain."""
+    """The endpoints that mailboxes are tested on: from the settings, and Microsoft's unless `*` is set."""
     entries = [*settings.overrides.values()]
     if "*" not in settings.overrides:
-        entries += [servers_for(f"somebody@{domain}", {}) for domain in ("outlook.com", "hotmail.com")]
+        entries += [servers_for(f"user@{domain}", {}) for domain in ("outlook.com", "hotmail.com")]
     servers = (pair for entry in entries for pair in zip((Protocol.SMTP, Protocol.IMAP), entry, strict=True))
     return list(dict.fromkeys(servers))
 
 
 async def check_servers(settings: Settings) -> list[Finding]:
-    """Ask every server, all at once and without credentials, whether a password could be sent to it."""
+    """Run a preflight on all endpoints at the same time, without credentials."""
     timeout = min(settings.probe_timeout, LONGEST_WAIT)
     try:
         context = tls_context(settings.ca_file)
     except OSError as error:  # an SSLError is one
-        text = f"{PREFIX}CA_FILE: {settings.ca_file} holds no certificates in PEM: {error.strerror or error}"
+        text = f"{PREFIX}CA_FILE: no PEM certificates in {settings.ca_file}: {error.strerror or error}"
         return [fault("mail servers", text)]
-    questions = (
+    preflights = (
         log_in(protocol, endpoint, None, context, timeout) for protocol, endpoint in servers_of(settings)
     )
-    return [judge_server(answer) for answer in await asyncio.gather(*questions)]
+    return [server_finding(answer) for answer in await asyncio.gather(*preflights)]
 
 
-def judge_server(answer: Answer) -> Finding:
+def server_finding(answer: Answer) -> Finding:
+    """The finding for the answer of a preflight."""
     about = f"{answer.protocol.upper()} {answer.endpoint}"
     if answer.reason is Reason.OK:
         state = STATE_OF_PASSWORDS.get(answer.endpoint.host)
         if state is not None:
-            return warning(about, f"reached, the certificate is good; it {state}: see the README's table")
-        return ok(about, "reached, the certificate is good, passwords are offered")
+            return warning(
+                about, f"reachable, certificate valid, but it {state}: see the table in the README"
+            )
+        return ok(about, "reachable, certificate valid, password login offered")
     title, remedy = answer.reason.explanation.title, answer.reason.explanation.remedy
     said = f" ({answer.text})" if answer.text else ""
     if answer.reason in NOT_REACHED:

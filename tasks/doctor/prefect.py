@@ -1,4 +1,4 @@
-"""Looks at Prefect's server without changing it: does it answer, and is all there that runs need?"""
+"""Check Prefect's server without changing it: whether it responds and has everything that runs need."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ ABOUT = "Prefect"
 
 
 def deploy() -> str:
+    """The remedy for anything that is missing on the server."""
     return f"run `{command('deploy')}`"
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The names of what the project sets up on a server."""
+    """Names of the objects that the project creates on a server. `scheduled` are deployments too."""
 
     work_pool: str
     deployments: Sequence[str]
@@ -37,10 +38,11 @@ class Parts:
 
 
 async def check_prefect(parts: Parts) -> list[Finding]:
+    """Check the configured server, its deployments, schedules, workers and automation."""
     address = PREFECT_API_URL.value()
     if not address:
         return [ok(ABOUT, "no server is configured (PREFECT_API_URL): each run starts its own")]
-    url = urlsplit(address)  # its user and password, if any, are not to be told
+    url = urlsplit(address)  # never show its user and password
     place = f"{url.scheme}://{url.hostname}:{url.port}" if url.port else f"{url.scheme}://{url.hostname}"
     remedy = "start it with `prefect server start`, or correct PREFECT_API_URL"
     try:
@@ -48,10 +50,11 @@ async def check_prefect(parts: Parts) -> list[Finding]:
             return [finding async for finding in _look(client, place, parts)]
     except (httpx.HTTPStatusError, ValueError) as error:
         code = f" ({error.response.status_code})" if isinstance(error, httpx.HTTPStatusError) else ""
-        said = f"what answers at {place} is not Prefect's API, or does not let us in{code}"
-        return [fault(ABOUT, f"{said}: the address ends in /api; see PREFECT_API_URL and PREFECT_API_KEY")]
+        said = f"{place} is not Prefect's API, or rejects the API key{code}"
+        hint = "check that PREFECT_API_URL ends in /api, and check PREFECT_API_KEY"
+        return [fault(ABOUT, f"{said}: {hint}")]
     except TimeoutError:
-        return [fault(ABOUT, f"{place} does not answer within {LONGEST_WAIT:g} s: {remedy}")]
+        return [fault(ABOUT, f"{place} does not respond within {LONGEST_WAIT:g} s: {remedy}")]
     except (httpx.HTTPError, httpx.InvalidURL, OSError, PrefectException, RuntimeError) as error:
         return [fault(ABOUT, f"{place} cannot be reached ({type(error).__name__}): {remedy}")]
 
@@ -59,20 +62,20 @@ async def check_prefect(parts: Parts) -> list[Finding]:
 async def _look(client: PrefectClient, place: str, parts: Parts) -> AsyncIterator[Finding]:
     theirs, ours = await client.api_version(), version("prefect")
     if theirs == ours:
-        yield ok(ABOUT, f"{place} answers, version {theirs}")
+        yield ok(ABOUT, f"{place} responds, version {theirs}")
     else:
         yield fault(
-            ABOUT, f"{place} has version {theirs}, this program {ours}: install the same version at both"
+            ABOUT, f"{place} has version {theirs}, this program has {ours}: install the same version on both"
         )
     found = {name: await _deployment(client, name) for name in parts.deployments}
     missing = [name for name, deployment in found.items() if deployment is None]
     if len(missing) == len(found):
         yield warning(
-            "deployments", f"none: watched folder, schedules and the form are off until you {deploy()}"
+            "deployments", f"none: the watched folder, schedules and form do not work until you {deploy()}"
         )
         return
     if missing:
-        yield fault("deployments", f"{', '.join(missing)} missing: {deploy()}")
+        yield fault("deployments", f"missing: {', '.join(missing)}: {deploy()}")
     else:
         yield ok("deployments", ", ".join(found))
     yield _check_schedules({name: there for name in parts.scheduled if (there := found[name])})
@@ -89,13 +92,13 @@ async def _deployment(client: PrefectClient, name: str) -> DeploymentResponse | 
 
 
 def _check_schedules(deployments: Mapping[str, DeploymentResponse]) -> Finding:
-    resting = [
+    paused = [
         name
         for name, deployment in deployments.items()
         if deployment.paused or not any(schedule.active for schedule in deployment.schedules)
     ]
-    if resting:
-        return warning("schedules", f"{', '.join(resting)} paused: resume it on its page in the Prefect UI")
+    if paused:
+        return warning("schedules", f"paused: {', '.join(paused)}: resume it on its page in the Prefect UI")
     return ok("schedules", f"{len(deployments)} active")
 
 
@@ -112,13 +115,13 @@ async def _check_workers(client: PrefectClient, pool: str) -> AsyncIterator[Find
     if online:
         yield ok(about, f"{len(online)} online in {pool}")
     else:
-        yield fault(about, f"none is online, so nothing runs: `prefect worker start --pool {pool}`")
+        yield fault(about, f"none is online, so nothing runs: run `prefect worker start --pool {pool}`")
 
 
 async def _check_automation(client: PrefectClient, name: str) -> Finding:
     found = await client.read_automations_by_name(name)
     if not found:
-        return fault("automation", f"“{name}” is missing, so dead runs stay Running for ever: {deploy()}")
+        return fault("automation", f"“{name}” is missing, so dead runs stay Running forever: {deploy()}")
     if not found[0].enabled:
         return warning("automation", f"“{name}” is off, so dead runs stay Running: turn it on in the UI")
     return ok("automation", name)

@@ -1,14 +1,14 @@
-"""The watched folder: files are claimed by a lock and a rename, and leave for exactly one place.
+"""The watched folder: take a file with a lock and a rename, then write its outcome to exactly one place.
 
-    inbox/NAME, inbox/TAG/NAME   what somebody drops
-    processing/TIME-ID/…         claimed; locked as long as its process lives
-    processed/NAME.TIME.report.csv
-    failed/NAME.TIME.csv         the rows that failed, as they came
-    rejected/NAME.TIME.csv       a refused file, untouched, and NAME.TIME.error.txt
+    inbox/NAME, inbox/TAG/NAME       files that you drop
+    processing/TIME-ID/…             files that are taken, in a folder that their process locks
+    processed/NAME.TIME.report.csv   the report of an import
+    failed/NAME.TIME.csv             the rows that failed, unchanged
+    rejected/NAME.TIME.csv           a refused file, unchanged, with NAME.TIME.error.txt
 
-A claim is held by a lock (flock) on its folder, so it ends with its process however that ends: whatever lies
-in `processing/` without a lock was left behind by a crash and is taken up again. What follows a claim may be
-done twice: the names of a file's outcome come from its claim, and stored rows are not stored again.
+The lock (flock) ends with its process, however the process ends. A file in `processing/` without a lock was
+left by a crash, and the next scan continues it. Everything after taking a file can run twice: the names of
+its outcome come from its folder in `processing/`, and rows that are already stored are not stored again.
 """
 
 from __future__ import annotations
@@ -34,16 +34,19 @@ from tasks.files.safe_paths import OutsideError, folder_of
 
 PLACES = ("inbox", "processing", "processed", "failed", "rejected")
 UNFINISHED_SUFFIXES = (".tmp", ".part", ".crdownload")
-# An empty file is often one whose writer has only just opened it.
+# An empty file may be one that another program has just opened for writing.
 EMPTY_FILE_SECONDS = 60
-LONGEST_STEM = 200  # bytes; with its time and ending the name still fits a file system
+LONGEST_STEM = 200  # bytes; leaves room for the time and the ending within a file system's limit
 
 
 class Folders:
-    """The places of the watched folder, made where missing, and closed to all but their owner and its group.
+    """The folders of the watched folder. Creates missing ones, and closes all of them to other users.
+
+    Args:
+        root: The watched folder.
 
     Raises:
-        SettingsError: When every user may put files into one of them, or one is a link.
+        SettingsError: If every user can put files into a folder, or a folder is a link.
     """
 
     def __init__(self, root: Path) -> None:
@@ -56,7 +59,7 @@ class Folders:
 
 
 class Look(NamedTuple):
-    """What tells whether a file has changed."""
+    """The state of a file, to detect changes."""
 
     inode: int
     size: int
@@ -64,9 +67,12 @@ class Look(NamedTuple):
 
 
 def look(inbox: Path) -> dict[Path, Look]:
-    """See what lies in the inbox: regular files, in it or one folder down, neither hidden nor unfinished.
+    """List the regular files in the inbox and its folders, except hidden and unfinished ones.
 
-    No link is followed, neither to a file nor to a folder.
+    Links are not followed, neither to files nor to folders.
+
+    Returns:
+        Path → state of the file.
     """
     found = _entries(inbox)
     folders = [path for path, status in found.items() if stat.S_ISDIR(status.st_mode)]
@@ -81,7 +87,7 @@ def look(inbox: Path) -> dict[Path, Look]:
 
 def _entries(folder: Path) -> dict[Path, os.stat_result]:
     found = {}
-    with suppress(FileNotFoundError, NotADirectoryError):  # gone, or another thing by now
+    with suppress(FileNotFoundError, NotADirectoryError):  # removed or replaced since
         for path in folder.iterdir():
             with suppress(FileNotFoundError):  # taken by another worker
                 if not path.name.startswith("."):
@@ -94,7 +100,7 @@ def _look_of(status: os.stat_result) -> Look:
 
 
 def settled(before: dict[Path, Look], after: dict[Path, Look]) -> list[Path]:
-    """The files that stayed the same between two looks, the oldest first."""
+    """The files that did not change between two calls of `look`, the oldest first."""
     still = [path for path, seen in after.items() if before.get(path) == seen]
     born = time.time_ns() - EMPTY_FILE_SECONDS * 10**9
     ready = [path for path in still if after[path].size or after[path].modified_ns < born]
@@ -102,13 +108,14 @@ def settled(before: dict[Path, Look], after: dict[Path, Look]) -> list[Path]:
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A file in `processing/` that this process alone works on, until `release`.
+class TakenFile:
+    """A file in `processing/` that belongs to this process until `release`.
 
     Attributes:
-        path: Where it lies now.
-        tag: The folder within the inbox that it was dropped into.
-        time: What its outcome's names carry: the time of the claim, and letters that keep two apart.
+        path: Its path in `processing/`.
+        tag: Name of the folder in the inbox that it was dropped into; None for the inbox itself.
+        time: When it was taken, with random letters that make it unique. Part of the names of its outcome.
+        lock: Descriptor of its locked folder.
     """
 
     path: Path
@@ -118,22 +125,24 @@ class Claim:
 
     @property
     def name(self) -> str:
-        """The file's name as text; bytes in it that are no text show as �."""
+        """The file name as text, with � for bytes that are not UTF-8."""
         return os.fsencode(self.path.name).decode(errors="replace")
 
     def outcome(self, folder: Path, ending: str) -> Path:
+        """The path of an outcome of this file in `folder`."""
         stem = os.fsencode(self.path.stem)[:LONGEST_STEM].decode(errors="replace")
         return folder / f"{stem}.{self.time}.{ending}"
 
     def is_file(self) -> bool:
-        """Whether it is a file: until it was claimed, something else could be put in its place."""
+        """Whether it is still a regular file: something may have replaced it before it was taken."""
         return stat.S_ISREG(self.path.lstat().st_mode)
 
     def look(self) -> Look:
+        """The state of the file now."""
         return _look_of(self.path.lstat())
 
     def release(self) -> None:
-        """End the claim; removes its folder once the file is gone."""
+        """Unlock the folder of the file, and remove the folder if the file is gone."""
         _end(self.path.parent if self.tag is None else self.path.parent.parent, self.lock)
 
     def __enter__(self) -> Self:
@@ -143,49 +152,49 @@ class Claim:
         self.release()
 
 
-def claim(path: Path, folders: Folders) -> Claim | None:
-    """Take a file from the inbox; None where another worker was faster or the file is gone."""
-    claimed_at = f"{now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-    folder = folders.processing / claimed_at
+def take(path: Path, folders: Folders) -> TakenFile | None:
+    """Take a file from the inbox; None if another worker was faster or the file is gone."""
+    time_and_id = f"{now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    folder = folders.processing / time_and_id
     folder.mkdir(mode=0o700)
     lock = _lock(folder)
     if lock is None:
         return None
-    claimed = _claim_in(folder, folder / path.relative_to(folders.inbox), lock)
+    taken = _taken_in(folder, folder / path.relative_to(folders.inbox), lock)
     try:
-        if claimed.tag is not None:
-            claimed.path.parent.mkdir(mode=0o700)
+        if taken.tag is not None:
+            taken.path.parent.mkdir(mode=0o700)
         with folder_of(path, [folders.inbox]) as (source, name):
-            os.rename(name, claimed.path, src_dir_fd=source)
-    except (FileNotFoundError, NotADirectoryError, OutsideError):  # a link where its folder was
-        claimed.release()
+            os.rename(name, taken.path, src_dir_fd=source)
+    except (FileNotFoundError, NotADirectoryError, OutsideError):  # a link has replaced its folder
+        taken.release()
         return None
     except OSError:
-        claimed.release()
+        taken.release()
         raise
-    return claimed
+    return taken
 
 
-def left_behind(folders: Folders) -> Iterator[Claim]:
-    """Take up what a dead process has left in `processing/`."""
+def left_behind(folders: Folders) -> Iterator[TakenFile]:
+    """Take the files that dead processes left in `processing/`."""
     for folder in sorted(folders.processing.iterdir()):
         lock = _lock(folder)
         if lock is None:
             continue
         files = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
         for path in files[:1]:
-            yield _claim_in(folder, path, lock)
-        if not files:  # it ended before it had moved the file, or behind the outcome
+            yield _taken_in(folder, path, lock)
+        if not files:  # the process died before it moved the file, or after it wrote the outcome
             _end(folder, lock)
 
 
-def _claim_in(folder: Path, path: Path, lock: int) -> Claim:
+def _taken_in(folder: Path, path: Path, lock: int) -> TakenFile:
     tag, *rest = path.relative_to(folder).parts
-    return Claim(path, tag if rest else None, folder.name, lock)
+    return TakenFile(path, tag if rest else None, folder.name, lock)
 
 
 def _lock(folder: Path) -> int | None:
-    """Lock a claim's folder for this process; None where somebody else has it, or has removed it."""
+    """Lock a folder in `processing/`; None if another process has locked or removed it."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
@@ -199,28 +208,38 @@ def _lock(folder: Path) -> int | None:
 
 
 def _end(folder: Path, lock: int) -> None:
-    with suppress(OSError):  # a file is in it still
+    with suppress(OSError):  # the file is still in it
         for inner in folder.iterdir():
             inner.rmdir()
         folder.rmdir()
     os.close(lock)
 
 
-def finish(claimed: Claim, folders: Folders, summary: Summary) -> None:
-    """Leave the failed rows of an imported file, to be mended and dropped again, then remove the file."""
+def finish(taken: TakenFile, folders: Folders, summary: Summary) -> None:
+    """Write the failed rows of an imported file to `failed/`, then remove the file.
+
+    The user can fix the rows and drop the file in again.
+
+    Raises:
+        OSError: If the rows cannot be written.
+        StepError: If the rows cannot be copied.
+    """
     if summary.errors:
         errors = {error.line: error.reason.message for error in summary.errors}
         with unquoted():
-            failed = extract_rows(claimed.path.read_bytes(), errors)
-        write_privately(claimed.outcome(folders.failed, "csv"), failed)
-    claimed.path.unlink()
+            failed = extract_rows(taken.path.read_bytes(), errors)
+        write_privately(taken.outcome(folders.failed, "csv"), failed)
+    taken.path.unlink()
 
 
-def reject(claimed: Claim, folders: Folders, refusal: Refusal) -> None:
-    """Move a refused file away, untouched, with the reason beside it.
+def reject(taken: TakenFile, folders: Folders, refusal: Refusal) -> None:
+    """Move a refused file to `rejected/`, unchanged, and write the reason next to it.
 
-    A link in its place is moved as a link. Of a file that has other names too only this one goes away.
+    A link is moved as a link. If the file has other hard links, they stay.
+
+    Raises:
+        OSError: If the file cannot be moved or the reason cannot be written.
     """
-    write_privately(claimed.outcome(folders.rejected, "error.txt"), f"{refusal}\n".encode())
-    make_private(claimed.path)
-    claimed.path.rename(claimed.outcome(folders.rejected, "csv"))
+    write_privately(taken.outcome(folders.rejected, "error.txt"), f"{refusal}\n".encode())
+    make_private(taken.path)
+    taken.path.rename(taken.outcome(folders.rejected, "csv"))

@@ -1,7 +1,7 @@
-"""Files and folders that keep other users of the machine out, whatever the umask is.
+"""Files and folders that other users of the machine cannot access, whatever the umask is.
 
-What is made here is made private. What is found open is refused with the command that closes it; only a
-folder that others may merely look into, as `mkdir` leaves it, is closed without a word.
+New files and folders are created private. If an existing one is open, an error names the command that closes
+it. A folder that others can only read, as `mkdir` creates it, is closed without an error.
 """
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ LONGEST_KEY_FILE = 64 * 1024
 
 
 def write_privately(path: Path, data: bytes, within: Sequence[Path] | None = None) -> None:
-    """Write a file for its owner only, in place as a whole or not at all; a link in its place is replaced.
+    """Write a file that only its owner can read. The write is atomic. A link at the path is replaced.
+
+    Args:
+        within: Folders that may contain the file; None for any folder.
 
     Raises:
-        OutsideError: When it does not lie within one of these folders.
-        OSError: When it cannot be written.
+        OutsideError: If the file is outside these folders.
+        OSError: If it cannot be written.
     """
     with folder_of(path, within) as (folder, name):
         draft = f".{name}.tmp"
         with suppress(FileNotFoundError):
-            os.unlink(draft, dir_fd=folder)  # of a run that was killed
+            os.unlink(draft, dir_fd=folder)  # left by a run that was killed
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(draft, flags, 0o600, dir_fd=folder)
         try:
@@ -46,26 +49,26 @@ def write_privately(path: Path, data: bytes, within: Sequence[Path] | None = Non
 
 
 def read_key_file(path: Path) -> str:
-    """Read a file of keys; bytes that are no text become �.
+    """Read a file of encryption keys, with � for bytes that are not UTF-8.
 
     Raises:
-        SettingsError: When somebody else owns it or may look into it.
-        OSError: When it cannot be read.
+        SettingsError: If it is not a regular file, or another user owns it or can access it.
+        OSError: If it cannot be read.
     """
     descriptor = open_to_read(path)
     try:
-        status = os.fstat(descriptor)  # of what is open, whatever lies at the path by now
+        status = os.fstat(descriptor)  # of the open file, because the path may have changed
         if not stat.S_ISREG(status.st_mode):
-            raise SettingsError(f"{path} is no regular file")
+            raise SettingsError(f"{path} is not a regular file")
         if status.st_uid not in (os.geteuid(), 0):
             raise SettingsError(
-                f"{path} belongs to user {_user(status.st_uid)}: run this as that user, or run "
+                f"{path} belongs to user {_user(status.st_uid)}: run the program as that user, or run "
                 f"`chown {_user(os.geteuid())} {_quoted(path)}`"
             )
         if stat.S_IMODE(status.st_mode) & 0o077:
             raise SettingsError(
-                f"{path} is open to other users of this machine: run `chmod 600 {_quoted(path)}`, and if "
-                "one of them may have read the key, change it"
+                f"{path} is open to other users of this machine: run `chmod 600 {_quoted(path)}`, and "
+                "change the key if another user may have read it"
             )
         return os.read(descriptor, LONGEST_KEY_FILE).decode(errors="replace")
     finally:
@@ -73,23 +76,27 @@ def read_key_file(path: Path) -> str:
 
 
 def refuse_open_database(path: Path) -> None:
-    """Hold an embedded database to its owner and, where somebody wants that, a group.
+    """Check that only the owner and the group of an SQLite database can access it.
 
     Raises:
-        SettingsError: When every user may use one of its files, or put other ones in their place.
+        SettingsError: If every user can access or replace one of its files, or one is not a regular file.
     """
     refuse_open_to_change(path.parent)
     for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
         with suppress(FileNotFoundError):
             mode = file.stat().st_mode
             if not stat.S_ISREG(mode):
-                raise SettingsError(f"{file} is no regular file")
+                raise SettingsError(f"{file} is not a regular file")
             if mode & stat.S_IRWXO:
                 raise _open_to_all(file)
 
 
 def refuse_open_to_change(folder: Path) -> None:
-    """Raise `SettingsError` for a folder in which every user may replace what is not theirs."""
+    """Check that other users cannot replace files in a folder.
+
+    Raises:
+        SettingsError: If every user can.
+    """
     mode = folder.stat().st_mode
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
         raise SettingsError(
@@ -98,19 +105,19 @@ def refuse_open_to_change(folder: Path) -> None:
 
 
 def private_folder(path: Path) -> None:
-    """Make a folder for its owner only, or close a found one to all but its owner and its group.
+    """Create a folder that only its owner can access, or close an existing one to all but owner and group.
 
     Raises:
-        SettingsError: When it is a link or no folder, when it is open to everybody's files, on purpose as it
-            seems, or when it is open and somebody else's.
+        SettingsError: If it is a link or not a folder, if every user can write to it (which looks
+            intentional), or if it is open and belongs to another user.
     """
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
-        path.chmod(0o700)  # the umask may have kept out its owner, too
+        path.chmod(0o700)  # the umask may exclude even the owner
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except NotADirectoryError:
-        raise SettingsError(f"{path} is a link or no folder: it has to be a folder") from None
+        raise SettingsError(f"{path} must be a folder, not a link or a file") from None
     try:
         mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
         if mode & stat.S_IWOTH:
@@ -124,7 +131,7 @@ def private_folder(path: Path) -> None:
 
 
 def make_private(path: Path) -> None:
-    """Close a file to others where that may be done; a link, or a file of several names, stays as it is."""
+    """Close a file to other users, if possible. A link or a file with several hard links is not changed."""
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:

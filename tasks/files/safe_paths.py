@@ -1,4 +1,4 @@
-"""Folders that no path may lead out of: neither by `..` nor by a link, not even one put there meanwhile."""
+"""Keep paths inside allowed folders: neither `..` nor a link leads out, even one created during a check."""
 
 from __future__ import annotations
 
@@ -7,27 +7,30 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-# Where there is O_PATH, a folder that may only be passed through can be opened too.
+# O_PATH, where it exists, also opens folders that this process can traverse but not read.
 _FOLDER = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 
 
 class OutsideError(Exception):
-    """A path leads out of the folders that it has to stay in."""
+    """A path is outside the allowed folders."""
 
     def __init__(self) -> None:
-        super().__init__("The path lies outside the folders of OUTLOOK_IMPORT_IMPORT_FOLDERS")
+        super().__init__("The path is outside the folders in OUTLOOK_IMPORT_IMPORT_FOLDERS")
 
 
 @contextmanager
 def folder_of(path: Path, within: Sequence[Path] | None = None) -> Iterator[tuple[int, str]]:
-    """Open the folder of a path; yields its descriptor, and the path's last name, which may be a link still.
+    """Open the folder that contains a path.
 
     Args:
-        within: Folders of which one has to hold it; None for any place.
+        within: Folders that may contain it; None for any folder.
+
+    Yields:
+        The descriptor of the folder, and the last part of the path, which may still be a link.
 
     Raises:
-        OutsideError: When none of them does.
-        OSError: When a folder cannot be opened.
+        OutsideError: If the path is outside these folders.
+        OSError: If a folder cannot be opened.
     """
     folder = _real(path.parent)
     roots = [folder] if within is None else map(_real, within)
@@ -37,7 +40,7 @@ def folder_of(path: Path, within: Sequence[Path] | None = None) -> Iterator[tupl
     with ExitStack() as opened:
         descriptor = os.open(root, _FOLDER)
         opened.callback(os.close, descriptor)
-        # The links are resolved by now: one that is met here was put there since.
+        # Links are already resolved, so a link found here was created in the meantime.
         for name in folder.relative_to(root).parts:
             descriptor = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=descriptor)
             opened.callback(os.close, descriptor)
@@ -45,11 +48,19 @@ def folder_of(path: Path, within: Sequence[Path] | None = None) -> Iterator[tupl
 
 
 def open_to_read(path: Path, within: Sequence[Path] | None = None) -> int:
-    """Open whatever lies at a path, without waiting for it; raises what `folder_of` does.
+    """Open a path for reading, without blocking. Never opens a path outside `within`.
 
-    Outside `within` nothing is opened, whatever is put in the path's way meanwhile.
+    Args:
+        within: Folders that may contain the path after links are resolved; None for any folder.
+
+    Returns:
+        A file descriptor, which the caller closes.
+
+    Raises:
+        OutsideError: If the path is outside these folders.
+        OSError: If it cannot be opened.
     """
-    # Opening a pipe that nobody writes to would wait for ever, and a terminal would become ours.
+    # Otherwise a pipe without a writer would block, and a terminal would become the controlling terminal.
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     if within is None:
         return os.open(path, flags)
@@ -58,4 +69,4 @@ def open_to_read(path: Path, within: Sequence[Path] | None = None) -> int:
 
 
 def _real(path: Path) -> Path:
-    return Path(os.path.realpath(path))  # Path.resolve() raises RuntimeError at a loop of links
+    return Path(os.path.realpath(path))  # Path.resolve() raises RuntimeError for a loop of links

@@ -1,4 +1,4 @@
-"""The IMAP login dialogue. Sources: RFC 3501, RFC 2595 and RFC 7888."""
+"""The IMAP login. Sources: RFC 3501, RFC 2595 and RFC 7888."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ from tasks.login.wire import MOST_LINES, Credentials, Stopped, Wire
 
 
 async def imap_dialogue(wire: Wire, credentials: Credentials | None) -> None:
+    """Log in over IMAP and run one command; without credentials, stop before the login.
+
+    Raises:
+        Stopped: If the server rejects a step or offers no password login.
+        OSError: If the connection fails.
+    """
     await wire.connect(tls=True)
     wire.stage = Stage.GREETING
     offers = await _imap_greeting(wire)
@@ -30,11 +36,11 @@ async def imap_dialogue(wire: Wire, credentials: Credentials | None) -> None:
 
 
 async def _imap_greeting(wire: Wire) -> set[str]:
-    """Read the greeting; returns the capabilities that it names, which may be none."""
+    """Read the greeting; returns the capabilities in it, if any."""
     line = await wire.read_line()
     if line.upper().startswith("* BYE"):
         raise _refused(wire, "BYE", line[5:])
-    if not line.upper().startswith("* OK"):  # PREAUTH too: nobody has to sign in there, so nothing is tested
+    if not line.upper().startswith("* OK"):  # PREAUTH too: without a login there is nothing to test
         raise Stopped(Reason.PROTOCOL_ERROR, line)
     code = re.search(r"\[(CAPABILITY [^\]]*)\]", line, re.IGNORECASE)
     return _capabilities(f"* {code[1]}") if code else set()
@@ -46,9 +52,18 @@ def _capabilities(line: str) -> set[str]:
 
 
 async def imap_command(wire: Wire, tag: str, *parts: bytes) -> list[str]:
-    """Send one command; returns the untagged lines of a good answer.
+    """Send one command and read its reply.
 
-    Where a part ends in a synchronising literal's `{n}` the server is asked first whether it wants to go on.
+    Args:
+        tag: Tag of the command, such as `a1`.
+        parts: The command without tag and line ending. After a part that ends in the `{n}` of a synchronising
+            literal, the client waits until the server is ready for the rest.
+
+    Returns:
+        The untagged lines of a positive reply.
+
+    Raises:
+        Stopped: If the server rejects the command, or the reply does not follow the protocol.
     """
     lines: list[str] = []
     await wire.send(tag.encode() + b" ")
@@ -62,7 +77,7 @@ async def imap_command(wire: Wire, tag: str, *parts: bytes) -> list[str]:
 
 
 async def _imap_answer(wire: Wire, wanted: str, lines: list[str]) -> None:
-    """Read up to the line that begins with `wanted`, a tag or `+`; gathers the untagged lines before it."""
+    """Read until the line that starts with `wanted`, a tag or `+`; appends the untagged lines before it."""
     bye = None
     for _ in range(MOST_LINES):
         try:
@@ -84,7 +99,7 @@ async def _imap_answer(wire: Wire, wanted: str, lines: list[str]) -> None:
         if status.upper() == "BYE":
             bye = text
         lines.append(line)
-    raise Stopped(Reason.PROTOCOL_ERROR, "an answer without end")
+    raise Stopped(Reason.PROTOCOL_ERROR, "the reply does not end")
 
 
 def _refused(wire: Wire, code: str, text: str) -> Stopped:
@@ -93,7 +108,7 @@ def _refused(wire: Wire, code: str, text: str) -> Stopped:
 
 
 def _imap_string(text: str, offers: set[str]) -> tuple[bytes, ...]:
-    """A string as IMAP takes it: quoted where that is enough, else a literal (RFC 3501, 4.3)."""
+    """Encode a string for IMAP: quoted if possible, otherwise as a literal (RFC 3501, 4.3)."""
     data = text.encode()
     if data.isascii() and not set(data) & set(b'"\\'):
         return (b'"' + data + b'"',)

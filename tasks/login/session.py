@@ -20,7 +20,7 @@ from tasks.login.wire import Credentials, Stopped, Wire, to_base64
 GOODBYE_SECONDS = 1.0
 
 
-# The most specific first. A broken connection is never a word about the password.
+# The most specific exceptions come first. None of them says anything about the password.
 _FAULTS: tuple[tuple[type[Exception], Reason], ...] = (
     (ssl.SSLCertVerificationError, Reason.CERTIFICATE_NOT_TRUSTED),
     (ssl.SSLError, Reason.TLS_FAILURE),
@@ -40,13 +40,18 @@ async def log_in(
     endpoint: Endpoint,
     credentials: Credentials | None,
     context: ssl.SSLContext,
-    timeout: float,  # noqa: ASYNC109  it is a total over the whole dialogue, and its end is an answer
+    timeout: float,  # noqa: ASYNC109  it limits the whole session, and a timeout is a result
 ) -> Answer:
-    """Log in once and say how it went; nothing but a cancellation is raised.
+    """Log in once. Raises nothing except a cancellation.
 
     Args:
-        credentials: None for a preflight: everything up to the point where a password would be sent.
-        timeout: Seconds from looking up the name to the verdict; the goodbye may take one more.
+        endpoint: The server to log in to.
+        credentials: None for a preflight: all steps before the password would be sent.
+        context: The SSL context of the process.
+        timeout: Seconds for the whole session, including the DNS lookup. The goodbye may take one more.
+
+    Returns:
+        How the login went.
     """
     wire = Wire(endpoint, context)
     begun = time.monotonic()
@@ -84,11 +89,11 @@ def _fault_text(error: Exception, timeout: float) -> str:
         case ssl.SSLError():
             return (error.reason or "").replace("_", " ").lower()
         case TimeoutError():
-            return f"no complete answer within {timeout:g} s"
+            return f"no complete reply within {timeout:g} s"
         case asyncio.IncompleteReadError():
             return "the server closed the connection"
         case asyncio.LimitOverrunError():
-            return "a line without end"
+            return "the line does not end"
         case OSError():
             return error.strerror or ""
     return ""
@@ -101,7 +106,7 @@ _DIALOGUES: dict[Protocol, Callable[[Wire, Credentials | None], Awaitable[None]]
 
 
 async def _leave(wire: Wire, protocol: Protocol) -> None:
-    """Take leave politely but briefly: the verdict stands, whatever the server does now."""
+    """Say goodbye, but not for long: the result is known, whatever the server does now."""
     with suppress(Stopped, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         async with asyncio.timeout(GOODBYE_SECONDS):
             if protocol is Protocol.SMTP:

@@ -1,4 +1,4 @@
-"""The SMTP login dialogue. Sources: RFC 5321, RFC 3207 and RFC 4954."""
+"""The SMTP login. Sources: RFC 5321, RFC 3207 and RFC 4954."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from tasks.login.wire import MOST_LINES, Credentials, Stopped, Wire, to_base64
 
 
 async def smtp_dialogue(wire: Wire, credentials: Credentials | None) -> None:
+    """Log in over SMTP; without credentials, stop before the login.
+
+    Raises:
+        Stopped: If the server rejects a step, or offers no encryption or no password login.
+        OSError: If the connection fails.
+    """
     await wire.connect(tls=False)
     wire.stage = Stage.GREETING
     _expect(wire, await _smtp_reply(wire), "220")
@@ -32,10 +38,10 @@ async def smtp_dialogue(wire: Wire, credentials: Credentials | None) -> None:
 
 
 async def _ehlo(wire: Wire) -> dict[str, str]:
-    """Say EHLO; returns what the server offers: keyword → parameters."""
+    """Send EHLO; returns what the server offers: keyword → parameters."""
     wire.stage = Stage.CAPABILITY
     reply = _expect(wire, await smtp_command(wire, f"EHLO {wire.address_literal}"), "250")
-    # Some servers say AUTH=LOGIN for clients of the last century.
+    # Some servers send AUTH=LOGIN for very old clients.
     lines = [re.sub(r"^AUTH=", "AUTH ", line, flags=re.IGNORECASE) for line in reply.text.split("\n")[1:]]
     return {keyword.upper(): parameters for keyword, _, parameters in (line.partition(" ") for line in lines)}
 
@@ -59,12 +65,17 @@ async def _auth_login(wire: Wire, credentials: Credentials) -> Reply:
 
 
 async def smtp_command(wire: Wire, line: str) -> Reply:
+    """Send one command and read its reply.
+
+    Raises:
+        Stopped: If the reply does not follow the protocol.
+    """
     await wire.command(line)
     return await _smtp_reply(wire)
 
 
 async def _smtp_reply(wire: Wire) -> Reply:
-    """Read one reply; its lines are joined by line feeds."""
+    """Read one reply and join its lines with line feeds."""
     lines = []
     for _ in range(MOST_LINES):
         line = await wire.read_line()
@@ -74,7 +85,7 @@ async def _smtp_reply(wire: Wire) -> Reply:
         lines.append(parts[3] or "")
         if parts[2] != "-":
             return Reply(parts[1], "\n".join(lines))
-    raise Stopped(Reason.PROTOCOL_ERROR, "a reply without end")
+    raise Stopped(Reason.PROTOCOL_ERROR, "the reply does not end")
 
 
 def _expect(wire: Wire, reply: Reply, code: str) -> Reply:

@@ -1,8 +1,8 @@
-"""A line-based connection to a mail server, and the credentials that travel over it.
+"""A line-based connection to a mail server, and the credentials for it.
 
-The dialogues are written out in `smtp` and `imap`, because a client library's login() tries one mechanism
-after another (three failed logins for one wrong password), hangs on a server that drips, or loses the
-server's words.
+`smtp` and `imap` implement the logins without a client library. The login() of such a library tries several
+mechanisms (three failed logins for one wrong password), hangs if the server sends very slowly, or loses the
+text of the server's reply.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from schemas.reasons import Reason, Stage
 
 LONGEST_LINE = 16 * 1024
 MOST_LINES = 200
-NEXT_ADDRESS_SECONDS = 0.25  # RFC 8305: a host's dead address does not use up the deadline of its others
+NEXT_ADDRESS_SECONDS = 0.25  # RFC 8305: one dead address of a host must not use up the whole deadline
 
 
 class Credentials(Plaintext):
-    """An address and its unsealed password, for as long as a login takes.
+    """An address and its unsealed password, for one login.
 
-    `used` says whether the dialogue has come as far as the login.
+    Attributes:
+        user: The email address.
+        used: Whether the session has reached the login.
     """
 
     def __init__(self, user: str, password: str) -> None:
@@ -37,12 +39,12 @@ class Credentials(Plaintext):
 
     @property
     def plain(self) -> str:
-        """The message of SASL PLAIN (RFC 4616)."""
+        """The credentials as a message of SASL PLAIN (RFC 4616)."""
         return f"\0{self.user}\0{self.password}"
 
 
 class Stopped(Exception):  # noqa: N818  it is an outcome, not an error
-    """The dialogue ended without a login, for a cause that the server's reply or its offers name."""
+    """The session ended without a login, for a reason that the server's reply or its offers show."""
 
     def __init__(self, reason: Reason, text: str) -> None:
         super().__init__(reason)
@@ -52,7 +54,14 @@ class Stopped(Exception):  # noqa: N818  it is an outcome, not an error
 
 @cache
 def tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    """The one SSL context of the process: each costs 15 ms and 0.7 MB to make."""
+    """The SSL context of the process, cached because each one takes 15 ms and 0.7 MB.
+
+    Args:
+        ca_file: Certificate authorities (PEM) to trust in addition to the system's.
+
+    Raises:
+        OSError: If the file cannot be read or contains no certificates.
+    """
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if ca_file is not None:
@@ -61,7 +70,7 @@ def tls_context(ca_file: Path | None) -> ssl.SSLContext:
 
 
 class Wire:
-    """A line-based connection that knows how far its dialogue has come."""
+    """A line-based connection that records the stage of its session."""
 
     def __init__(self, endpoint: Endpoint, context: ssl.SSLContext) -> None:
         self.endpoint = endpoint
@@ -71,6 +80,11 @@ class Wire:
         self._writer: asyncio.StreamWriter | None = None
 
     async def connect(self, *, tls: bool) -> None:
+        """Connect to the endpoint, and start TLS at once if `tls` is true.
+
+        Raises:
+            OSError: If no address of the host accepts the connection.
+        """
         try:
             self._reader, self._writer = await asyncio.open_connection(
                 *self.endpoint, limit=LONGEST_LINE, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS
@@ -81,7 +95,7 @@ class Wire:
             await self.start_tls()
 
     async def start_tls(self) -> None:
-        """Change to TLS with a new reader: whatever was sent in plain behind the last line is thrown away."""
+        """Start TLS with a new reader, which discards plain text that was injected after the last line."""
         assert self._writer is not None  # noqa: S101
         self.stage = Stage.TLS
         loop = asyncio.get_running_loop()
@@ -99,33 +113,38 @@ class Wire:
 
     @property
     def address_literal(self) -> str:
-        """This end's address as SMTP wants it for a client without a name of its own (RFC 5321, 4.1.3)."""
+        """The address of this client, as SMTP needs it for a client without a host name (RFC 5321, 4.1.3)."""
         assert self._writer is not None  # noqa: S101
         address = self._writer.get_extra_info("sockname")[0]
         return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
 
     async def read_line(self) -> str:
+        """Read one line, without its line ending; � replaces bytes that are not UTF-8."""
         line = await self._reader.readuntil(b"\n")
         return line.decode("utf-8", "replace").rstrip("\r\n")
 
     async def send(self, data: bytes) -> None:
+        """Send bytes unchanged."""
         assert self._writer is not None  # noqa: S101
         self._writer.write(data)
         await self._writer.drain()
 
     async def command(self, line: str) -> None:
+        """Send one line."""
         await self.send(f"{line}\r\n".encode())
 
     def close(self) -> None:
+        """Close the connection at once."""
         if self._writer is not None:
             self._writer.transport.abort()
 
 
 def _of_last_address(error: OSError) -> OSError:
-    """The fault of a host's last address, where each of several had one; asyncio gives only their texts."""
+    """The error of the last address, if a host has several. asyncio reports their texts but no errno."""
     numbers = re.findall(r"\[Errno (\d+)\]", str(error)) if error.errno is None else []
     return OSError(int(numbers[-1]), os.strerror(int(numbers[-1]))) if numbers else error
 
 
 def to_base64(text: str) -> str:
+    """Encode text as UTF-8 in base64."""
     return base64.b64encode(text.encode()).decode()
