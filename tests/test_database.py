@@ -92,7 +92,7 @@ import sys
 import schemas.tables
 from schemas.sealing import Owner
 from schemas.settings import Settings
-from tasks.database import database
+from tasks.storage.database import database
 owner = Owner("default", "anna@outlook.com", "password")
 print(flush=True)
 for line in sys.stdin:
@@ -306,7 +306,7 @@ def test_postgresql_is_migrated_by_hand_only(postgresql: PostgreSql) -> None:
     """An unmigrated PostgreSQL is refused with the command that migrates it, and nothing is made in it."""
     with postgresql.new_database() as address:
         with (
-            pytest.raises(SettingsError, match=r"python -m flows\.manage database upgrade"),
+            pytest.raises(SettingsError, match="outlook-import database upgrade"),
             database(at(address, new_key())),
         ):
             pass

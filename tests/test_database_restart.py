@@ -159,7 +159,7 @@ def test_requests_are_refused_when_it_takes_long(
         monkeypatch.setattr(tasks.storage.database, "PATIENCE", 1.0)
         server.kill()
         answer = send(client, SAMPLE.read_bytes())
-        assert "does not answer" in error_of(answer, 503)
+        assert "does not respond" in error_of(answer, 503)
         assert int(answer.headers["Retry-After"]) > 0
         asked = time.monotonic()
         for path in ("/v1/mailboxes", "/v1/mailboxes/1", "/v1/imports/1", "/readyz"):

