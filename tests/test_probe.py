@@ -156,7 +156,7 @@ async def test_a_bare_no_is_asked_about_on_the_other_side(arrange: Arrange) -> N
     run = await arrange(one(smtp="identity-refused"))
     await run.probe()
     assert run.answers() == [(1, "imap", "ok"), (1, "smtp", "login_refused")]
-    assert run.mailbox()["diagnosis"].startswith("The password is right, but SMTP refuses it")
+    assert run.mailbox()["diagnosis"].startswith("The password is right, but SMTP rejects it")
 
 
 async def test_two_hundred_mailboxes_in_groups(arrange: Arrange) -> None:
