@@ -23,6 +23,7 @@ from tests.tools import audit
 OURS = ("flows", "tasks", "schemas", "sandbox")
 # Declared, and imported nowhere.
 USED_OTHERWISE = {
+    "whenever": "Prefect's scheduler; an older one makes it schedule nothing",
     "psycopg": "SQLAlchemy's driver, by its name in the database's address",
     "hatchling": "builds the project itself, which `make` installs for its console script",
     "editables": "hatchling asks for it when a project is installed in place",

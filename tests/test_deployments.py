@@ -59,7 +59,7 @@ def test_deployments_are_as_the_project_says(machine: Machine) -> None:
 
 
 def test_schedule_creates_runs(machine: Machine) -> None:
-    """The scheduler really plans scans: with SQLAlchemy 2.1 it would stay silent for ever."""
+    """The scheduler really plans scans: some library versions keep it silent for ever."""
     wanted = {
         "deployments": {"id": {"any_": [machine.deployment("watch-inbox/scheduled")["id"]]}},
         "flow_runs": {"tags": {"all_": ["auto-scheduled"]}},
