@@ -21,7 +21,7 @@ def diagnose(smtp: Reason | None, imap: Reason | None) -> str:
     """Describe a mailbox in one line.
 
     If one protocol gives a reason that covers both and the other gives none, the line uses the given reason.
-    If one protocol accepted the password, the password is right, whatever the other protocol says.
+    If one protocol accepted the password, the password is right, even if the other rejects it.
 
     Args:
         smtp: The reason of the SMTP probe; None if SMTP was not tried.

@@ -1,4 +1,4 @@
-"""The settings as a run needs them: read from the environment, and the files that they name are there."""
+"""Load the settings from the environment, and check that the files they name exist."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from schemas.settings import PREFIX, Settings, SettingsError, read_settings
 
 
 def load_settings() -> Settings:
-    """Read the settings.
+    """Load the settings.
 
     Raises:
-        SettingsError: When one is malformed or names no file; it names the variable, never the value.
+        SettingsError: If a setting is invalid or its file does not exist. The text names the variable but not
+            its value.
     """
     settings, faults = check_settings()
     if faults:
@@ -18,9 +19,14 @@ def load_settings() -> Settings:
 
 
 def check_settings() -> tuple[Settings, list[tuple[str, str]]]:
-    """Read the settings; a faulty one has its default, and its name and fault are returned."""
+    """Load the settings and list what is wrong with them.
+
+    Returns:
+        The settings, with the default in place of each invalid value; and for each invalid value the name of
+        the setting and a message, which names the variable but not the value.
+    """
     settings, faults = read_settings()
     if settings.ca_file is not None and not settings.ca_file.is_file():
-        faults = [*faults, ("ca_file", f"{PREFIX}CA_FILE: names no file")]
+        faults = [*faults, ("ca_file", f"{PREFIX}CA_FILE: the file does not exist")]
         settings = settings.model_copy(update={"ca_file": None})
     return settings, faults

@@ -1,4 +1,4 @@
-"""What a process with passwords leaves behind when something breaks: the kind and the place, and no word."""
+"""Keep passwords out of core files and exceptions: an error shows its type and place, but never its text."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from schemas.sealing import UnsealError
 
 
 class StepError(Exception):
-    """A fault of this program amid passwords, as the kind and the place of what was raised."""
+    """A fault in code that handles passwords. The text is the type and place of the original exception."""
 
 
 def leave_no_core_file() -> None:
-    """Have this process, and whatever it starts, end without an image of its memory on disk."""
+    """Turn off core files for this process and its children, because they contain passwords."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 @contextmanager
 def unquoted() -> Iterator[None]:
-    """Let no exception out as it is: Prefect stores its text, and pickles the object, which may hold a cell.
+    """Replace exceptions, because Prefect stores their text and pickles them, and both may contain a cell.
 
     Raises:
-        StepError: In the place of any other exception.
-        UnsealError: As it is; its text is ours.
+        StepError: Instead of any other exception.
+        UnsealError: Unchanged, because its text is safe.
     """
     try:
         yield
     except UnsealError:
         raise
-    except Exception as error:  # noqa: BLE001  the outermost edge of what holds passwords
+    except Exception as error:  # noqa: BLE001  the outermost edge of code that handles passwords
         raise StepError(outline(error)) from None
 
 
 def outline(error: BaseException) -> str:
-    """What kind of exception, and where: never its text, which may quote what a caller sent."""
+    """The type of an exception and where it was raised, without its text, which may quote user input."""
     if isinstance(error, StepError):
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)

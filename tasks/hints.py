@@ -1,4 +1,4 @@
-"""Printed advice: commands that work as they are printed, from the folder in which they are printed."""
+"""Commands for messages. You can run them as printed, from the current folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def command(*words: object) -> str:
 
 
 def _program() -> list[str]:
-    """How to call this program: by name where the shell finds it, else by the shortest path."""
+    """How to call this program: by name if the shell finds it, otherwise by the shortest path."""
     if named := os.environ.get(COMMAND_VARIABLE):
         return shlex.split(named)
     script = Path(sys.executable).with_name(SCRIPT)

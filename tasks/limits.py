@@ -1,7 +1,7 @@
-"""Limits that hold for all workers together: one Prefect global concurrency limit per mail server.
+"""Limit concurrent tests per host across all workers, with Prefect's global concurrency limits.
 
-A slot is a group of mailboxes and not a mailbox, because every acquisition is a request to Prefect's server
-(28 ms on PostgreSQL, ten times that on SQLite). A slot is leased: a killed worker's comes back by itself.
+A slot is for a group of mailboxes, because each acquisition is a request to Prefect's server (28 ms on
+PostgreSQL, ten times as long on SQLite). Slots are leased, so the slot of a killed worker becomes free again.
 """
 
 from __future__ import annotations
@@ -19,35 +19,40 @@ PREFIX = "outlook-import:"
 
 
 async def configured_limits() -> frozenset[str]:
-    """The names of the limits that are set."""
+    """The names of the limits that are set on Prefect's server."""
     async with get_client() as client:
         limits = await client.read_global_concurrency_limits(limit=200)
     return frozenset(limit.name for limit in limits if limit.active and limit.name.startswith(PREFIX))
 
 
 def limits_of(group: Group, configured: Collection[str]) -> list[str]:
-    """The limits that a group's task run has to hold a slot of, always in the same order."""
+    """The limits from which the task run of a group needs a slot, always in the same order.
+
+    Args:
+        configured: The names of the limits that are set.
+    """
     names = {_limit_of(host) for host in (group.smtp.host, group.imap.host)}
     return sorted(names & set(configured))
 
 
 async def set_limit(host: str, mailboxes: int, group_size: int) -> int:
-    """Hold all workers together to so many mailboxes at once on a host.
+    """Limit concurrent tests per host across all workers.
 
     Args:
-        mailboxes: At least one group's; 0 removes the limit.
+        mailboxes: Maximum number of concurrent tests, at least `group_size`; 0 removes the limit.
+        group_size: Number of mailboxes in a group.
 
     Returns:
-        How many groups may work at once.
+        The maximum number of concurrent groups.
 
     Raises:
-        ValueError: When the number is less than one group's.
+        ValueError: If `mailboxes` is less than one group.
     """
     name = _limit_of(host)
     slots = mailboxes // group_size
     if mailboxes and slots < 1:
         raise ValueError(
-            f"a task run tests up to {group_size} mailboxes at once: lower PROBE_GROUP_SIZE first"
+            f"a task run tests up to {group_size} mailboxes at once: reduce PROBE_GROUP_SIZE first"
         )
     async with get_client() as client:
         if not slots:

@@ -1,4 +1,4 @@
-"""Tell somebody: by a webhook or one of Prefect's notification blocks, with counts and without secrets."""
+"""Send notifications to a webhook or a Prefect notification block, with counts and without secrets."""
 
 from __future__ import annotations
 
@@ -17,43 +17,48 @@ from schemas.verdicts import ProbeReport, Stop
 
 SECONDS = 10
 LOGGER = logging.getLogger(__name__)
-# Libraries that log, at INFO or DEBUG, which address they ask; here it is a secret.
-TELLTALES = ("httpx", "urllib3", "apprise")
+# These libraries log the URL at INFO or DEBUG. Here the URL is a secret.
+URL_LOGGERS = ("httpx", "urllib3", "apprise")
 
 
 async def notify(text: str, settings: Settings) -> None:
-    """Send a text wherever the settings say; that it could not be sent is logged and stops nothing."""
-    for name in TELLTALES:
+    """Send a text to the webhook and the block in the settings. A failure is logged and not raised."""
+    for name in URL_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     if settings.notify_webhook is not None:
-        await _guarded("webhook", _post(settings.notify_webhook.get_secret_value(), text))
+        await _send("webhook", _post(settings.notify_webhook.get_secret_value(), text))
     if settings.notify_block is not None:
-        await _guarded("notification block", _tell(settings.notify_block, text))
+        await _send("Prefect block", _notify_block(settings.notify_block, text))
 
 
 async def tell_guard(about: str, report: ProbeReport, counts: str, settings: Settings) -> None:
-    """Say that the lockout guard has stopped a run of tests, if it has."""
+    """Send a notification if the lockout guard stopped a run of tests.
+
+    Args:
+        about: What was tested, such as a file name.
+        counts: The counts of the run.
+    """
     if report.stopped == Stop.GUARD:
         await notify(f"{about}: {report.stopped.sentence} {counts}.", settings)
 
 
 async def _post(address: str, text: str) -> None:
     async with httpx.AsyncClient() as client:
-        answer = await client.post(address, json={"text": text})
-        answer.raise_for_status()
+        response = await client.post(address, json={"text": text})
+        response.raise_for_status()
 
 
-async def _tell(name: str, text: str) -> None:
+async def _notify_block(name: str, text: str) -> None:
     block: Any = await Block.aload(name)
     await block.notify(text)
 
 
-async def _guarded(what: str, telling: Coroutine[Any, Any, None]) -> None:
+async def _send(what: str, sending: Coroutine[Any, Any, None]) -> None:
     try:
         async with asyncio.timeout(SECONDS):
-            await telling
-    except Exception as error:  # noqa: BLE001  a block is foreign code; and the text may hold a secret address
-        _logger().warning("The %s could not be told: %s", what, type(error).__name__)
+            await sending
+    except Exception as error:  # noqa: BLE001  blocks run foreign code, and the text may contain a secret URL
+        _logger().warning("The notification to the %s failed: %s", what, type(error).__name__)
 
 
 def _logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:

@@ -1,4 +1,4 @@
-"""Step 1: the file becomes rows that are read, validated and deduplicated."""
+"""Step 1: read the file, then validate and dedupe its rows."""
 
 from __future__ import annotations
 
@@ -19,9 +19,19 @@ from tasks.files.read_file import read_bytes
 def prepare(
     file: Path, byte_limit: int, encoding: str | None = None, within: Sequence[Path] | None = None
 ) -> Prepared | Refusal:
-    """Read, validate and dedupe a CSV file of mailboxes. One task: no plaintext travels between two.
+    """Read, validate and dedupe a CSV file of mailboxes.
+
+    This is one task, so that no plaintext passes between tasks.
 
     Args:
-        within: Folders that may hold the file; None for any place.
+        byte_limit: Maximum size of the file, in bytes.
+        encoding: Name of the text encoding to use instead of UTF-8. A byte order mark takes precedence.
+        within: Folders that may contain the file; None for any folder.
+
+    Returns:
+        The prepared rows, or the refusal of the file.
+
+    Raises:
+        StepError: If this program has a fault.
     """
     return prepare_rows(read_bytes(file, byte_limit, within), encoding)

@@ -1,7 +1,8 @@
-"""Step 5: every new mailbox is tested, at most one login per protocol, and what was found is stored at once.
+"""Step 5: test each new mailbox with at most one login per protocol, and store its verdict at once.
 
-A task run takes a small group of mailboxes of one pair of hosts. All groups of a run share one `Probing`, and
-all their logins run on the flow's own event loop: one SSL context, one semaphore per host, one lockout guard.
+A task run tests a small group of mailboxes with the same two endpoints. All groups of a run share one
+`Probing`, and all logins run on the event loop of the flow, with one SSL context, one semaphore per host and
+one lockout guard.
 """
 
 from __future__ import annotations
@@ -33,27 +34,31 @@ from tasks.storage.database import Database
 
 
 class Observer:
-    """Somebody who watches a run's probes, such as the progress bar of the terminal."""
+    """Watches the probes of a run. The base class does nothing; the progress bar of the terminal is one."""
 
     def begin(self, probing: Probing, total: int) -> None:
-        """The probes of `total` mailboxes are about to begin."""
+        """Called before the probes of `total` mailboxes start."""
 
     def verdict(self, verdict: Verdict) -> None:
-        """A verdict was stored."""
+        """Called after a verdict is stored."""
 
 
 Logger: TypeAlias = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
-# Whoever starts a flow run in this process may watch it; flow parameters cannot carry an object.
-observer: ContextVar[Observer] = ContextVar("observer", default=Observer())  # noqa: B039  it has no state
+# A context variable, because flow parameters cannot carry an object. Set it before you start a flow run.
+observer: ContextVar[Observer] = ContextVar("observer", default=Observer())  # noqa: B039  the default has no state
 
 
 @task(task_run_name="{group}", persist_result=False, cache_policy=NO_CACHE)
 def probe(group: Group, probing: Probing, configured: Collection[str] = ()) -> None:
-    """Test the mailboxes of one group; runs on a thread of its own and works on the flow's event loop.
+    """Test the mailboxes of one group.
+
+    Runs on its own thread and does its work on the event loop of the flow.
 
     Args:
-        configured: Global concurrency limits that are set; a slot of those of the group's hosts is held.
+        probing: What the groups of the run share.
+        configured: The names of the global concurrency limits that are set. The task run holds a slot of the
+            limit of each host in the group.
     """
     limits = limits_of(group, configured)
     with concurrency(limits, strict=True) if limits else nullcontext():
@@ -62,30 +67,41 @@ def probe(group: Group, probing: Probing, configured: Collection[str] = ()) -> N
 
 
 class LockoutGuard:
-    """Finds out when nearly all passwords judged so far were wrong (`guard_after`, `guard_share`)."""
+    """Detects that nearly all passwords checked so far are wrong.
+
+    Args:
+        after: Number of passwords to check before the guard can stop a run.
+        share: Share of wrong passwords that stops a run, up to 1.
+    """
 
     def __init__(self, after: int, share: float) -> None:
         self.after = after
         self.share = share
-        self.judged: set[int] = set()
+        self.checked: set[int] = set()
         self.wrong: set[int] = set()
 
-    def heed(self, mailbox_id: int, answer: Answer) -> bool:
-        """Take an answer into account; True when it is one wrong password too many.
+    def count(self, mailbox_id: int, answer: Answer) -> bool:
+        """Count an answer; returns True if the run must stop.
 
-        Wants each answer as it comes: a wrong password is known after one protocol and a right one after two,
-        so that verdicts on whole mailboxes would begin with the wrong ones.
+        Call it for each answer as it comes. A wrong password is known after one protocol and a right one only
+        after two, so counting verdicts would count the wrong passwords first.
         """
         if answer.tried and answer.reason in (Reason.OK, Reason.WRONG_CREDENTIALS, Reason.LOGIN_REFUSED):
-            self.judged.add(mailbox_id)
+            self.checked.add(mailbox_id)
         if not answer.tried or answer.reason is not Reason.WRONG_CREDENTIALS:
             return False
         self.wrong.add(mailbox_id)
-        return len(self.judged) >= self.after and len(self.wrong) >= self.share * len(self.judged)
+        return len(self.checked) >= self.after and len(self.wrong) >= self.share * len(self.checked)
 
 
 class Probing:
-    """What the groups of one run share. Lives on the event loop on which it was made."""
+    """What the groups of one run share. Belongs to the event loop on which it is created.
+
+    Attributes:
+        loop: The event loop of the run.
+        verdicts: The verdicts stored so far.
+        stopped: Why the run ended early; None if it has not.
+    """
 
     def __init__(self, database: Database, settings: Settings, mailbox_ids: Sequence[int]) -> None:
         self.loop = asyncio.get_running_loop()
@@ -99,7 +115,7 @@ class Probing:
         self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(settings.probe_concurrency)
         )
-        # One claim more than fills the slots: a mailbox gets its turn before the claim on it runs out.
+        # One part more than fills the slots, so that a mailbox gets a slot before its claim expires.
         size = min(settings.probe_group_size, settings.probe_concurrency)
         self._turns = asyncio.Semaphore(settings.probe_concurrency // size + 1)
         self._preflights: dict[tuple[Protocol, Endpoint], asyncio.Task[Answer]] = {}
@@ -112,32 +128,42 @@ class Probing:
         self._observer.begin(self, len(mailbox_ids))
 
     def report(self) -> ProbeReport:
+        """The verdicts so far."""
         untested = len(self._mailbox_ids) - len(self.verdicts)
         return ProbeReport(tuple(self.verdicts), untested, self.stopped)
 
     async def run(
         self, targets: Sequence[Target], run_groups: Callable[[list[Group]], Awaitable[None]]
     ) -> ProbeReport:
-        """Test all targets: the flow maps their groups over task runs, the HTTP API gathers them.
+        """Test all targets.
 
         Args:
-            run_groups: Calls `test_group` for each group and waits for all of them.
+            run_groups: Calls `test_group` for each group and waits for all of them. The flow uses task runs,
+                the HTTP API uses `asyncio.gather`.
+
+        Returns:
+            The verdicts of the run.
         """
         groups = group_targets(targets, self._settings.probe_group_size)
-        for group in groups:  # begin before anything waits for the answers
+        for group in groups:  # start all preflights before anything waits for them
             self._begin_preflight(Protocol.SMTP, group.smtp)
             self._begin_preflight(Protocol.IMAP, group.imap)
         await run_groups(groups)
         return self.report()
 
     def interrupt(self) -> None:
-        """Begin no further login and give up those under way; their mailboxes stay pending and due."""
+        """Start no more logins and cancel the running ones. Their mailboxes stay pending and due."""
         self.stopped = self.stopped or Stop.INTERRUPTED
         for running in (*self._tests.values(), *self._preflights.values()):
             running.cancel()
 
     async def test_group(self, group: Group, logger: Logger) -> None:
-        """Claim the group's mailboxes, no more of them at once than there are slots, and test them."""
+        """Claim and test the mailboxes of a group, at most as many at once as there are slots.
+
+        Raises:
+            StepError: If this program has a fault.
+            UnsealError: If a password cannot be unsealed.
+        """
         ids, slots = group.mailbox_ids, self._settings.probe_concurrency
         parts = [ids[first : first + slots] for first in range(0, len(ids), slots)]
         tests = (self._test_some(part, logger) for part in parts)
@@ -155,7 +181,7 @@ class Probing:
                 mailbox.mailbox_id: self.loop.create_task(self._test(mailbox, logger)) for mailbox in claimed
             }
             self._tests |= tests
-            if self.stopped == Stop.INTERRUPTED:  # while the mailboxes were being claimed
+            if self.stopped == Stop.INTERRUPTED:  # interrupted while it claimed the mailboxes
                 self.interrupt()
             results = await asyncio.gather(*tests.values(), return_exceptions=True)
             for mailbox_id in tests:
@@ -168,17 +194,17 @@ class Probing:
                 raise result
 
     async def _test(self, mailbox: Claimed, logger: Logger) -> Verdict | None:
-        """Test one mailbox over SMTP, then IMAP; None when the run was stopped before there was a verdict."""
+        """Test one mailbox over SMTP, then IMAP; None if the run stops before there is a verdict."""
         answers: list[Answer] = []
         for protocol, endpoint in ((Protocol.SMTP, mailbox.smtp), (Protocol.IMAP, mailbox.imap)):
-            answer = await self._ask(protocol, endpoint, mailbox)
+            answer = await self._probe(protocol, endpoint, mailbox)
             if answer is None:
                 return None
             answers.append(answer)
-            alarm = self._guard.heed(mailbox.mailbox_id, answer)
+            alarm = self._guard.count(mailbox.mailbox_id, answer)
             if answer.reason is Reason.WRONG_CREDENTIALS:
-                break  # the other protocol would only count a second failed login
-        del self._tests[mailbox.mailbox_id]  # an interruption comes too late: what was said is stored
+                break  # the other protocol would only cause a second failed login
+        del self._tests[mailbox.mailbox_id]  # too late to interrupt: the answers are stored
         if alarm and not self.stopped:
             self.stopped = Stop.GUARD
             async with self._storing:
@@ -192,13 +218,13 @@ class Probing:
         self._observer.verdict(verdict)
         return verdict
 
-    async def _ask(self, protocol: Protocol, endpoint: Endpoint, mailbox: Claimed) -> Answer | None:
+    async def _probe(self, protocol: Protocol, endpoint: Endpoint, mailbox: Claimed) -> Answer | None:
         preflight = await self._preflight(protocol, endpoint)
         if preflight.reason is not Reason.OK:
             return preflight
         async with self._slots[endpoint.host]:
             timeout = self._settings.probe_timeout
-            # A claim that may run out during the login is as good as lost: another run may try meanwhile.
+            # If the claim can expire during the login, another run may test the mailbox at the same time.
             if self.stopped or now() > mailbox.until - timedelta(seconds=timeout):
                 return None
             with unquoted():
@@ -211,23 +237,23 @@ class Probing:
                         self._tried.add(mailbox.mailbox_id)
 
     async def _preflight(self, protocol: Protocol, endpoint: Endpoint) -> Answer:
-        """Ask a host once per run, without credentials, whether a login is possible at all."""
-        # Shielded: one mailbox that is given up must not take the host's answer from all others.
+        """Check an endpoint once per run, without credentials: whether a login is possible at all."""
+        # Shielded, because cancelling the test of one mailbox must not cancel the preflight for all others.
         return await asyncio.shield(self._begin_preflight(protocol, endpoint))
 
     def _begin_preflight(self, protocol: Protocol, endpoint: Endpoint) -> asyncio.Task[Answer]:
         key = (protocol, endpoint)
         if key not in self._preflights:
-            question = log_in(protocol, endpoint, None, self._context, self._settings.probe_timeout)
-            self._preflights[key] = self.loop.create_task(question)
+            preflight = log_in(protocol, endpoint, None, self._context, self._settings.probe_timeout)
+            self._preflights[key] = self.loop.create_task(preflight)
         return self._preflights[key]
 
     async def _store(self, mailbox: Claimed, verdict: Verdict) -> None:
-        """Store a verdict before it is told to anybody; what waits meanwhile goes in one transaction."""
+        """Store a verdict before it is reported. Verdicts that wait are stored in one transaction."""
         self._unstored.append((mailbox, verdict))
         async with self._storing:
-            if batch := self._unstored.copy():
-                await asyncio.to_thread(save, self._database, batch)
-                # Only now: what could not be stored is tried again with the next verdict.
-                del self._unstored[: len(batch)]
-                self.verdicts += [verdict for _, verdict in batch]
+            if waiting := self._unstored.copy():
+                await asyncio.to_thread(save, self._database, waiting)
+                # Not earlier: if storing fails, the next call tries these verdicts again.
+                del self._unstored[: len(waiting)]
+                self.verdicts += [verdict for _, verdict in waiting]

@@ -1,4 +1,4 @@
-"""Step 6: what happened is told: as artifacts of the flow run, and as a CSV with a line per row."""
+"""Step 6: publish the results as artifacts of the flow run, and as a CSV with one line per row."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from schemas.verdicts import ProbeReport
 from tasks.files.private_files import write_privately
 from tasks.files.safe_paths import OutsideError, folder_of
 
-# Fixed keys: the Prefect UI keeps the history of a key. Of an artifact its list shows the description only.
+# The keys are fixed, because the Prefect UI keeps the history of a key. Its list shows only descriptions.
 SUMMARY_KEY = "import-summary"
 VERDICTS_KEY = "probe-verdicts"
 MAILBOXES_KEY = "mailbox-verdicts"
 
 REPORT_COLUMNS = ("line", "email", "result", "reason", "status", "diagnosis", "smtp", "imap")
 REPORT_START = ",".join(REPORT_COLUMNS[:4]).encode("utf-8-sig")
-NO_REPORT = "The report would replace what is no report: give it a name of its own"
+NO_REPORT = "The report overwrites only an existing report: choose another file name"
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
 async def publish_refusal(refusal: Refusal, file_name: str) -> None:
-    """Make the artifact of a refused file."""
+    """Create the artifact of a refused file."""
     await acreate_markdown_artifact(
         f"## {markdown_cell(file_name)}: refused\n\n{markdown_cell(refusal)}\n\nNothing was changed.",
         key=SUMMARY_KEY,
@@ -41,18 +41,18 @@ async def publish_refusal(refusal: Refusal, file_name: str) -> None:
 
 @task(persist_result=False, cache_policy=NO_CACHE)
 async def publish_summary(summary: Summary, report: Path | None = None) -> None:
-    """Make the artifact of a stored batch; the connection tests, and the report, come after it."""
-    place = f"\n\nThe report, with a line for each row, will be at `{report}`." if report else ""
+    """Create the artifact of a stored import, before the connection tests and the report."""
+    place = f"\n\nThe report, with one line for each row, will be at `{report}`." if report else ""
     await acreate_markdown_artifact(summary.markdown() + place, key=SUMMARY_KEY, description=str(summary))
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
 async def publish_verdicts(report: ProbeReport) -> None:
-    """Make the artifacts of a finished run of connection tests: the reasons, and the table of mailboxes."""
+    """Create the artifacts of finished connection tests: the reasons and the table of mailboxes."""
     await acreate_markdown_artifact(report.markdown(), key=VERDICTS_KEY, description=str(report))
     if report.verdicts:
         await acreate_table_artifact(
-            report.table(), key=MAILBOXES_KEY, description="The verdict on each mailbox"
+            report.table(), key=MAILBOXES_KEY, description="The verdict of each mailbox"
         )
 
 
@@ -60,16 +60,17 @@ async def publish_verdicts(report: ProbeReport) -> None:
 def write_report(
     path: Path, summary: Summary, report: ProbeReport | None, within: Sequence[Path] | None = None
 ) -> None:
-    """Write the CSV report: a line per row of the file, and the verdicts on the mailboxes that came of them.
+    """Write the CSV report: one line per row of the file, with the verdict of its mailbox.
 
-    Readable by its owner only, in place as a whole or not at all, and safe to open in a spreadsheet.
+    Only the owner can read the report. The write is atomic, and the report is safe to open in a spreadsheet.
 
     Args:
-        within: Folders of which one has to hold it; None for any place.
+        report: The verdicts; None if the mailboxes are not tested.
+        within: Folders that may contain the report; None for any folder.
 
     Raises:
-        OutsideError: When none does.
-        OSError: When it cannot be written.
+        OutsideError: If the report is outside these folders.
+        OSError: If it cannot be written.
     """
     verdicts = {row["email"]: row for row in report.table()} if report else {}
     text = io.StringIO(newline="")
@@ -80,26 +81,32 @@ def write_report(
         if outcome.result is Result.IMPORTED:
             row |= {"status": "pending"} | verdicts.get(outcome.email, {})
         writer.writerow({column: defused(str(cell)) for column, cell in row.items()})
-    write_privately(path, text.getvalue().encode("utf-8-sig"), within)  # the mark is for Excel
+    write_privately(path, text.getvalue().encode("utf-8-sig"), within)  # Excel needs the byte order mark
 
 
 def refuse_report(path: Path, within: Sequence[Path] | None) -> Refusal | None:
-    """Hold a report to its folders, and to taking no other file's place but an earlier report's.
+    """Refuse a report outside the allowed folders, or one that would overwrite anything but a report.
+
+    Args:
+        within: Folders that may contain the report; None for any folder.
+
+    Returns:
+        The refusal, or None if the report can be written.
 
     Raises:
-        OSError: When its place cannot be looked at, such as in a folder that is not there.
+        OSError: If the path cannot be checked, for example because its folder does not exist.
     """
     try:
         with folder_of(path, within) as (folder, name):
             if within is not None and path.suffix != ".csv":
-                return Refusal("The report has to be a .csv file of its own")
+                return Refusal("The report must be a separate .csv file")
             return None if _replaceable(name, folder) else Refusal(NO_REPORT)
     except OutsideError as error:
         return Refusal(str(error))
 
 
 def _replaceable(name: str, folder: int) -> bool:
-    """Whether there is nothing of that name, an empty file or a report. A link is none of them."""
+    """Whether the name is free, or belongs to an empty file or a report. A link is never replaceable."""
     try:
         status = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:

@@ -197,7 +197,7 @@ BROKEN = {
         "settings",
         "did you mean OUTLOOK_IMPORT_PROBE_TIMEOUT?",
     ),
-    "no such CA": (variable("CA_FILE", "FOLDER/no.pem"), "FAULT", "settings", "CA_FILE: names no file"),
+    "no such CA": (variable("CA_FILE", "FOLDER/no.pem"), "FAULT", "settings", "CA_FILE: the file does not exist"),
     "no CA": (variable("CA_FILE", "FOLDER/mailboxes.db"), "FAULT", "mail servers", "no PEM certificates in"),
     "open key file": (mode("mailboxes.key", 0o644), "FAULT", "keys", "run `chmod 600"),
     "no key file": (gone("mailboxes.key"), "FAULT", "keys", "mailboxes.key is missing"),

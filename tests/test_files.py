@@ -467,7 +467,7 @@ def test_report_takes_no_other_files_place(fenced: Path) -> None:
     assert refuse_report(fenced / "deep", None) == Refusal(NO_REPORT)
     assert refuse_report(fenced / "link" / "new.csv", [fenced]) == Refusal(OUTSIDE)
     assert refuse_report(fenced / "new.txt", [fenced]) == Refusal(
-        "The report has to be a .csv file of its own"
+        "The report must be a separate .csv file"
     )
     assert refuse_report(fenced / "new.txt", None) is None
 

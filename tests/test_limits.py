@@ -43,9 +43,9 @@ async def test_two_imports_together_stay_under_the_limit(shell: Shell, prefect_s
 async def test_limit_below_a_group_is_refused(prefect_server: str) -> None:
     """A limit that no group could ever pass, or below none, is refused with a sentence."""
     assert prefect_server
-    with pytest.raises(ValueError, match="lower PROBE_GROUP_SIZE"):
+    with pytest.raises(ValueError, match="reduce PROBE_GROUP_SIZE"):
         await set_limit("localhost", GROUP - 1, GROUP)
-    with pytest.raises(ValueError, match="lower PROBE_GROUP_SIZE"):
+    with pytest.raises(ValueError, match="reduce PROBE_GROUP_SIZE"):
         await set_limit("localhost", -1, GROUP)
 
 

@@ -92,8 +92,8 @@ def test_unreachable_webhook_stops_nothing_and_is_not_named(shell: Shell) -> Non
     write_csv(Folders(shell.folder).inbox / "empty.csv", [])
     assert shell.scan() == "1 rejected"
     said = shell.last.stderr
-    assert "The webhook could not be told: ConnectError" in said
-    assert "The notification block could not be told: ValueError" in said
+    assert "The notification to the webhook failed: ConnectError" in said
+    assert "The notification to the Prefect block failed: ValueError" in said
     assert Webhook.secret not in said
 
 
@@ -105,8 +105,8 @@ async def test_answer_that_is_no_success_is_logged(
         for address in (webhook.address, f"no-address-{webhook.secret}"):
             await notify("text", with_changes(settings, notify_webhook=SecretStr(address)))
     assert caplog.messages == [
-        "The webhook could not be told: HTTPStatusError",
-        "The webhook could not be told: UnsupportedProtocol",
+        "The notification to the webhook failed: HTTPStatusError",
+        "The notification to the webhook failed: UnsupportedProtocol",
     ]
 
 
@@ -122,7 +122,7 @@ async def test_notification_block_is_told(
         await block.save(name, overwrite=True)
         await notify("2 mailboxes", with_changes(settings, notify_block=f"custom-webhook/{name}"))
     assert webhook.texts == ["2 mailboxes"]
-    assert caplog.messages == ["The notification block could not be told: ConnectError"]
+    assert caplog.messages == ["The notification to the Prefect block failed: ConnectError"]
 
 
 @pytest.mark.slow

@@ -185,7 +185,7 @@ def test_run_reads_and_writes_only_what_it_may(machine: Machine, tmp_path: Path)
         machine.create_run(file=str(link)).json()["id"]: lies_outside,
         machine.create_run(file=str(pipe)).json()["id"]: "CSV file is required",
         machine.create_run(file=SAMPLE, report=str(database)).json()["id"]: (
-            "The report has to be a .csv file of its own"
+            "The report must be a separate .csv file"
         ),
     }
     for run_id, sentence in expected.items():

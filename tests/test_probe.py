@@ -317,14 +317,14 @@ def test_the_guard_counts_passwords_only() -> None:
     """Only words on a password count: neither what a host said of itself nor what broke on the way."""
     guard = LockoutGuard(after=10, share=0.9)
     for reason in (Reason.TIMED_OUT, Reason.SERVER_BUSY, Reason.SMTP_AUTH_OFF_TENANT):
-        assert not guard.heed(1, answered(reason))
-    assert not guard.heed(1, answered(Reason.WRONG_CREDENTIALS, tried=False))
-    assert (guard.judged, guard.wrong) == (set(), set())
-    assert not guard.heed(1, answered(Reason.OK))
-    assert not guard.heed(1, answered(Reason.OK, IMAP))
-    assert not guard.heed(2, answered(Reason.LOGIN_REFUSED))
-    assert not guard.heed(2, answered(Reason.WRONG_CREDENTIALS, IMAP))
-    alarms = [guard.heed(mailbox_id, answered(Reason.WRONG_CREDENTIALS)) for mailbox_id in range(3, 12)]
+        assert not guard.count(1, answered(reason))
+    assert not guard.count(1, answered(Reason.WRONG_CREDENTIALS, tried=False))
+    assert (guard.checked, guard.wrong) == (set(), set())
+    assert not guard.count(1, answered(Reason.OK))
+    assert not guard.count(1, answered(Reason.OK, IMAP))
+    assert not guard.count(2, answered(Reason.LOGIN_REFUSED))
+    assert not guard.count(2, answered(Reason.WRONG_CREDENTIALS, IMAP))
+    alarms = [guard.count(mailbox_id, answered(Reason.WRONG_CREDENTIALS)) for mailbox_id in range(3, 12)]
     assert alarms == [False] * 7 + [True, True]
 
 

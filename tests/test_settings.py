@@ -160,7 +160,7 @@ MALFORMED = [
         "OUTLOOK_IMPORT_PROBE_CONCURRENCY: Input should be greater than or equal to 1",
     ),
     ("GUARD_SHARE", "1.1", "OUTLOOK_IMPORT_GUARD_SHARE: Input should be less than or equal to 1"),
-    ("CA_FILE", f"/nowhere/{SECRET}", "OUTLOOK_IMPORT_CA_FILE: names no file"),
+    ("CA_FILE", f"/nowhere/{SECRET}", "OUTLOOK_IMPORT_CA_FILE: the file does not exist"),
     ("IMPORT_FOLDERS", SECRET, "OUTLOOK_IMPORT_IMPORT_FOLDERS: must be valid JSON"),
     ("IMPORT_FOLDERS", '["/srv", 1]', "OUTLOOK_IMPORT_IMPORT_FOLDERS → 1: Input is not a valid path"),
     ("SERVERS", SECRET, "OUTLOOK_IMPORT_SERVERS: must be valid JSON"),

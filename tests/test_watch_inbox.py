@@ -121,11 +121,11 @@ def test_file_that_breaks_off_stays_for_the_next_scan(watched: Shell) -> None:
     failed = taken.outcome(folders.failed, "csv")
     report = taken.outcome(folders.processed, "report.csv")
     draft = report.with_name(f".{report.name}.tmp")
-    for taken, said in ((failed, "1 unfinished, 1 imported"), (draft, "1 unfinished")):
-        taken.mkdir()
+    for place, said in ((failed, "1 unfinished, 1 imported"), (draft, "1 unfinished")):
+        place.mkdir()
         assert watched.scan() == said
         assert [Path(name).name for name in files(folders.processing)] == ["a.csv"]
-        taken.rmdir()
+        place.rmdir()
     assert watched.scan() == "1 imported"
     assert files(folders.processing) == []
     assert watched.rows("SELECT email FROM mailbox") == [("ann@contoso.com",), ("bob@contoso.com",)]

@@ -1,7 +1,6 @@
-"""The HTTP API: `POST /v1/mailboxes/import/outlook`, and what its caller needs next.
+"""The HTTP API: import a CSV of mailboxes, then read the import and its mailboxes.
 
-An import is prepared and stored as the flow does it, and answered once its mailboxes are stored. Their logins
-are tested in the background.
+An import responds when its mailboxes are stored. Their logins are tested in the background.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ from schemas.settings import Settings, SettingsError
 from tasks.background import BackgroundTests
 from tasks.storage.database import DatabaseLostError, database, revision
 
-IMPORT_THREADS = 4  # more would only wait for the interpreter, or for SQLite's one writer
+IMPORT_THREADS = 4  # more threads would wait for the interpreter, or for SQLite's single writer
 
 health = APIRouter()
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application; its database is open from start-up to shutdown."""
+    """The application. Its database is open from start-up to shutdown."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -69,16 +68,16 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def warm_up() -> None:
-    """Make Polars and Pandera set themselves up; otherwise the first import takes 0.2 s longer."""
+    """Initialise Polars and Pandera; otherwise the first import takes 0.2 s longer."""
     prepare_rows(b"email,password\n,\n,x\n")
 
 
-@health.get("/healthz", summary="Is the server live?", responses=documented(Status))
+@health.get("/healthz", summary="Check that the server runs", responses=documented(Status))
 async def healthz() -> Envelope[Status]:
     return Envelope(data=Status(status="live"))
 
 
-@health.get("/readyz", summary="Does the database answer, up to date?", responses=documented(Status, 503))
+@health.get("/readyz", summary="Check that the database is ready", responses=documented(Status, 503))
 def readyz(service: Here) -> Envelope[Status]:
     try:
         ready = revision(service.mailboxes.engine) == schemas.migrations.HEAD

@@ -1,4 +1,4 @@
-"""Who sends a request: the holder of an API key, and the workspace that the request is about."""
+"""Authentication: find the holder of an API key and the workspace of a request."""
 
 from __future__ import annotations
 
@@ -20,12 +20,18 @@ from schemas.responses import (
 from tasks.storage.api_keys import Holder, find_key
 
 ApiKey = APIKeyHeader(
-    name="X-Api-Key", auto_error=False, description="`sk_…` of a workspace, or `sk_user_…` of the platform"
+    name="X-Api-Key",
+    auto_error=False,
+    description="A workspace key `sk_…` or a platform key `sk_user_…`.",
 )
 
 
 async def holder_of(key: Annotated[str | None, Security(ApiKey)], service: Here) -> Holder:
-    """Whose key it is, counted against the key's limit."""
+    """The holder of the key. Counts the request against the limit of the key.
+
+    Raises:
+        HTTPException: 401 if the key is missing or unknown, 429 if the key has sent too many requests.
+    """
     holder = await asyncio.to_thread(find_key, service.mailboxes, key) if key else None
     if holder is None:
         raise HTTPException(401, KEY_REQUIRED, {"WWW-Authenticate": "ApiKey"})
@@ -38,12 +44,16 @@ async def caller_of(
     x_workspace: Annotated[
         str | None,
         Header(
-            description="With a platform key: whose mailboxes they are (default: `default`).",
+            description="With a platform key: the workspace of the request. Default: `default`.",
             json_schema_extra={"pattern": LABEL_IN_ECMASCRIPT, "maxLength": LONGEST_LABEL},
         ),
     ] = None,
 ) -> Holder:
-    """The holder, with the workspace that the request is about."""
+    """The holder, with the workspace of the request.
+
+    Raises:
+        HTTPException: 400 if X-Workspace is not valid, 403 if the key belongs to another workspace.
+    """
     named = header_text(x_workspace) if x_workspace is not None else None
     if named is not None and not is_label(named):
         raise HTTPException(400, f"X-Workspace: {LABEL_RULE}")

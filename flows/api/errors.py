@@ -1,4 +1,4 @@
-"""Errors of the HTTP API, all in one envelope. None repeats what the caller sent."""
+"""Errors of the HTTP API, all in the same envelope. They never repeat what the caller sent."""
 
 from __future__ import annotations
 
@@ -19,30 +19,32 @@ RETRY_SECONDS = 5
 
 
 def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """An error as a response with the envelope."""
     return JSONResponse(failure(status, message), status, headers)
 
 
 async def on_http_error(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)  # noqa: S101  it is registered for these
+    """The response to an `HTTPException`."""
+    assert isinstance(error, HTTPException)  # noqa: S101  registered for this exception only
     return error_response(error.status_code, error.detail, error.headers)
 
 
 async def on_lost_database(request: Request, _error: Exception) -> JSONResponse:
+    """The response when the connection to the database breaks: 503."""
     return await on_http_error(request, not_ready())
 
 
 def not_ready() -> HTTPException:
+    """503 with the time to wait before the next attempt."""
     headers = {"Retry-After": str(RETRY_SECONDS)}
     return HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, NOT_READY, headers)
 
 
 async def on_invalid_request(_request: Request, error: Exception) -> JSONResponse:
-    """Name the parameters and their faults; FastAPI's own answer would quote what was sent."""
-    assert isinstance(error, RequestValidationError)  # noqa: S101  it is registered for these
+    """Name the invalid parameters and what is wrong. FastAPI's own response would quote their values."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101  registered for this exception only
     faults = [
-        "There is no such parameter"
-        if fault["type"] == "extra_forbidden"
-        else f"{fault['loc'][-1]}: {fault['msg']}"
+        "Unknown parameter" if fault["type"] == "extra_forbidden" else f"{fault['loc'][-1]}: {fault['msg']}"
         for fault in error.errors()
     ]
     return error_response(HTTPStatus.BAD_REQUEST, "; ".join(faults[:3]))

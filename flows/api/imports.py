@@ -1,4 +1,4 @@
-"""Imports over HTTP: a file comes in, and past imports are read."""
+"""Imports over HTTP: import a file, and read past imports."""
 
 from __future__ import annotations
 
@@ -33,7 +33,12 @@ IDEMPOTENCY_KEY = r"^[!-~]{1,255}$"
 
 @dataclass(frozen=True)
 class Answered:
-    """An import and its answer; `untested` where there are new mailboxes to test."""
+    """A finished import.
+
+    Attributes:
+        envelope: The response.
+        untested: Whether there are new mailboxes to test.
+    """
 
     envelope: dict[str, Any]
     import_id: int
@@ -44,7 +49,7 @@ class Answered:
     "/v1/mailboxes/import/outlook",
     summary="Import a CSV of Outlook mailboxes",
     responses=documented(
-        ImportCounts, 400, 401, 403, 409, 413, 429, 500, 503, X_Import_Id="Of /v1/imports/{id}."
+        ImportCounts, 400, 401, 403, 409, 413, 429, 500, 503, X_Import_Id="The id for /v1/imports/{id}."
     ),
     openapi_extra=UPLOAD,
 )
@@ -55,12 +60,13 @@ async def import_outlook(
     idempotency_key: Annotated[
         str | None,
         Header(
-            description="The same key with the same file and tag gives the same answer and one import.",
+            description="Makes retries safe: a repeated request with the same key, file and tag returns the "
+            "first response and does not import again.",
             json_schema_extra={"pattern": IDEMPOTENCY_KEY},
         ),
     ] = None,
 ) -> JSONResponse:
-    """Answers once the mailboxes are stored; their logins are tested afterwards."""
+    """Responds when the mailboxes are stored. Their logins are tested in the background."""
     if idempotency_key is not None and not re.fullmatch(IDEMPOTENCY_KEY, idempotency_key):
         raise HTTPException(400, "Idempotency-Key: use 1 to 255 printable ASCII characters without spaces")
     with service.limits.one_import(caller.key_id):
@@ -78,7 +84,14 @@ async def import_outlook(
 
 
 def import_upload(upload: Upload, workspace: str, key: str | None, service: Service) -> Answered | Refusal:
-    """Import a file, or answer as before where the caller repeats a request."""
+    """Import a file, or return the first response if the caller repeats a request.
+
+    Args:
+        key: The idempotency key, if any.
+
+    Raises:
+        HTTPException: 409 if the key was already used with another file or tag.
+    """
     if key is None:
         return store_upload(upload, Origin(upload.file_name, workspace, upload.tag, test=True), service)
     digest = hashlib.sha256(f"{upload.tag or ''}\n".encode() + upload.data).hexdigest()
@@ -91,7 +104,7 @@ def import_upload(upload: Upload, workspace: str, key: str | None, service: Serv
     )
     try:
         return store_upload(upload, origin, service)
-    except KeyTakenError:  # the same request came twice at once, and the other one was stored first
+    except KeyTakenError:  # the same request arrived twice at once, and the other one is already stored
         answered = answered_before(owner, digest, service.mailboxes)
         if answered is None:
             raise
@@ -99,7 +112,7 @@ def import_upload(upload: Upload, workspace: str, key: str | None, service: Serv
 
 
 def store_upload(upload: Upload, origin: Origin, service: Service) -> Answered | Refusal:
-    """Prepare and store a file in the flow's order."""
+    """Prepare and store a file, with the same functions as the flow."""
     limit = service.settings.max_file_bytes
     prepared = prepare_rows(too_large(limit) if len(upload.data) > limit else upload.data)
     if isinstance(prepared, Refusal):
@@ -109,14 +122,22 @@ def store_upload(upload: Upload, origin: Origin, service: Service) -> Answered |
 
 
 def answered_before(owner: Owner, digest: str, mailboxes: Database) -> Answered | None:
-    """The answer that an idempotency key was given; refused where that was for something else."""
+    """The first response to an idempotency key, or None if the key is new.
+
+    Args:
+        owner: The workspace and the key; the owner of the sealed fingerprint.
+        digest: SHA-256 of the tag and the file.
+
+    Raises:
+        HTTPException: 409 if the key was used with another file or tag.
+    """
     keyed = find_keyed_import(mailboxes, owner.workspace, owner.email_key)
     if keyed is None:
         return None
     import_id, fingerprint = keyed
     try:
         same = hmac.compare_digest(mailboxes.sealer.open(fingerprint, owner), digest)
-    except UnsealError:  # its key is gone since: nobody can say
+    except UnsealError:  # the encryption key is gone, so the request cannot be compared
         same = False
     found = find_import(mailboxes, owner.workspace, import_id, 0, MAX_ERRORS_SHOWN) if same else None
     if found is None:
@@ -128,7 +149,7 @@ def answered_before(owner: Owner, digest: str, mailboxes: Database) -> Answered 
 
 @router.get(
     "/v1/imports/{import_id}",
-    summary="One import: its counts, how far its tests are, and its row errors by page",
+    summary="Get an import: its counts, the progress of its tests, and a page of its row errors",
     responses=documented(Import, 400, 401, 403, 404, 429, 500, 503),
 )
 def show_import(

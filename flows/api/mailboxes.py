@@ -1,4 +1,4 @@
-"""Stored mailboxes over HTTP."""
+"""Read stored mailboxes over HTTP."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ router = APIRouter()
 
 
 class Wanted(Paging):
+    """Which mailboxes to list, and which page."""
+
     status: MailboxStatus | None = None
     tag: str | None = None
-    batch: int | None = Field(None, ge=1, le=LARGEST_ID, description="The number of an import.")
+    batch: int | None = Field(None, ge=1, le=LARGEST_ID, description="The id of an import.")
 
 
 @router.get(
@@ -31,9 +33,9 @@ class Wanted(Paging):
 def list_mailboxes(
     caller: Caller, service: Here, wanted: Annotated[Wanted, Query()]
 ) -> Envelope[MailboxPage]:
-    """In the order of their ids."""
+    """Lists mailboxes in the order of their ids."""
     if wanted.tag is not None and not is_label(wanted.tag):
-        return Envelope(data=MailboxPage(mailboxes=[], next_cursor=None))  # no mailbox has such a tag
+        return Envelope(data=MailboxPage(mailboxes=[], next_cursor=None))  # no mailbox can have this tag
     filters = Filters(wanted.status, wanted.tag, wanted.batch)
     workspace = str(caller.workspace)
     return Envelope(data=find_mailboxes(service.mailboxes, workspace, wanted.cursor, wanted.limit, filters))
@@ -41,7 +43,7 @@ def list_mailboxes(
 
 @router.get(
     "/v1/mailboxes/{mailbox_id}",
-    summary="One mailbox, with what each protocol said last",
+    summary="Get a mailbox with the last result of each protocol",
     responses=documented(MailboxDetail, 400, 401, 403, 404, 429, 500, 503),
 )
 def show_mailbox(caller: Caller, service: Here, mailbox_id: Id) -> Envelope[MailboxDetail]:

@@ -1,6 +1,6 @@
-"""The outermost layer of the HTTP API: it bounds every body and wraps every failure in the envelope.
+"""The outermost layer of the HTTP API: limit every body, and wrap every failure in the envelope.
 
-No error body, and no line of the log, holds anything that a caller sent beyond method and path.
+Error responses and log lines contain nothing that the caller sent, except the method and the path.
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ LOGGER = logging.getLogger(__name__)
 
 
 class Edge:
-    """The outermost layer: no body is read beyond the limit, and whatever breaks is a 500 in the envelope."""
+    """ASGI middleware. It reads no body beyond the limit, and turns every exception into a 500.
+
+    Args:
+        app: The application inside.
+        limit: Maximum size of a request body, in bytes.
+    """
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app = app
@@ -50,7 +55,7 @@ class Edge:
                 await self._app(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             return
-        except Exception as error:  # noqa: BLE001  the outermost edge: the text may quote what was sent
+        except Exception as error:  # noqa: BLE001  the outermost edge: the text may quote the request
             LOGGER.error("%s %r: %s", scope["method"], scope["path"], outline(error))
             if not exchange.answering:
                 answer = error_response(HTTPStatus.INTERNAL_SERVER_ERROR, INTERNAL_ERROR)
@@ -59,7 +64,7 @@ class Edge:
 
 
 class _Exchange:
-    """One request and its answer, as the server's two channels see them."""
+    """One request and its response. Wraps the `receive` and `send` functions of the server."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
         headers = Headers(scope=scope)
@@ -81,11 +86,11 @@ class _Exchange:
         return message
 
     async def send(self, message: Message) -> None:
-        """Pass the answer on; where it comes before the body's end, it ends the connection."""
+        """Send the response. If the request body is not fully read, close the connection afterwards."""
         if message["type"] == "http.response.start":
             self.answering = True
             if self._unread:
-                # Without this the server would read a body of any size to its end, to keep the connection.
+                # Otherwise the server reads the whole body, regardless of its size, to keep the connection.
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
         elif self._unread and not message.get("more_body", False):
             await self._send({**message, "more_body": True})
@@ -94,7 +99,7 @@ class _Exchange:
         await self._send(message)
 
     async def _linger(self) -> None:
-        """Let a caller who is still sending read the answer: closing at once would reset the connection."""
+        """Give a caller that is still sending time to read the response. Closing at once would reset it."""
         with suppress(TimeoutError):
             async with asyncio.timeout(DISCARD_SECONDS):
                 while self._unread and self._size <= self._limit:
@@ -102,11 +107,11 @@ class _Exchange:
                     self._size += len(message.get("body", b""))
                     self._unread = message.get("more_body", False)
         if self._unread:
-            await asyncio.sleep(PAUSE_SECONDS)  # nothing is read any more, so the caller cannot go on either
+            await asyncio.sleep(PAUSE_SECONDS)  # the server stops reading, so the caller has to stop sending
 
 
 class Protocol(H11Protocol):
-    """uvicorn's HTTP/1.1, with the envelope as its answer to what is no HTTP at all."""
+    """uvicorn's HTTP/1.1 protocol, with the envelope in the response to an invalid HTTP request."""
 
     def send_400_response(self, msg: str) -> None:
         answer = error_response(HTTPStatus.BAD_REQUEST, msg, {"connection": "close"})
@@ -120,7 +125,7 @@ class Protocol(H11Protocol):
 
 
 def header_text(value: str) -> str:
-    """A header's text: UTF-8 where it is that, else Latin-1, which is what the server takes it for."""
+    """Decode the text of a header: as UTF-8 if possible, otherwise as Latin-1, as the server does."""
     try:
         return value.encode("latin-1").decode()
     except UnicodeError:

@@ -1,4 +1,4 @@
-"""The multipart body of an import: read as it arrives, into memory only, and nothing of it is ever quoted."""
+"""Read the multipart body of an import as it arrives, in memory only, without quoting it in errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOT_MULTIPART = Refusal("The request is not valid multipart/form-data")
 
 
 class Upload(Plaintext):
-    """The file of an import, and its tag."""
+    """The file of an import, its name and its tag."""
 
     def __init__(self, data: bytes, file_name: str, tag: str | None) -> None:
         self.data = data
@@ -27,7 +27,7 @@ class Upload(Plaintext):
 
 @dataclass(repr=False)
 class Part(Plaintext):
-    """One part of a form; `file_name` is None for a plain value."""
+    """One part of a form. `file_name` is None unless the part is a file."""
 
     headers: dict[bytes, bytes] = field(default_factory=dict)
     name: str = ""
@@ -36,9 +36,13 @@ class Part(Plaintext):
 
 
 class FormReader:
-    """Gathers the parts of a multipart/form-data body (RFC 7578) from its pieces.
+    """Collects the parts of a multipart/form-data body (RFC 7578) as it arrives.
 
-    Written out here, because Starlette's writes large files to disk and takes a body cut off for a whole one.
+    Starlette's parser is not used, because it writes large files to disk and accepts a truncated body.
+
+    Attributes:
+        parts: The parts so far.
+        complete: Whether the end of the form has arrived.
     """
 
     def __init__(self, boundary: bytes) -> None:
@@ -60,7 +64,11 @@ class FormReader:
         )
 
     def write(self, data: bytes) -> None:
-        """Raises `FormParserError` for what is no multipart; its text holds single bytes of the body."""
+        """Parse the next piece of the body.
+
+        Raises:
+            FormParserError: If it is not valid multipart. The text may quote bytes of the body.
+        """
         self._parser.write(data)
 
     def _begin(self) -> None:
@@ -86,7 +94,11 @@ class FormReader:
 
 
 async def read_upload(request: Request) -> Upload | Refusal:
-    """Read the body of an import; a body that is not one is a `Refusal`."""
+    """Read the body of an import request.
+
+    Returns:
+        The upload, or a refusal if the body is not a valid import.
+    """
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
         return Refusal(CSV_REQUIRED)
@@ -105,11 +117,11 @@ def _upload(parts: list[Part]) -> Upload | Refusal:
     files = [part for part in parts if part.name == "file"]
     tags = [part for part in parts if part.name == "tag"]
     if len(files) > 1 or len(tags) > 1:
-        return Refusal("One file and one tag per import")
+        return Refusal("Only one file and one tag per import")
     if not files or files[0].file_name is None:
         return Refusal(CSV_REQUIRED)
     file, name = files[0], files[0].file_name
-    if not name and not file.data:  # what a browser sends for an input without a file
+    if not name and not file.data:  # a browser sends this for a file input without a file
         return Refusal(CSV_REQUIRED)
     tag = _text(bytes(tags[0].data)).strip() if tags else ""
     if (tag and not is_label(tag)) or (tags and tags[0].file_name is not None):
@@ -125,6 +137,6 @@ def _text(data: bytes) -> str:
 
 
 def _bare(name: str) -> str:
-    """The name without folders, and without what no name holds."""
+    """The file name without folders and unprintable characters."""
     bare = name.replace("\\", "/").rpartition("/")[2]
     return "".join(filter(str.isprintable, bare)) or "upload.csv"

@@ -1,4 +1,4 @@
-"""What the OpenAPI description says of parameters and bodies."""
+"""Parameters and bodies in the OpenAPI description."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pydantic import BaseModel, Field
 from schemas.labels import LONGEST_LABEL
 
 LARGEST_ID = 2**63 - 1
-LABEL_IN_ECMASCRIPT = r"^[\p{L}\p{N}_][\p{L}\p{N}_ .@+\-]*$"  # whose \w is ASCII only, unlike Python's
+LABEL_IN_ECMASCRIPT = r"^[\p{L}\p{N}_][\p{L}\p{N}_ .@+\-]*$"  # \w is ASCII only in ECMAScript
 
 Id = Annotated[int, Path(ge=1, le=LARGEST_ID)]
 
 
 class Paging(BaseModel, extra="forbid"):
-    """Which page; a parameter that nobody knows is refused, because a filter misspelt would go unnoticed."""
+    """Which page to list. Unknown parameters are an error, because a misspelt filter would have no effect."""
 
-    cursor: int = Field(0, ge=0, le=LARGEST_ID, description="`next_cursor` of the page before.")
+    cursor: int = Field(0, ge=0, le=LARGEST_ID, description="`next_cursor` of the previous page.")
     limit: int = Field(50, ge=1, le=200)
 
 
@@ -51,9 +51,10 @@ UPLOAD = {
 
 
 def tidied(document: dict[str, Any]) -> dict[str, Any]:
-    """The OpenAPI document without what FastAPI puts in and this API never does.
+    """Remove from an OpenAPI document what FastAPI adds but this API does not do.
 
-    That is its own answer to an invalid parameter, and parameters that are null, which a URL cannot say.
+    This is FastAPI's own response to an invalid parameter, and null for optional parameters, which a URL
+    cannot express.
     """
     for path in document["paths"].values():
         for operation in path.values():

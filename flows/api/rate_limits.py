@@ -1,4 +1,4 @@
-"""How many requests and imports each API key may make."""
+"""Limit the requests and concurrent imports of each API key."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from schemas.responses import (
 
 
 class Limits:
-    """How much each key may ask for. Lives on one event loop, in one process."""
+    """The limits of all keys, for one event loop in one process."""
 
     def __init__(self, requests_per_minute: int, imports_at_once: int) -> None:
         self._requests_per_minute = requests_per_minute
@@ -27,6 +27,11 @@ class Limits:
         self._imports: Counter[int] = Counter()
 
     def count_request(self, key_id: int) -> None:
+        """Count a request.
+
+        Raises:
+            HTTPException: 429 if the key has sent too many requests in the last minute.
+        """
         requests, moment = self._requests[key_id], time.monotonic()
         while requests and requests[0] <= moment - 60:
             requests.popleft()
@@ -36,6 +41,11 @@ class Limits:
 
     @contextmanager
     def one_import(self, key_id: int) -> Iterator[None]:
+        """Count an import while it runs.
+
+        Raises:
+            HTTPException: 429 if the key runs too many imports.
+        """
         if self._imports[key_id] >= self._imports_at_once:
             raise too_many(TOO_MANY_IMPORTS, 1)
         self._imports[key_id] += 1
@@ -46,5 +56,6 @@ class Limits:
 
 
 def too_many(message: str, seconds: float) -> HTTPException:
+    """429 with the time to wait before the next attempt."""
     headers = {"Retry-After": str(max(math.ceil(seconds), 1))}
     return HTTPException(HTTPStatus.TOO_MANY_REQUESTS, message, headers)

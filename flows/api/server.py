@@ -21,12 +21,12 @@ LOG_TO_STDERR: dict[str, Any] = {
         name: {"handlers": ["stderr"], "level": "INFO", "propagate": False}
         for name in ("uvicorn", "flows", "tasks")
     }
-    | {"python_multipart": {"level": "CRITICAL"}},  # it quotes bytes of what is malformed
+    | {"python_multipart": {"level": "CRITICAL"}},  # it quotes bytes of malformed requests
 }
 
 
 def server(settings: Settings, host: str, port: int, log: dict[str, Any] | None = None) -> uvicorn.Server:
-    """The server, ready to run."""
+    """The server, ready to run. `log` is a logging configuration; None leaves logging unchanged."""
     return uvicorn.Server(
         uvicorn.Config(
             create_app(settings),

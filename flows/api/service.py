@@ -16,7 +16,7 @@ from tasks.storage.database import Database
 
 @dataclass(frozen=True)
 class Service:
-    """Settings, database and limits, for as long as the server runs."""
+    """The settings, the database, the limits and the workers of a running server."""
 
     settings: Settings
     mailboxes: Database
@@ -26,6 +26,7 @@ class Service:
 
 
 def service_of(request: Request) -> Service:
+    """The service of the application that handles a request."""
     found: Service = request.app.state.service
     return found
 

@@ -49,8 +49,8 @@ PASSING = {Reason.SERVER_BUSY, Reason.TOO_MANY_CONNECTIONS, Reason.THROTTLED, Re
 STATE_OF_PASSWORDS = {
     MICROSOFT_SMTP: "accepts passwords only if the organisation's admin has turned on SMTP AUTH, and never "
     "for personal accounts",
-    MICROSOFT_IMAP: "has not accepted passwords since January 2023, whatever it offers",
-    CONSUMER_IMAP: "has not accepted passwords since 16 September 2024, whatever it offers",
+    MICROSOFT_IMAP: "has not accepted passwords since January 2023, even though it offers password login",
+    CONSUMER_IMAP: "has not accepted passwords since 16 September 2024, even though it offers password login",
 }
 
 

@@ -1,4 +1,4 @@
-"""Files and folders that other users of the machine cannot access, whatever the umask is.
+"""Files and folders that other users of the machine cannot access, regardless of the umask.
 
 New files and folders are created private. If an existing one is open, an error names the command that closes
 it. A folder that others can only read, as `mkdir` creates it, is closed without an error.

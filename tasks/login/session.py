@@ -106,7 +106,7 @@ _DIALOGUES: dict[Protocol, Callable[[Wire, Credentials | None], Awaitable[None]]
 
 
 async def _leave(wire: Wire, protocol: Protocol) -> None:
-    """Say goodbye, but not for long: the result is known, whatever the server does now."""
+    """Say goodbye, but not for long: the result is already known."""
     with suppress(Stopped, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         async with asyncio.timeout(GOODBYE_SECONDS):
             if protocol is Protocol.SMTP:
