@@ -134,6 +134,6 @@ def test_crashed_run_is_told(machine: Machine) -> None:
     (process,) = machine.processes("PREFECT__FLOW_RUN_ID", run_id)
     os.kill(process, signal.SIGKILL)
     assert machine.ended(run_id)["state"]["type"] == "CRASHED"
-    told = "The run hanging.csv to default crashed; the next scan or retest goes on from there."
+    told = "The run hanging.csv to default crashed. The next scan or retest continues from there."
     wait_for("the message", lambda: told in machine.webhook.texts, 20)
     assert PASSWORD not in str(machine.webhook.bodies)
