@@ -32,6 +32,7 @@ from schemas.settings import PREFIX, Settings
 from schemas.verdicts import Answer
 from tasks.doctor.installation import server_finding, servers_of
 from tasks.doctor.prefect import Parts, check_prefect
+from tasks.hints import command
 from tasks.storage.database import Database, database
 from tests.conftest import accounts, import_mailboxes
 from tests.support.machine import Machine, wait_for
@@ -197,7 +198,12 @@ BROKEN = {
         "settings",
         "did you mean OUTLOOK_IMPORT_PROBE_TIMEOUT?",
     ),
-    "no such CA": (variable("CA_FILE", "FOLDER/no.pem"), "FAULT", "settings", "CA_FILE: the file does not exist"),
+    "no such CA": (
+        variable("CA_FILE", "FOLDER/no.pem"),
+        "FAULT",
+        "settings",
+        "CA_FILE: the file does not exist",
+    ),
     "no CA": (variable("CA_FILE", "FOLDER/mailboxes.db"), "FAULT", "mail servers", "no PEM certificates in"),
     "open key file": (mode("mailboxes.key", 0o644), "FAULT", "keys", "run `chmod 600"),
     "no key file": (gone("mailboxes.key"), "FAULT", "keys", "mailboxes.key is missing"),
@@ -515,22 +521,21 @@ def test_broken_parts_of_prefect(machine: Machine) -> None:
         Shell(machine.folder, machine.environment | {"PREFECT_API_URL": url}).run(
             "deploy", module="flows.manage"
         )
-    missing = "FAULT deployments: missing: import-outlook/manual: outlook-import deploy`"
+    remedy = f"run `{command('deploy')}`"
+    missing = f"FAULT deployments: missing: import-outlook/manual: {remedy}"
     assert broken == [
         missing,
         "warning schedules: paused: watch-inbox/scheduled: resume it on its page in the Prefect UI",
         f"FAULT work pool: {WORK_POOL} is paused: run `prefect work-pool resume {WORK_POOL}`",
         f"warning automation: “{AUTOMATION}” is off, so dead runs stay Running: turn it on in the UI",
     ]
-    automations = (
-        "FAULT automation: “none” is missing, so dead runs stay Running forever: run `python -m flows"
-    )
-    assert [text[: len(automations)] for text in without] == [
+    automation_missing = f"FAULT automation: “none” is missing, so dead runs stay Running forever: {remedy}"
+    assert without == [
         missing,
         "FAULT worker: none is online, so nothing runs: run `prefect worker start --pool idle`",
-        automations,
+        automation_missing,
         missing,
-        "FAULT work pool: lost is missing: outlook-import deploy`",
-        automations,
+        f"FAULT work pool: lost is missing: {remedy}",
+        automation_missing,
     ]
     assert look(machine) == []
