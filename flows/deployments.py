@@ -14,10 +14,13 @@ from pathlib import Path
 
 from prefect.automations import AutomationCore, EventTrigger, Posture
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.objects import StateType, WorkerStatus
 from prefect.events.actions import ChangeFlowRunState
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_SERVER_UI_STATIC_DIRECTORY
 
+from tasks.files.prefect_profile import HEARTBEAT_SECONDS
 from tasks.trim import FLOWS
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -27,7 +30,13 @@ DEPLOYMENTS = ("import-outlook/manual", *SCHEDULED)
 # Names of the first edition: their schedules would keep running beside the new ones.
 FORMER = ("watch-inbox/every-minute", "retest-pending/every-10-minutes", "trim-history/every-day")
 AUTOMATION = "outlook-import: mark runs as crashed whose process has died"
-HEARTBEAT_SECONDS = 30
+# No `command`, `env` or working directory that a caller could choose. `env` has to be absent: even an empty
+# one lets the caller's through. An empty job configuration is refused, hence the one entry.
+CLOSED_TEMPLATE = {
+    "job_configuration": {"stream_output": True},
+    "variables": {"type": "object", "properties": {}, "additionalProperties": False},
+}
+NO_FOREIGN_HOSTS = '<meta http-equiv="Content-Security-Policy" content="connect-src \'self\'">'
 SILENCE = timedelta(seconds=3 * HEARTBEAT_SECONDS)
 
 
@@ -41,9 +50,34 @@ def deploy() -> None:
     Raises:
         DeployError: When Prefect refuses.
     """
-    prefect("work-pool", "create", WORK_POOL, "--type", "process", "--overwrite")
+    asyncio.run(close_work_pool())
     prefect("deploy", "--all")
     asyncio.run(finish())
+    silence_ui()
+
+
+async def close_work_pool() -> None:
+    """Create the work pool, or take from an existing one what lets a caller choose the worker's command."""
+    async with get_client() as client:
+        try:
+            await client.read_work_pool(WORK_POOL)
+        except ObjectNotFound:
+            wanted = WorkPoolCreate(name=WORK_POOL, type="process", base_job_template=CLOSED_TEMPLATE)
+            await client.create_work_pool(wanted)
+        else:
+            await client.update_work_pool(WORK_POOL, WorkPoolUpdate(base_job_template=CLOSED_TEMPLATE))
+
+
+def silence_ui() -> None:
+    """Keep Prefect's pages from calling an analytics host, which no setting of Prefect does.
+
+    The server copies its pages to a folder of ours (`tasks.files.prefect_profile`) and serves them there.
+    """
+    folder = PREFECT_SERVER_UI_STATIC_DIRECTORY.value()
+    for page in Path(folder).glob("*/index.html") if folder else ():
+        text = page.read_text("utf-8")
+        if NO_FOREIGN_HOSTS not in text:
+            page.write_text(text.replace("<head>", f"<head>{NO_FOREIGN_HOSTS}", 1), "utf-8")
 
 
 def prefect(*arguments: str) -> None:
@@ -86,6 +120,13 @@ def zombie_automation() -> AutomationCore:
             )
         ],
     )
+
+
+async def online_workers() -> list[str]:
+    """The names of the workers that serve the work pool now."""
+    async with get_client() as client:
+        workers = await client.read_workers_for_work_pool(WORK_POOL)
+    return [worker.name for worker in workers if worker.status == WorkerStatus.ONLINE]
 
 
 async def finish() -> None:

@@ -111,6 +111,11 @@ class Settings(BaseSettings):
         description="Folders from which a deployment can read files, as a JSON list. The command line can "
         "read any file.",
     )
+    prefect_profile: Path = Field(
+        DATA / "prefect.toml",
+        description="The Prefect profile that `up` and `prefect-profile` write: the login and the settings of "
+        "the Prefect server.",
+    )
     notify_webhook: SecretStr | None = Field(
         None,
         description="URL that receives a POST with a JSON text when a file is refused, the lockout guard "
@@ -126,6 +131,29 @@ class Settings(BaseSettings):
     )
     api_imports_at_once: int = Field(
         4, ge=1, description="HTTP API: maximum number of concurrent imports per key."
+    )
+    api_connections: int = Field(
+        500,
+        ge=1,
+        description="HTTP API: maximum number of connections. At most half of the files that the process can "
+        "open are used.",
+    )
+    api_connections_per_address: int = Field(
+        100,
+        ge=1,
+        description="HTTP API: maximum number of connections per IPv4 address or IPv6 /64 network. Behind a "
+        "proxy all clients share one address: raise it there.",
+    )
+    api_header_seconds: float = Field(
+        10, gt=0, description="HTTP API: seconds in which the headers of a request must arrive."
+    )
+    api_body_rate: int = Field(
+        1000,
+        ge=1,
+        description="HTTP API: minimum rate of an upload, in bytes per second, measured over 10 seconds.",
+    )
+    api_body_seconds: float = Field(
+        600, gt=0, description="HTTP API: seconds in which an upload must arrive."
     )
 
     keep_results_days: int = Field(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from schemas.settings import PREFIX, Settings, SettingsError, read_settings
+from tasks.files.prefect_profile import VARIABLE, read_profile
 
 
 def load_settings() -> Settings:
@@ -29,4 +33,9 @@ def check_settings() -> tuple[Settings, list[tuple[str, str]]]:
     if settings.ca_file is not None and not settings.ca_file.is_file():
         faults = [*faults, ("ca_file", f"{PREFIX}CA_FILE: the file does not exist")]
         settings = settings.model_copy(update={"ca_file": None})
+    if profile := os.environ.get(VARIABLE):
+        try:
+            read_profile(Path(profile))
+        except SettingsError as error:  # Prefect would start a server of its own, without a login
+            faults = [*faults, (VARIABLE.lower(), f"{VARIABLE}: {error}")]
     return settings, faults

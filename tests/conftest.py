@@ -36,7 +36,6 @@ import trustme
 from prefect.logging.handlers import APILogWorker
 from pydantic import SecretStr
 
-from flows.cli.temporary_server import RECORDER_SETTINGS
 from sandbox.outlook import Account, Outlook, ServerFaults, running
 from sandbox.script import read_accounts
 from schemas.prepare import Prepared
@@ -45,6 +44,7 @@ from schemas.settings import PREFIX, Settings
 from schemas.tables import Table, table_of
 from schemas.verdicts import Target, group_targets
 from tasks.configuration import load_settings
+from tasks.files.prefect_profile import RECORDER_SETTINGS
 from tasks.prepare import prepare
 from tasks.probe import Probing
 from tasks.storage.database import Database, database, make_engine, upgrade, url_of

@@ -315,7 +315,8 @@ def test_postgresql_keeps_no_secret(
 # --- Everything ------------------------------------------------------
 
 BREAK_EVERY_STEP = (
-    "from pathlib import Path; from tests.support.canary import break_every_step; break_every_step(Path({!r}))"
+    "from pathlib import Path; from tests.support.canary import break_every_step; "
+    "break_every_step(Path({!r}))"
 )
 COLUMNS = ("email", "password", "totp secret")
 

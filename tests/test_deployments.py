@@ -38,9 +38,7 @@ def test_setting_up_again_changes_nothing(machine: Machine) -> None:
     """`manage deploy` a second time asks nothing and leaves four deployments, one pool, one automation."""
     before = found_on(machine)
     assert [len(parts) for parts in before.values()] == [4, 1, 1]
-    shell = Shell(
-        machine.folder, machine.environment | {"PREFECT_API_URL": f"http://127.0.0.1:{machine.port}/api"}
-    )
+    shell = Shell(machine.folder, machine.signed_in)
     shell.run("deploy", module="flows.manage")
     assert found_on(machine) == before
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import httpx
 import pytest
 import trustme
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from sqlalchemy import text
 
 import tasks.doctor.installation
 import tasks.doctor.prefect
-from flows.deployments import AUTOMATION, DEPLOYMENTS, SCHEDULED, WORK_POOL
+from flows.deployments import AUTOMATION, CLOSED_TEMPLATE, DEPLOYMENTS, SCHEDULED, WORK_POOL
 from flows.manage import main
 from sandbox.outlook import ServerFaults, running
 from schemas.findings import Finding, Health
@@ -32,6 +32,7 @@ from schemas.settings import PREFIX, Settings
 from schemas.verdicts import Answer
 from tasks.doctor.installation import server_finding, servers_of
 from tasks.doctor.prefect import Parts, check_prefect
+from tasks.files.prefect_profile import read_profile
 from tasks.hints import command
 from tasks.storage.database import Database, database
 from tests.conftest import accounts, import_mailboxes
@@ -39,7 +40,7 @@ from tests.support.machine import Machine, wait_for
 from tests.support.postgresql import PostgreSql
 from tests.support.shell import Shell, at
 
-PARTS = Parts(WORK_POOL, DEPLOYMENTS, SCHEDULED, AUTOMATION)
+PARTS = Parts(WORK_POOL, CLOSED_TEMPLATE, DEPLOYMENTS, SCHEDULED, AUTOMATION)
 GOOD = {"settings", "libraries", "keys", "database", "secrets", "watch folder", "import folder", "disk"}
 
 
@@ -389,8 +390,8 @@ def test_state_at_microsoft_is_told(host: str) -> None:
 
 
 @contextmanager
-def prefect_at(address: str) -> Iterator[None]:
-    with temporary_settings({PREFECT_API_URL: address}):
+def prefect_at(address: str, login: str | None = None) -> Iterator[None]:
+    with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: login}):
         yield
 
 
@@ -439,16 +440,19 @@ async def test_prefect_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_prefect_without_deployments_or_of_another_version(
     prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bare server is good for imports by hand, so that is a warning; another version is a fault."""
+    """A bare server can run imports by hand, but it is open to strangers; another version is a fault."""
     with prefect_at(prefect_server):
-        version, deployments = await check_prefect(PARTS)
+        version, deployments, login = await check_prefect(PARTS)
         assert version.health is Health.OK
+        assert (login.health, "answers without a login" in login.text) == (Health.FAULT, True)
+        assert "lets pages of every origin read its answers" in login.text
+        assert f"run `{command('prefect-profile')}`" in login.text
         assert (deployments.health, "outlook-import deploy`" in deployments.text) == (
             Health.WARNING,
             True,
         )
         install("prefect", "9.9.9", tmp_path, monkeypatch)
-        version, _ = await check_prefect(PARTS)
+        version, _, _ = await check_prefect(PARTS)
     assert version.health is Health.FAULT
     assert "this program has 9.9.9: install the same version" in version.text
 
@@ -466,7 +470,8 @@ def look(machine: Machine, parts: Parts = PARTS) -> list[str]:
     """What is wrong with a machine's Prefect, once it is not too busy to answer."""
 
     async def check() -> list[Finding]:
-        with prefect_at(f"http://127.0.0.1:{machine.port}/api"):
+        login = read_profile(machine.profile)["PREFECT_API_AUTH_STRING"]
+        with prefect_at(f"http://127.0.0.1:{machine.port}/api", login):
             return await check_prefect(parts)
 
     def found() -> list[Finding] | None:
@@ -492,9 +497,8 @@ def change(machine: Machine, method: str, path: str, **values: object) -> None:
 @pytest.mark.slow
 def test_whole_machine(machine: Machine) -> None:
     """With server, deployments and a worker all is well, and the doctor's exit code 0."""
-    url = f"http://127.0.0.1:{machine.port}/api"
     assert look(machine) == []
-    Shell(machine.folder, machine.environment | {"PREFECT_API_URL": url}).run("doctor", module="flows.manage")
+    Shell(machine.folder, machine.signed_in).run("doctor", module="flows.manage")
 
 
 @pytest.mark.slow
@@ -509,18 +513,15 @@ def test_broken_parts_of_prefect(machine: Machine) -> None:
         change(machine, "DELETE", f"/deployments/{manual}")
         change(machine, "POST", "/work_pools/", name="idle", type="process")
         broken = look(machine)
-        without = look(machine, Parts("idle", DEPLOYMENTS, (), "none")) + look(
-            machine, Parts("lost", DEPLOYMENTS, (), "none")
+        without = look(machine, Parts("idle", CLOSED_TEMPLATE, DEPLOYMENTS, (), "none")) + look(
+            machine, Parts("lost", CLOSED_TEMPLATE, DEPLOYMENTS, (), "none")
         )
     finally:
         change(machine, "DELETE", "/work_pools/idle")
         change(machine, "PATCH", f"/work_pools/{WORK_POOL}", is_paused=False)
         change(machine, "POST", f"/deployments/{watch}/resume_deployment")
         change(machine, "PATCH", f"/automations/{automation['id']}", enabled=True)
-        url = f"http://127.0.0.1:{machine.port}/api"
-        Shell(machine.folder, machine.environment | {"PREFECT_API_URL": url}).run(
-            "deploy", module="flows.manage"
-        )
+        Shell(machine.folder, machine.signed_in).run("deploy", module="flows.manage")
     remedy = f"run `{command('deploy')}`"
     missing = f"FAULT deployments: missing: import-outlook/manual: {remedy}"
     assert broken == [
@@ -532,6 +533,7 @@ def test_broken_parts_of_prefect(machine: Machine) -> None:
     automation_missing = f"FAULT automation: “none” is missing, so dead runs stay Running forever: {remedy}"
     assert without == [
         missing,
+        f"FAULT work pool: idle lets callers choose what its worker runs: {remedy}",
         "FAULT worker: none is online, so nothing runs: run `prefect worker start --pool idle`",
         automation_missing,
         missing,

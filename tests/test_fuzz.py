@@ -1,4 +1,4 @@
-"""Every property of `tests.tools.fuzz`, briefly, with the same examples each time; and that a finding is found."""
+"""Each property of `tests.tools.fuzz`, briefly, with the same examples each time; a finding is found."""
 
 from __future__ import annotations
 

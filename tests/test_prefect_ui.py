@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tasks.files.prefect_profile import read_profile
 from tests.support.machine import Machine
 from tests.support.shell import SAMPLES
 
@@ -41,10 +42,13 @@ def page(machine: Machine) -> Iterator[Page]:
         pytest.skip("no Chromium")
     own = f"http://127.0.0.1:{machine.port}/"
 
+    foreign = []
+
     def only_own(route: Route) -> None:
         if route.request.url.startswith(own):
             route.continue_()
         else:
+            foreign.append(route.request.url)
             route.abort()
 
     with playwright.sync_playwright() as driver:
@@ -52,8 +56,10 @@ def page(machine: Machine) -> Iterator[Page]:
         opened = browser.new_page(base_url=f"{own}v2/", viewport={"width": 1280, "height": 920})
         opened.set_default_timeout(15_000)
         opened.route("**", only_own)
+        sign_in(opened, machine)
         yield opened
         browser.close()
+        assert foreign == []  # no analytics, no fonts, no banner's pictures
 
 
 def open_form(page: Page, machine: Machine) -> None:
@@ -71,6 +77,15 @@ def submit(page: Page) -> None:
             break
         refused.wait_for(state="hidden")
     started.click()
+
+
+def sign_in(page: Page, machine: Machine) -> None:
+    """Sign in with the login of the machine's profile, as a person does."""
+    page.goto("dashboard")
+    page.get_by_placeholder("admin:pass").fill(read_profile(machine.profile)["PREFECT_API_AUTH_STRING"])
+    page.get_by_role("button", name="Login").click()
+    page.get_by_role("link", name="Flows").wait_for()
+    assert page.get_by_text("Upgrade").count() == 0
 
 
 def open_artifact(page: Page, machine: Machine, run_id: str, key: str) -> None:

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 import schemas.migrations
 from flows.api import imports, mailboxes
+from flows.api.connections import Bounds
 from flows.api.errors import not_ready, on_http_error, on_invalid_request, on_lost_database
 from flows.api.middleware import FRAME_BYTES, Edge
 from flows.api.openapi import tidied
@@ -59,12 +60,24 @@ def create_app(settings: Settings) -> FastAPI:
             DatabaseLostError: on_lost_database,
         },
     )
-    app.add_middleware(Edge, limit=settings.max_file_bytes + FRAME_BYTES)
+    app.add_middleware(Edge, limit=settings.max_file_bytes + FRAME_BYTES, bounds=bounds_of(settings))
     for router in (health, imports.router, mailboxes.router):
         app.include_router(router)
     document = tidied(get_openapi(title=app.title, version=app.version, routes=app.routes))
     app.openapi = lambda: document  # type: ignore[method-assign]
     return app
+
+
+def bounds_of(settings: Settings) -> Bounds:
+    """The limits on clients, from the settings. The largest request fits four times into the memory."""
+    return Bounds(
+        connections=settings.api_connections,
+        connections_per_address=settings.api_connections_per_address,
+        header_seconds=settings.api_header_seconds,
+        body_rate=settings.api_body_rate,
+        body_seconds=settings.api_body_seconds,
+        body_memory=max(Bounds.body_memory, 4 * (settings.max_file_bytes + FRAME_BYTES)),
+    )
 
 
 def warm_up() -> None:

@@ -49,7 +49,7 @@ class Answered:
     "/v1/mailboxes/import/outlook",
     summary="Import a CSV of Outlook mailboxes",
     responses=documented(
-        ImportCounts, 400, 401, 403, 409, 413, 429, 500, 503, X_Import_Id="The id for /v1/imports/{id}."
+        ImportCounts, 400, 401, 403, 408, 409, 413, 429, 500, 503, X_Import_Id="The id for /v1/imports/{id}."
     ),
     openapi_extra=UPLOAD,
 )
@@ -69,10 +69,10 @@ async def import_outlook(
     """Responds when the mailboxes are stored. Their logins are tested in the background."""
     if idempotency_key is not None and not re.fullmatch(IDEMPOTENCY_KEY, idempotency_key):
         raise HTTPException(400, "Idempotency-Key: use 1 to 255 printable ASCII characters without spaces")
-    with service.limits.one_import(caller.key_id):
-        upload = await read_upload(request)
-        if isinstance(upload, Refusal):
-            return JSONResponse(upload.envelope(), 400)
+    upload = await read_upload(request)
+    if isinstance(upload, Refusal):
+        return JSONResponse(upload.envelope(), 400)
+    with service.limits.one_import(caller.key_id):  # a slow upload must not hold a slot
         outcome = await asyncio.get_running_loop().run_in_executor(
             service.importers, import_upload, upload, str(caller.workspace), idempotency_key, service
         )

@@ -1,4 +1,4 @@
-"""The outermost layer of the HTTP API: limit every body, and wrap every failure in the envelope.
+"""The outermost layer of the application: limit every body, and wrap every failure in the envelope.
 
 Error responses and log lines contain nothing that the caller sent, except the method and the path.
 """
@@ -10,13 +10,13 @@ import logging
 from contextlib import suppress
 from http import HTTPStatus
 
-import h11
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from flows.api.bodies import BodyClock, BodyMemory
+from flows.api.connections import Bounds
 from flows.api.errors import error_response
 from schemas.responses import (
     BODY_TOO_LARGE,
@@ -36,29 +36,34 @@ class Edge:
     Args:
         app: The application inside.
         limit: Maximum size of a request body, in bytes.
+        bounds: The limits on slow bodies and on the memory of all bodies.
     """
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    def __init__(self, app: ASGIApp, limit: int, bounds: Bounds) -> None:
         self._app = app
         self._limit = limit
+        self._bounds = bounds
+        self._memory = BodyMemory(bounds.body_memory)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send, self._limit)
+        exchange = _Exchange(scope, receive, send, self._limit, BodyClock(self._bounds), self._memory)
         answer = None
         try:
             if exchange.announced > self._limit:
                 answer = error_response(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, BODY_TOO_LARGE)
             else:
                 await self._app(scope, exchange.receive, exchange.send)
-        except ClientDisconnect:
-            return
+        except (ClientDisconnect, asyncio.CancelledError):
+            return  # the client has left, or the server has cut its connection during the shutdown
         except Exception as error:  # noqa: BLE001  the outermost edge: the text may quote the request
             LOGGER.error("%s %r: %s", scope["method"], scope["path"], outline(error))
             if not exchange.answering:
                 answer = error_response(HTTPStatus.INTERNAL_SERVER_ERROR, INTERNAL_ERROR)
+        finally:
+            exchange.release()
         if answer is not None:
             await answer(scope, exchange.receive, exchange.send)
 
@@ -66,24 +71,43 @@ class Edge:
 class _Exchange:
     """One request and its response. Wraps the `receive` and `send` functions of the server."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        limit: int,
+        clock: BodyClock,
+        memory: BodyMemory,
+    ) -> None:
         headers = Headers(scope=scope)
         self.announced = int(headers.get("content-length", 0))
         self.answering = False
         self._unread = self.announced > 0 or "transfer-encoding" in headers
-        self._size = 0
+        self._size = self._held = 0
         self._limit = limit
+        self._clock = clock
+        self._memory = memory
         self._receive = receive
         self._send = send
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        # After the body, the only thing to wait for is that the client leaves, which may take any time.
+        message = await (self._clock.receive(self._receive) if self._unread else self._receive())
         if message["type"] == "http.request":
-            self._size += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            self._memory.take(size)
+            self._held += size
+            self._size += size
             self._unread = message.get("more_body", False)
             if self._size > self._limit:
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, BODY_TOO_LARGE)
         return message
+
+    def release(self) -> None:
+        """Give the memory of the body back."""
+        self._memory.give_back(self._held)
+        self._held = 0
 
     async def send(self, message: Message) -> None:
         """Send the response. If the request body is not fully read, close the connection afterwards."""
@@ -108,20 +132,6 @@ class _Exchange:
                     self._unread = message.get("more_body", False)
         if self._unread:
             await asyncio.sleep(PAUSE_SECONDS)  # the server stops reading, so the caller has to stop sending
-
-
-class Protocol(H11Protocol):
-    """uvicorn's HTTP/1.1 protocol, with the envelope in the response to an invalid HTTP request."""
-
-    def send_400_response(self, msg: str) -> None:
-        answer = error_response(HTTPStatus.BAD_REQUEST, msg, {"connection": "close"})
-        for event in (
-            h11.Response(status_code=answer.status_code, headers=answer.raw_headers, reason=b"Bad Request"),
-            h11.Data(data=bytes(answer.body)),
-            h11.EndOfMessage(),
-        ):
-            self.transport.write(self.conn.send(event))
-        self.transport.close()
 
 
 def header_text(value: str) -> str:

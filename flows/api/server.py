@@ -4,38 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-import uvicorn
-
-from flows.api.app import create_app
-from flows.api.middleware import Protocol
+from flows.api.app import bounds_of, create_app
+from flows.api.connections import Server, bounded_server
+from flows.api.log_throttle import LogThrottle
 from schemas.settings import Settings
-
-DRAIN_SECONDS = 30
 
 LOG_TO_STDERR: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "filters": {"throttle": {"()": LogThrottle}},
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["throttle"]},
+    },
     "loggers": {
         name: {"handlers": ["stderr"], "level": "INFO", "propagate": False}
-        for name in ("uvicorn", "flows", "tasks")
+        for name in ("asyncio", "uvicorn", "flows", "tasks")
     }
     | {"python_multipart": {"level": "CRITICAL"}},  # it quotes bytes of malformed requests
 }
 
 
-def server(settings: Settings, host: str, port: int, log: dict[str, Any] | None = None) -> uvicorn.Server:
+def server(settings: Settings, host: str, port: int, log: dict[str, Any] | None = None) -> Server:
     """The server, ready to run. `log` is a logging configuration; None leaves logging unchanged."""
-    return uvicorn.Server(
-        uvicorn.Config(
-            create_app(settings),
-            host=host,
-            port=port,
-            http=Protocol,
-            ws="none",
-            log_config=log,
-            server_header=False,
-            timeout_graceful_shutdown=DRAIN_SECONDS,
-        )
+    return bounded_server(
+        create_app(settings), bounds_of(settings), host=host, port=port, log_config=log, server_header=False
     )

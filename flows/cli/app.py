@@ -32,6 +32,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "totp": ("totp:totp", "Show the current code of a mailbox's TOTP secret."),
         "template": ("template:template", "Write an empty CSV file with the right header."),
         "database": ("", "Manage the tables."),
+        "prefect-profile": (
+            "prefect_profile:prefect_profile",
+            "Write the login and settings of a Prefect server.",
+        ),
         "deploy": ("deploy:deploy", "Set up work pool, deployments and automation on the Prefect server."),
         "serve": ("serve:serve", "Serve the HTTP API."),
         "up": ("up:up", "Run Prefect's server, the deployments and a worker on this machine."),

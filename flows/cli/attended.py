@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -20,7 +20,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import TERMINAL_STATES, State, StateType
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogHandler
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -72,6 +72,11 @@ class Ended(NamedTuple):
     outcome: object
 
 
+def using(server: TemporaryServer) -> AbstractContextManager[object]:
+    """Prefect's settings with the address and the login of the temporary server."""
+    return temporary_settings({PREFECT_API_URL: server.url, PREFECT_API_AUTH_STRING: server.login})
+
+
 def run_attended(start: Start, say: Console, server: TemporaryServer | None) -> Ended:
     """Run a flow in this process, on the temporary server or on the configured one.
 
@@ -80,7 +85,7 @@ def run_attended(start: Start, say: Console, server: TemporaryServer | None) -> 
     """
     if server is None:
         return asyncio.run(_run(start, say))
-    with temporary_settings({PREFECT_API_URL: server.url}):
+    with using(server):
         return asyncio.run(_run(start, say))
 
 
@@ -101,7 +106,7 @@ async def _run(start: Start, say: Console) -> Ended:
 
 def drain(server: TemporaryServer, state: State) -> None:
     """Wait until the server has recorded logs and task runs: its end loses the rest."""
-    with temporary_settings({PREFECT_API_URL: server.url}), suppress(TimeoutError):
+    with using(server), suppress(TimeoutError):
         asyncio.run(_drain(state.state_details.flow_run_id))
 
 

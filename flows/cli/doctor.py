@@ -75,10 +75,16 @@ async def _ask(settings: Settings, *, ask_servers: bool) -> list[Finding]:
 
 async def _check_prefect() -> list[Finding]:
     try:
-        from flows.deployments import AUTOMATION, DEPLOYMENTS, SCHEDULED, WORK_POOL  # imports Prefect
+        from flows.deployments import (  # imports Prefect
+            AUTOMATION,
+            CLOSED_TEMPLATE,
+            DEPLOYMENTS,
+            SCHEDULED,
+            WORK_POOL,
+        )
         from tasks.doctor.prefect import Parts, check_prefect
     except ValidationError as error:  # Prefect reads its own settings when it is imported
         names = {str(part["loc"][0]) for part in error.errors(include_input=False) if part["loc"]}
         text = f"its settings cannot be read ({', '.join(sorted(names))}): correct the PREFECT_… variables"
         return [fault("Prefect", text)]
-    return await check_prefect(Parts(WORK_POOL, DEPLOYMENTS, SCHEDULED, AUTOMATION))
+    return await check_prefect(Parts(WORK_POOL, CLOSED_TEMPLATE, DEPLOYMENTS, SCHEDULED, AUTOMATION))

@@ -98,8 +98,8 @@ def in_workspace(summary: Summary | None) -> tuple[str, ...]:
 
 def reasons_table(what: str, rows: Sequence[tuple[int, str, str]], widest: int | None = None) -> Table:
     """Counts, reasons and remedies; `widest` bounds the reasons."""
-    reason = Column("Reason", max_width=widest)
-    table = Table(Column(what, justify="right"), reason, Column("What to do", overflow="fold"))
+    reasons = Column("Reason", max_width=widest)
+    table = Table(Column(what, justify="right"), reasons, Column("What to do", overflow="fold"))
     for count, reason, remedy in rows:
         table.add_row(str(count), escape(reason), escape(remedy))
     return table

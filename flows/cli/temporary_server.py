@@ -14,19 +14,9 @@ import sys
 import threading
 import time
 
+from tasks.files.prefect_profile import RECORDER_SETTINGS, closed, new_login
+
 START_SECONDS = 60
-# Task runs reach the server's database as events, one at a time unless the recorder batches them.
-RECORDER_SETTINGS = {
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
-}
-SERVER_SETTINGS = RECORDER_SETTINGS | {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_UI_ENABLED": "false",
-    "PREFECT__SERVER_EPHEMERAL": "1",
-    "PREFECT__SERVER_FINAL": "1",
-}
 
 
 class ServerNotStartedError(Exception):
@@ -40,13 +30,18 @@ class TemporaryServer:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/api"
+        origin = f"http://127.0.0.1:{self.port}"
+        self.url, self.login = f"{origin}/api", new_login()
         self._process = subprocess.Popen(  # noqa: S603  it is this module
             [sys.executable, "-m", "flows.cli.temporary_server", str(self.port)],
             stdin=subprocess.PIPE,  # closing it tells the server that this process is gone
             stdout=subprocess.DEVNULL,
             stderr=None if verbose else subprocess.DEVNULL,
-            env=SERVER_SETTINGS | os.environ,
+            # With a login of its own, because every user of the machine can reach it.
+            env=RECORDER_SETTINGS
+            | os.environ
+            | closed(origin, self.login)
+            | {"PREFECT__SERVER_EPHEMERAL": "1"},
             start_new_session=True,  # Ctrl-C is for the import, which needs the server until its end
         )
 

@@ -5,6 +5,7 @@ For a server that stays up, `docs/deployments.md` has systemd units.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -24,10 +25,9 @@ from cyclopts import Parameter
 
 from flows.cli.exit_codes import DONE, NOTHING_FOUND
 from flows.cli.output import tell
-from flows.cli.temporary_server import RECORDER_SETTINGS
-from flows.deployments import HEARTBEAT_SECONDS, WORK_POOL
 from tasks.configuration import load_settings
 from tasks.files.inbox import Folders
+from tasks.files.prefect_profile import VARIABLE, read_profile, write_profile
 
 START_SECONDS = 90
 STOP_SECONDS = 15
@@ -49,10 +49,18 @@ def up(*, port: Annotated[int, Parameter(help="Port of the Prefect server.")] = 
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stopped)
+    settings = load_settings()
+    inbox, profile = Folders(settings.watch_folder).inbox, settings.prefect_profile.absolute()
     try:
-        inbox = Folders(load_settings().watch_folder).inbox
         with ExitStack() as parts:
-            run(port, inbox, parts, stop)
+            refuse_taken(port)
+            folder = parts.enter_context(TemporaryDirectory(prefix="outlook-import-"))
+            use_profile(profile, f"http://127.0.0.1:{port}", folder)
+            if running := start(port, parts, stop):
+                tell(f"Ready. Prefect: http://127.0.0.1:{port}  Inbox: {inbox}  Stop: Ctrl-C")
+                tell(f"To sign in to Prefect, paste the PREFECT_API_AUTH_STRING of {profile}.")
+                tell(f"For commands in another terminal: export {VARIABLE}={profile}")
+                watch(running, stop)
             tell("Stopping …")
     except NotUpError as error:
         tell(str(error))
@@ -60,56 +68,53 @@ def up(*, port: Annotated[int, Parameter(help="Port of the Prefect server.")] = 
     return DONE
 
 
-def run(port: int, inbox: Path, parts: ExitStack, stop: threading.Event) -> None:
-    """Start the parts one after another, each when the one before it answers, and watch them until `stop`."""
-    url = f"http://127.0.0.1:{port}/api"
+def refuse_taken(port: int) -> None:
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             raise NotUpError(f"Port {port} is in use. Choose another with --port.")
-    os.environ.update(environment(url, parts.enter_context(TemporaryDirectory(prefix="outlook-import-"))))
+
+
+def use_profile(profile: Path, origin: str, folder: str) -> None:
+    """Write the Prefect profile and make this process and its parts use it.
+
+    Args:
+        folder: Where the worker writes its environment, keys included; the caller removes it at the end.
+    """
+    write_profile(profile, origin)
+    for name in read_profile(profile):  # the environment would win
+        os.environ.pop(name, None)
+    os.environ |= {VARIABLE: str(profile), "DO_NOT_TRACK": "1", "TMPDIR": folder}
+
+
+def start(port: int, parts: ExitStack, stop: threading.Event) -> dict[str, Part]:
+    """Start each part when the one before it answers; empty if the user stops everything meanwhile."""
     tell("Starting Prefect's server …")
     server = parts.enter_context(
         process("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port))
     )
-    if not ready("Prefect's server", server, stop, lambda: httpx.get(f"{url}/health").is_success):
-        return
+    health = f"http://127.0.0.1:{port}/api/health"
+    if not ready("Prefect's server", server, stop, lambda: httpx.get(health).is_success):
+        return {}
     tell("Setting up the deployments …")
-    # In a process of its own: Prefect reads its settings at import, and this process has imported it.
     setup = parts.enter_context(process("flows.cli", "deploy"))
     if not ready("The set-up of the deployments", setup, stop, lambda: setup.poll() == 0):
-        return
+        return {}
     tell("Starting a worker …")
+    from flows.deployments import WORK_POOL, online_workers  # imports Prefect, which then reads the profile
+
     name = f"up-{os.getpid()}"
     worker = parts.enter_context(process("prefect", "worker", "start", "--pool", WORK_POOL, "--name", name))
-    workers = f"{url}/work_pools/{WORK_POOL}/workers/filter"
+    if not ready("The worker", worker, stop, lambda: name in asyncio.run(online_workers())):
+        return {}
+    return {"Prefect's server": server, "The worker": worker}
 
-    def online() -> bool:
-        found = httpx.post(workers, json={}).json()
-        return (name, "ONLINE") in [(one["name"], one["status"]) for one in found]
 
-    if not ready("The worker", worker, stop, online):
-        return
-    tell(f"Ready. Prefect: http://127.0.0.1:{port}  Inbox: {inbox}  Stop: Ctrl-C")
+def watch(running: dict[str, Part], stop: threading.Event) -> None:
+    """Wait for `stop`, and end everything if a part ends on its own."""
     while not stop.wait(1):
-        for what, part in (("Prefect's server", server), ("The worker", worker)):
+        for what, part in running.items():
             if part.poll() is not None:
                 raise NotUpError(f"{what} has ended on its own, so everything stops. Its messages are above.")
-
-
-def environment(url: str, folder: str) -> dict[str, str]:
-    """Variables of the parts, in addition to the environment of this process."""
-    return RECORDER_SETTINGS | {
-        "PREFECT_API_URL": url,
-        "PREFECT_SERVER_UI_API_URL": url,
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        # In memory, a restart of the server would forget which scan holds the one slot.
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        # The worker writes its environment, keys included, to this folder, which is removed at the end.
-        "TMPDIR": folder,
-        # The automation listens for heartbeats to find runs whose process has died.
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
-    }
 
 
 @contextmanager
@@ -137,7 +142,7 @@ def ready(what: str, part: Part, stop: threading.Event, answers: Callable[[], bo
     """
     deadline = time.monotonic() + START_SECONDS
     while not stop.is_set():
-        with suppress(httpx.TransportError, ValueError):
+        with suppress(httpx.HTTPError, ValueError):
             if answers():
                 return True
         if part.poll() or time.monotonic() > deadline:

@@ -32,6 +32,7 @@ class Parts:
     """Names of the objects that the project creates on a server. `scheduled` are deployments too."""
 
     work_pool: str
+    job_template: Mapping[str, object]
     deployments: Sequence[str]
     scheduled: Sequence[str]
     automation: str
@@ -44,14 +45,15 @@ async def check_prefect(parts: Parts) -> list[Finding]:
         return [ok(ABOUT, "no server is configured (PREFECT_API_URL): each run starts its own")]
     url = urlsplit(address)  # never show its user and password
     place = f"{url.scheme}://{url.hostname}:{url.port}" if url.port else f"{url.scheme}://{url.hostname}"
-    remedy = "start it with `prefect server start`, or correct PREFECT_API_URL"
+    remedy = "start it, or correct PREFECT_API_URL"
     try:
         async with asyncio.timeout(LONGEST_WAIT), get_client() as client:
-            return [finding async for finding in _look(client, place, parts)]
+            found = [finding async for finding in _look(client, place, parts)]
+            return [*found, *await _check_doors(address)]
     except (httpx.HTTPStatusError, ValueError) as error:
         code = f" ({error.response.status_code})" if isinstance(error, httpx.HTTPStatusError) else ""
-        said = f"{place} is not Prefect's API, or rejects the API key{code}"
-        hint = "check that PREFECT_API_URL ends in /api, and check PREFECT_API_KEY"
+        said = f"{place} is not Prefect's API, or rejects the login{code}"
+        hint = "check that PREFECT_API_URL ends in /api, and check PREFECT_API_AUTH_STRING"
         return [fault(ABOUT, f"{said}: {hint}")]
     except TimeoutError:
         return [fault(ABOUT, f"{place} does not respond within {LONGEST_WAIT:g} s: {remedy}")]
@@ -79,9 +81,25 @@ async def _look(client: PrefectClient, place: str, parts: Parts) -> AsyncIterato
     else:
         yield ok("deployments", ", ".join(found))
     yield _check_schedules({name: there for name in parts.scheduled if (there := found[name])})
-    async for finding in _check_workers(client, parts.work_pool):
+    async for finding in _check_workers(client, parts):
         yield finding
     yield await _check_automation(client, parts.automation)
+
+
+async def _check_doors(address: str) -> list[Finding]:
+    """Ask the server as a stranger: whoever may use its API can run code as the worker."""
+    profile = f"run `{command('prefect-profile')}` and start the server with the profile that it writes"
+    async with httpx.AsyncClient(timeout=LONGEST_WAIT) as stranger:
+        answer = await stranger.get(f"{address}/admin/version")
+        origin = await stranger.get(f"{address}/health", headers={"Origin": "http://origin.invalid"})
+    open_doors = []
+    if answer.is_success:
+        open_doors.append("answers without a login, so anyone who reaches it can run code as the worker")
+    if origin.headers.get("access-control-allow-origin"):
+        open_doors.append("lets pages of every origin read its answers")
+    if not open_doors:
+        return [ok("Prefect's login", "the server refuses strangers")]
+    return [fault("Prefect's login", f"the server {' and '.join(open_doors)}: {profile}")]
 
 
 async def _deployment(client: PrefectClient, name: str) -> DeploymentResponse | None:
@@ -102,11 +120,14 @@ def _check_schedules(deployments: Mapping[str, DeploymentResponse]) -> Finding:
     return ok("schedules", f"{len(deployments)} active")
 
 
-async def _check_workers(client: PrefectClient, pool: str) -> AsyncIterator[Finding]:
-    about = "worker"
+async def _check_workers(client: PrefectClient, parts: Parts) -> AsyncIterator[Finding]:
+    about, pool = "worker", parts.work_pool
     try:
-        if (await client.read_work_pool(pool)).is_paused:
+        found = await client.read_work_pool(pool)
+        if found.is_paused:
             yield fault("work pool", f"{pool} is paused: run `prefect work-pool resume {pool}`")
+        if found.base_job_template != parts.job_template:
+            yield fault("work pool", f"{pool} lets callers choose what its worker runs: {deploy()}")
         workers = await client.read_workers_for_work_pool(pool)
     except ObjectNotFound:
         yield fault("work pool", f"{pool} is missing: {deploy()}")

@@ -17,7 +17,7 @@ from pwd import getpwuid
 from schemas.settings import SettingsError
 from tasks.files.safe_paths import folder_of, open_to_read
 
-LONGEST_KEY_FILE = 64 * 1024
+LONGEST_SECRET_FILE = 64 * 1024
 
 
 def write_privately(path: Path, data: bytes, within: Sequence[Path] | None = None) -> None:
@@ -48,8 +48,8 @@ def write_privately(path: Path, data: bytes, within: Sequence[Path] | None = Non
             raise
 
 
-def read_key_file(path: Path) -> str:
-    """Read a file of encryption keys, with � for bytes that are not UTF-8.
+def read_secret_file(path: Path) -> str:
+    """Read a file of keys or passwords, with � for bytes that are not UTF-8.
 
     Raises:
         SettingsError: If it is not a regular file, or another user owns it or can access it.
@@ -68,9 +68,9 @@ def read_key_file(path: Path) -> str:
         if stat.S_IMODE(status.st_mode) & 0o077:
             raise SettingsError(
                 f"{path} is open to other users of this machine: run `chmod 600 {_quoted(path)}`, and "
-                "change the key if another user may have read it"
+                "change the secret in it if another user may have read it"
             )
-        return os.read(descriptor, LONGEST_KEY_FILE).decode(errors="replace")
+        return os.read(descriptor, LONGEST_SECRET_FILE).decode(errors="replace")
     finally:
         os.close(descriptor)
 

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import httpx
 
 from sandbox.outlook import Outlook
+from tasks.files.prefect_profile import read_profile
 from tests.support.shell import PROJECT, SAMPLES, at, environment, on_sqlite
 
 START_SECONDS = 240
@@ -106,6 +107,15 @@ class Machine:
         return self.folder / "watched"
 
     @property
+    def profile(self) -> Path:
+        return self.folder / "prefect.toml"
+
+    @property
+    def signed_in(self) -> dict[str, str]:
+        """The variables with which commands use the machine's server."""
+        return self.environment | {"PREFECT_PROFILES_PATH": str(self.profile)}
+
+    @property
     def said(self) -> str:
         return (self.folder / "up.log").read_text(errors="replace")
 
@@ -164,6 +174,7 @@ def machine_running(folder: Path, port: int, outlook: Outlook, webhook: Webhook)
     folders = {"OUTLOOK_IMPORT_WATCH_FOLDER": str(folder / "watched")}
     folders["OUTLOOK_IMPORT_IMPORT_FOLDERS"] = json.dumps([str(SAMPLES)])
     settings = folders | {
+        "OUTLOOK_IMPORT_PREFECT_PROFILE": str(folder / "prefect.toml"),
         "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "OUTLOOK_IMPORT_SETTLE_SECONDS": "0.5",
@@ -183,9 +194,18 @@ def machine_running(folder: Path, port: int, outlook: Outlook, webhook: Webhook)
         try:
             wait_for("Ready", lambda: "Ready." in machine.said or process.poll() is not None, START_SECONDS)
             assert process.poll() is None, machine.said
+            sign_in(api, folder / "prefect.toml")
             yield machine
         finally:
             end(machine)
+
+
+def sign_in(api: httpx.Client, profile: Path) -> None:
+    """Give a client the login of a closed Prefect server, and the token that its writes need."""
+    user, _, password = read_profile(profile)["PREFECT_API_AUTH_STRING"].partition(":")
+    api.auth = httpx.BasicAuth(user, password)
+    token = api.get("/csrf-token", params={"client": "tests"}).raise_for_status().json()["token"]
+    api.headers.update({"Prefect-Csrf-Client": "tests", "Prefect-Csrf-Token": token})
 
 
 def end(machine: Machine) -> None:

@@ -96,9 +96,7 @@ def check(folder: Path) -> None:
     env = dict(os.environ)
     whole = median(lambda: command("-m", "flows.cli", "check", str(file), env=env), 5)
     bare = median(lambda: command("-c", "import polars, pandera.polars", env=env), 5)
-    show(
-        "check, 500 rows / importing polars and pandera", whole / bare, 2.5, f"{whole:.2f} s / {bare:.2f} s"
-    )
+    show("check, 500 rows / importing polars and pandera", whole / bare, 2.5, f"{whole:.2f} s / {bare:.2f} s")
 
 
 def start_up(folder: Path) -> None:

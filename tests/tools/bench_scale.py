@@ -1,8 +1,8 @@
 """The benchmark of scale: many workers, the size of a task run's group, and a table that grows.
 
-`python -m tests.tools.bench_scale [PART …] [--imports 200] [--rows 500] [--workers 1,2,4]`; without a part, all of
-them. A PostgreSQL of its own holds the mailboxes and Prefect's server; the Outlook stand-in answers 100 ms
-late. Loopback only, every wait has a limit, and nothing is left behind. Reads /proc: Linux only.
+`python -m tests.tools.bench_scale [PART …] [--imports 200] [--rows 500] [--workers 1,2,4]`; without a part,
+all of them. A PostgreSQL of its own holds the mailboxes and Prefect's server; the Outlook stand-in answers
+100 ms late. Loopback only, every wait has a limit, and nothing is left behind. Reads /proc: Linux only.
 """
 
 from __future__ import annotations
@@ -283,7 +283,7 @@ def postgresql() -> Iterator[PostgreSql]:
 @contextmanager
 def installed(folder: Path, server: PostgreSql, outlook: dict[str, str]) -> Iterator[Installation]:
     """Fresh databases, tables, and a Prefect server that answers."""
-    from flows.cli.temporary_server import RECORDER_SETTINGS
+    from tasks.files.prefect_profile import RECORDER_SETTINGS
 
     with ExitStack() as stack:
         mailboxes = stack.enter_context(server.new_database())

@@ -816,7 +816,7 @@ BATCH_SECONDS = 15
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.tools.fuzz", description="Look for what breaks it.")
+    parser = argparse.ArgumentParser(prog="python -m tests.tools.fuzz", description="Look for faults.")
     parser.add_argument("--minutes", type=float, default=20, help="how long (default: %(default)s)")
     parser.add_argument("--property", action="append", metavar="NAME", help="only this one")
     options = parser.parse_args(argv)

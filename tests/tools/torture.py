@@ -32,11 +32,11 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from flows.cli.temporary_server import RECORDER_SETTINGS
-from flows.deployments import HEARTBEAT_SECONDS, WORK_POOL
+from flows.deployments import WORK_POOL
 from sandbox.outlook import Outlook, Seen, running
 from sandbox.script import Account
 from schemas.sealing import Sealer, new_key, parse_keys
+from tasks.files.prefect_profile import HEARTBEAT_SECONDS, RECORDER_SETTINGS
 from tests.support.machine import free_port, wait_for
 from tests.support.postgresql import PostgreSql, bound, postgresql_binaries, postgresql_of
 from tests.support.shell import PROJECT, at, environment
@@ -508,7 +508,8 @@ def check_runs(site: Site, lost: int) -> Check:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.tools.torture", description=__doc__.partition("\n")[0])
+    about = __doc__.partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m tests.tools.torture", description=about)
     parser.add_argument("--kills", type=int, default=100, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=6, help="of the random choices (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=40, help="kill no longer (default: %(default)s)")

@@ -1,0 +1,37 @@
+"""Keep clients from flooding the log."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+
+
+class LogThrottle(logging.Filter):
+    """Passes a few warnings or errors of a kind per period; the next one that passes counts the others.
+
+    The kind is the logger and the text before its arguments are filled in. Lines below a warning all pass:
+    there is at most one per request.
+    """
+
+    def __init__(self, most: int = 5, seconds: float = 10) -> None:
+        super().__init__()
+        self._most = most
+        self._seconds = seconds
+        self._ends = 0.0
+        self._seen: Counter[tuple[str, str]] = Counter()
+        self._dropped: Counter[tuple[str, str]] = Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        if record.created >= self._ends:
+            self._ends = record.created + self._seconds
+            self._dropped = self._seen - Counter(dict.fromkeys(self._seen, self._most))
+            self._seen.clear()
+        kind = (record.name, str(record.msg))
+        self._seen[kind] += 1
+        if self._seen[kind] > self._most:
+            return False
+        if dropped := self._dropped.pop(kind, 0):
+            record.msg = f"{record.msg} (and {dropped} more like it)"
+        return True
