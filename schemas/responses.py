@@ -20,6 +20,7 @@ ERROR_CODES = {
     403: "FORBIDDEN",
     404: "NOT_FOUND",
     405: "METHOD_NOT_ALLOWED",
+    408: "REQUEST_TIMEOUT",
     409: "CONFLICT",
     413: "PAYLOAD_TOO_LARGE",
     429: "TOO_MANY_REQUESTS",
@@ -32,6 +33,10 @@ TOO_MANY_REQUESTS = "Too many requests with this key"
 TOO_MANY_IMPORTS = "Too many concurrent imports with this key"
 KEY_USED = "This Idempotency-Key was already used with another file or tag"
 BODY_TOO_LARGE = "The request is larger than the limit"
+HEADERS_TOO_SLOW = "The headers arrived too slowly"
+BODY_TOO_SLOW = "The body arrived too slowly"
+TOO_MANY_CONNECTIONS = "Too many connections"
+TOO_MANY_BODIES = "Too many uploads at once"
 INTERNAL_ERROR = "Internal error"
 NOT_READY = "The database does not respond, or its tables are not up to date"
 
@@ -242,6 +247,7 @@ ERROR_EXAMPLES = {
     401: KEY_REQUIRED,
     403: OTHER_WORKSPACE,
     404: "Not Found",
+    408: BODY_TOO_SLOW,
     409: KEY_USED,
     413: BODY_TOO_LARGE,
     429: TOO_MANY_REQUESTS,

@@ -24,7 +24,8 @@ def serve(
         pass  # its faults are reported in a sentence before the server starts
     if not is_loopback(host):
         tell("Keys and passwords travel in clear text on this address: put a TLS proxy in front of it.")
-    from flows.api.server import LOG_TO_STDERR, server  # imports Prefect
+    from flows.api.log import LOG_TO_STDERR
+    from flows.api.server import server  # imports Prefect
 
     server(settings, host, port, LOG_TO_STDERR).run()
     return DONE

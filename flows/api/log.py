@@ -1,9 +1,10 @@
-"""Keep clients from flooding the log."""
+"""The log of the HTTP API, which clients cannot flood."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
+from typing import Any
 
 
 class LogThrottle(logging.Filter):
@@ -35,3 +36,19 @@ class LogThrottle(logging.Filter):
         if dropped := self._dropped.pop(kind, 0):
             record.msg = f"{record.msg} (and {dropped} more like it)"
         return True
+
+
+LOG_TO_STDERR: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "filters": {"throttle": {"()": LogThrottle}},
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["throttle"]},
+    },
+    "loggers": {
+        name: {"handlers": ["stderr"], "level": "INFO", "propagate": False}
+        for name in ("asyncio", "uvicorn", "flows", "tasks")
+    }
+    | {"python_multipart": {"level": "CRITICAL"}},  # it quotes bytes of malformed requests
+}
