@@ -383,9 +383,28 @@ def test_unknown_paths_methods_and_parameters_get_the_envelope(api: Api) -> None
             message = error_of(client.get(f"/v1/mailboxes?{query}"), 400)
             assert message.startswith(f"{query.partition('=')[0]}: ")
             assert CANARY not in message
-        assert error_of(client.get(f"/v1/imports/{CANARY}"), 400).startswith("import_id: ")
         assert error_of(client.get("/v1/mailboxes/1"), 404) == "No such mailbox"
         assert error_of(client.get("/v1/imports/1"), 404) == "No such import"
+
+
+def test_numbers_are_written_in_digits_only(api: Api) -> None:
+    """An id that `int()` would read but that is not plain digits is a path that does not exist."""
+    with api.client() as client:
+        number = send(client, csv_of(*([f"u{n}@b.co", "p"] for n in range(10)))).headers["X-Import-Id"]
+        data_of(client.get(f"/v1/imports/{number}"))
+        assert data_of(client.get("/v1/mailboxes/10"))["id"] == 10
+        odd = ["1_0", "10.0", "+10", "%2010", "10%20", "10%0A", "%D9%A1%D9%A0", "010", "1e1", "0", "-10"]
+        for text in [*odd, "9" * 19, "9" * 5000, CANARY]:
+            for path in ("imports", "mailboxes"):
+                assert error_of(client.get(f"/v1/{path}/{text}"), 404) == "Not Found"
+        for text in ("1_0", "1.0", "%2B1", "%201", "%D9%A1"):
+            for name in ("batch", "cursor", "limit"):
+                message = error_of(client.get(f"/v1/mailboxes?{name}={text}"), 400)
+                assert message == f"{name}: Input should be a whole number, written in digits only"
+        paths = client.get("/openapi.json").json()["paths"]
+        for path in ("/v1/imports/{import_id}", "/v1/mailboxes/{mailbox_id}"):
+            schema = paths[path]["get"]["parameters"][0]["schema"]
+            assert (schema["type"], schema["pattern"]) == ("integer", "^[1-9][0-9]{0,17}$")
 
 
 def test_what_is_no_http_gets_the_envelope(api: Api) -> None:

@@ -401,7 +401,7 @@ def test_slow_reader_gets_it_all() -> None:
         serving(replace(QUICK, answer_seconds=10)) as (port, _),
         Client(port, GET_BIG % BIG, buffer=65536) as client,
     ):
-        time.sleep(1.5)
+        time.sleep(0.7)
         assert len(client.answer()[2]) == BIG
 
 

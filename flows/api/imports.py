@@ -148,7 +148,7 @@ def answered_before(owner: Owner, digest: str, mailboxes: Database) -> Answered 
 
 
 @router.get(
-    "/v1/imports/{import_id}",
+    "/v1/imports/{import_id:id}",
     summary="Get an import: its counts, the progress of its tests, and a page of its row errors",
     responses=documented(Import, 400, 401, 403, 404, 429, 500, 503),
 )

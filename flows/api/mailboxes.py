@@ -9,7 +9,7 @@ from pydantic import Field
 from starlette.exceptions import HTTPException
 
 from flows.api.auth import Caller
-from flows.api.openapi import LARGEST_ID, Id, Paging
+from flows.api.openapi import DIGITS, LARGEST_ID, Id, Paging
 from flows.api.service import Here
 from schemas.labels import is_label
 from schemas.responses import Envelope, MailboxDetail, MailboxPage, documented
@@ -24,7 +24,9 @@ class Wanted(Paging):
 
     status: MailboxStatus | None = None
     tag: str | None = None
-    batch: int | None = Field(None, ge=1, le=LARGEST_ID, description="The id of an import.")
+    batch: Annotated[int, Field(ge=1, le=LARGEST_ID), DIGITS] | None = Field(
+        None, description="The id of an import."
+    )
 
 
 @router.get(
@@ -42,7 +44,7 @@ def list_mailboxes(
 
 
 @router.get(
-    "/v1/mailboxes/{mailbox_id}",
+    "/v1/mailboxes/{mailbox_id:id}",
     summary="Get a mailbox with the last result of each protocol",
     responses=documented(MailboxDetail, 400, 401, 403, 404, 429, 500, 503),
 )

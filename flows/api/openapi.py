@@ -2,24 +2,58 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from fastapi import Path
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+from starlette.convertors import Convertor, register_url_convertor
 
 from schemas.labels import LONGEST_LABEL
 
-LARGEST_ID = 2**63 - 1
+LARGEST_ID = 10**18 - 1  # the largest number of 18 digits; the database could store a little more
 LABEL_IN_ECMASCRIPT = r"^[\p{L}\p{N}_][\p{L}\p{N}_ .@+\-]*$"  # \w is ASCII only in ECMAScript
 
-Id = Annotated[int, Path(ge=1, le=LARGEST_ID)]
+ID_PATTERN = "[1-9][0-9]{0,17}"
+
+
+class IdConvertor(Convertor[int]):
+    """`{name:id}` in the path of a route: an id in its only spelling, so that each URL has one form.
+
+    `int()` would also read 1_0, +1 and digits of other scripts. Any other text is a path that does not exist.
+    """
+
+    regex = f"{ID_PATTERN}(?![^/])"  # up to the next slash or the end; `$` alone would allow a line break
+
+    def convert(self, value: str) -> int:
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
+register_url_convertor("id", IdConvertor())
+
+Id = Annotated[int, Path(ge=1, le=LARGEST_ID, json_schema_extra={"pattern": f"^{ID_PATTERN}$"})]
+
+
+def _digits(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch("[0-9]+", value):
+        raise PydanticCustomError("digits", "Input should be a whole number, written in digits only")
+    return value
+
+
+DIGITS = BeforeValidator(_digits)
 
 
 class Paging(BaseModel, extra="forbid"):
     """Which page to list. Unknown parameters are an error, because a misspelt filter would have no effect."""
 
-    cursor: int = Field(0, ge=0, le=LARGEST_ID, description="`next_cursor` of the previous page.")
-    limit: int = Field(50, ge=1, le=200)
+    cursor: Annotated[int, Field(ge=0, le=LARGEST_ID), DIGITS] = Field(
+        0, description="`next_cursor` of the previous page."
+    )
+    limit: Annotated[int, Field(ge=1, le=200), DIGITS] = 50
 
 
 UPLOAD = {
