@@ -30,6 +30,7 @@ ERROR_CODES = {
 KEY_REQUIRED = "A valid X-Api-Key is required"
 OTHER_WORKSPACE = "This key belongs to another workspace"
 TOO_MANY_REQUESTS = "Too many requests with this key"
+TOO_MANY_WRONG_KEYS = "Too many wrong keys from this address"
 TOO_MANY_IMPORTS = "Too many concurrent imports with this key"
 KEY_USED = "This Idempotency-Key was already used with another file or tag"
 BODY_TOO_LARGE = "The request is larger than the limit"

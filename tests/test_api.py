@@ -37,6 +37,7 @@ from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from flows import manage
+from flows.api.known_keys import FRESH_SECONDS
 from flows.api.server import server
 from flows.cli.app import main
 from flows.cli.serve import is_loopback
@@ -492,10 +493,72 @@ def test_keys_are_managed_from_the_command_line(
         assert all(key["last_used_at"] and not key["revoked_at"] for key in listed)
         run("revoke", own[:11])
         run("revoke", own[:11], code=1)
+        time.sleep(FRESH_SECONDS)
         assert (status(own), status(platform)) == (401, 200)
         assert [bool(key["revoked_at"]) for key in json.loads(run("list", "--json"))] == [True, False]
         for file in tmp_path.iterdir():
             assert own[11:].encode() not in file.read_bytes()
+
+
+@contextmanager
+def lookups_counted() -> Iterator[list[str]]:
+    """Yields the statements that any engine of this process sends to read an API key."""
+    statements: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if re.search(r"FROM api_key\b", statement):
+            statements.append(statement)
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        yield statements
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+
+
+def status_with(api: Api, key: str) -> int:
+    return httpx.get(f"{api.url}/v1/mailboxes", headers={"X-Api-Key": key}).status_code
+
+
+def test_text_that_cannot_be_a_key_is_not_looked_up(api: Api) -> None:
+    """A key of another length, kind or alphabet gets 401 at any rate, and the database is not asked."""
+    key = api.key()
+    wrong = ["sk_", key[:-1], key + "x", "pk_" + key[3:], key[:-1] + "=", key[:-1] + " x", "sk_user_x"]
+    with lookups_counted() as lookups:
+        assert [status_with(api, text) for text in wrong * 5] == [401] * 35
+        assert lookups == []
+        assert status_with(api, key) == 200
+        assert len(lookups) == 1
+
+
+def test_wrong_keys_are_limited_per_address(api: Api) -> None:
+    """After 20 wrong keys, however fast they come, only keys that the server has seen are looked up."""
+    known, unknown = api.key(), api.key()
+    assert status_with(api, known) == 200
+    with lookups_counted() as lookups, ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(lambda n: status_with(api, f"sk_{n:043}"), range(60)))
+        assert sorted(answers) == [401] * 20 + [429] * 40
+        assert len(lookups) == 20
+        refused = httpx.get(f"{api.url}/v1/mailboxes", headers={"X-Api-Key": unknown})
+        assert error_of(refused, 429) == "Too many wrong keys from this address"
+        assert 1 <= int(refused.headers["Retry-After"]) <= 60
+        assert len(lookups) == 20
+        with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2")) as elsewhere:
+            listed = elsewhere.get(f"{api.url}/v1/mailboxes", headers={"X-Api-Key": unknown})
+            assert listed.status_code == 200
+    time.sleep(FRESH_SECONDS)
+    assert status_with(api, known) == 200
+
+
+def test_right_key_is_looked_up_every_two_seconds(api: Api) -> None:
+    """Requests share a look-up, but a key that is revoked is refused within two seconds."""
+    key, began = api.key(), time.monotonic()
+    with lookups_counted() as lookups, ThreadPoolExecutor(10) as pool:
+        assert set(pool.map(lambda _: status_with(api, key), range(30))) == {200}
+        assert 1 <= len(lookups) <= 1 + (time.monotonic() - began) / FRESH_SECONDS
+    assert revoke_key(api.db, key[:11])
+    time.sleep(FRESH_SECONDS)
+    assert status_with(api, key) == 401
 
 
 def test_last_use_is_recorded_once_a_minute(api: Api) -> None:
@@ -512,6 +575,7 @@ def test_last_use_is_recorded_once_a_minute(api: Api) -> None:
         with api.db.engine.begin() as connection:
             earlier = now() - timedelta(seconds=61)
             connection.execute(sa.update(ApiKey).values(last_used_at=earlier))
+        time.sleep(FRESH_SECONDS)
         assert used() > first
 
 

@@ -19,6 +19,7 @@ import schemas.migrations
 from flows.api import imports, mailboxes
 from flows.api.connections import Bounds
 from flows.api.errors import not_ready, on_http_error, on_invalid_request, on_lost_database
+from flows.api.known_keys import KnownKeys
 from flows.api.middleware import FRAME_BYTES, Edge
 from flows.api.openapi import tidied
 from flows.api.rate_limits import Limits
@@ -43,7 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
         with database(settings) as opened, ThreadPoolExecutor(IMPORT_THREADS) as importers:
             tests = BackgroundTests(opened, settings)
             limits = Limits(settings.api_requests_per_minute, settings.api_imports_at_once)
-            app.state.service = Service(settings, opened, tests, limits, importers)
+            app.state.service = Service(settings, opened, KnownKeys(opened), tests, limits, importers)
             yield
             await tests.close()
 

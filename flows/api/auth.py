@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
-from fastapi import Depends, Header, Security
+from fastapi import Depends, Header, Request, Security
 from fastapi.security import APIKeyHeader
 from starlette.exceptions import HTTPException
 
+from flows.api.connections import address_of
 from flows.api.middleware import header_text
 from flows.api.openapi import LABEL_IN_ECMASCRIPT
 from flows.api.service import Here
@@ -17,7 +17,7 @@ from schemas.responses import (
     KEY_REQUIRED,
     OTHER_WORKSPACE,
 )
-from tasks.storage.api_keys import Holder, find_key
+from tasks.storage.api_keys import Holder
 
 ApiKey = APIKeyHeader(
     name="X-Api-Key",
@@ -26,13 +26,14 @@ ApiKey = APIKeyHeader(
 )
 
 
-async def holder_of(key: Annotated[str | None, Security(ApiKey)], service: Here) -> Holder:
+async def holder_of(key: Annotated[str | None, Security(ApiKey)], request: Request, service: Here) -> Holder:
     """The holder of the key. Counts the request against the limit of the key.
 
     Raises:
-        HTTPException: 401 if the key is missing or unknown, 429 if the key has sent too many requests.
+        HTTPException: 401 if the key is missing or unknown, 429 if the key has sent too many requests or the
+            address too many wrong keys.
     """
-    holder = await asyncio.to_thread(find_key, service.mailboxes, key) if key else None
+    holder = await service.keys.find(key, address_of(request.client)) if key else None
     if holder is None:
         raise HTTPException(401, KEY_REQUIRED, {"WWW-Authenticate": "ApiKey"})
     service.limits.count_request(holder.key_id)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from flows.api.known_keys import KnownKeys
 from flows.api.rate_limits import Limits
 from schemas.settings import Settings
 from tasks.background import BackgroundTests
@@ -16,10 +17,11 @@ from tasks.storage.database import Database
 
 @dataclass(frozen=True)
 class Service:
-    """The settings, the database, the limits and the workers of a running server."""
+    """The settings, the database, the keys, the limits and the workers of a running server."""
 
     settings: Settings
     mailboxes: Database
+    keys: KnownKeys
     tests: BackgroundTests
     limits: Limits
     importers: ThreadPoolExecutor

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from tasks.storage.database import Database, for_reading, through_restarts, work
 WORKSPACE_KIND, PLATFORM_KIND = "sk_", "sk_user_"
 KEY_BYTES = 32
 VISIBLE = 8  # characters of the secret part; the other 35 are 210 bits
-LONGEST = 100
+FORM = re.compile(rf"{WORKSPACE_KIND}(user_)?[A-Za-z0-9_-]{{43}}")  # 43 characters hold 32 bytes
 NOTED_EVERY = timedelta(minutes=1)  # how precise `last_used_at` is
 
 
@@ -60,7 +61,7 @@ def create_key(database: Database, workspace: str | None, name: str) -> str:
                 workspace_id=owner,
                 name=name,
                 prefix=_visible(key),
-                digest=_digest(key),
+                digest=digest_of(key),
                 created_at=now(),
             )
         )
@@ -104,8 +105,6 @@ def find_key(database: Database, presented: str) -> Holder | None:
     Raises:
         DatabaseLostError: If the database goes away and does not come back in time.
     """
-    if not presented.startswith(WORKSPACE_KIND) or len(presented) > LONGEST:
-        return None
     query = (
         select(col(ApiKey.id), col(ApiKey.digest), col(ApiKey.last_used_at), col(Workspace.name))
         .select_from(ApiKey)
@@ -114,7 +113,7 @@ def find_key(database: Database, presented: str) -> Holder | None:
     )
     with for_reading(database.engine).connect() as connection:
         row = connection.execute(query).one_or_none()
-    if row is None or not hmac.compare_digest(row.digest, _digest(presented)):
+    if row is None or not hmac.compare_digest(row.digest, digest_of(presented)):
         return None
     if row.last_used_at is None or row.last_used_at < now() - NOTED_EVERY:
         _note_use(database, row.id)
@@ -132,5 +131,11 @@ def _visible(key: str) -> str:
     return key[: len(kind) + VISIBLE]
 
 
-def _digest(key: str) -> bytes:
+def has_form_of_key(presented: str) -> bool:
+    """Whether a text can be a key. If not, it does not need a look-up."""
+    return FORM.fullmatch(presented) is not None
+
+
+def digest_of(key: str) -> bytes:
+    """The digest of a key, as it is stored."""
     return hashlib.sha256(key.encode()).digest()
