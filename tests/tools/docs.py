@@ -18,6 +18,7 @@ from flows.cli.app import OLD_NAMES, build
 from schemas.reasons import EXPLANATIONS, Reason
 from schemas.rows import ROW_MESSAGES
 from schemas.settings import DATA, PREFIX, Settings
+from tests.support.licences import licence_of, run_time_packages
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGES = (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")))
@@ -54,6 +55,16 @@ def _retried(transient: bool, attempts: int | None) -> str:
     if attempts is not None:
         return f"up to {attempts} attempts"
     return "yes" if transient else "no"
+
+
+def licences_page() -> str:
+    """A page of its own, and no block: the packages differ a little from one Python to the next."""
+    rows = ((package.metadata["Name"], licence_of(package)[0]) for package in run_time_packages())
+    table = _table(("Package", "Licence"), rows)
+    about = (
+        "The packages that the program needs at run time, with the licence that each names in its metadata."
+    )
+    return f"# Licences\n\n{about}\n`make docs` writes this page.\n\n{table}\n"
 
 
 def row_errors_table() -> str:
@@ -152,3 +163,4 @@ def renewed(text: str) -> str:
 if __name__ == "__main__":
     for page in PAGES:
         page.write_text(renewed(page.read_text("utf-8")), "utf-8")
+    (PROJECT / "docs" / "licences.md").write_text(licences_page(), "utf-8")
