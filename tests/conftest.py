@@ -1,6 +1,6 @@
-"""What the tests share: settings of their own, real databases, the stand-in, and a real Prefect server."""
+"""Shared fixtures: isolated settings, real databases, the Outlook stand-in, and a real Prefect server."""
 
-# ruff: noqa: E402  the environment has to be clean before the first import of Prefect
+# ruff: noqa: E402  the environment must be clean before Prefect is first imported
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-# Prefect reads its settings when it is imported: nothing of this machine's own may be among them by then.
+# Prefect reads its settings on import, so remove this machine's own settings first.
 assert "prefect" not in sys.modules
 for name in [name for name in os.environ if name.startswith("PREFECT_")]:
     del os.environ[name]
@@ -71,7 +71,7 @@ StartOutlook = Callable[..., Awaitable[Outlook]]
 
 @pytest.fixture
 def settings(fresh_database: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """The defaults with a database of the test's own, here and for programs it starts."""
+    """The defaults with the test's own database, for this process and the programs it starts."""
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         monkeypatch.delenv(name)
     for name, value in fresh_database.items():
@@ -80,14 +80,14 @@ def settings(fresh_database: Mapping[str, str], monkeypatch: pytest.MonkeyPatch)
 
 
 def with_servers(settings: Settings, outlook: Outlook, **changes: Any) -> Settings:
-    """The settings under which every mailbox is tested on the stand-in."""
-    # Two names of one machine: as at Microsoft, each protocol has a host and so slots of its own.
+    """Settings that test every mailbox on the stand-in."""
+    # Two names for one machine: as at Microsoft, each protocol has its own host and its own slots.
     servers = {"smtp": f"localhost:{outlook.smtp_port}", "imap": f"127.0.0.1:{outlook.imap_port}"}
     return with_changes(settings, servers={"*": servers}, ca_file=outlook.ca_file, **changes)
 
 
 def with_changes(settings: Settings, **changes: Any) -> Settings:
-    """The settings of the same database with other values."""
+    """Settings for the same database with other values."""
     kept = {name: getattr(settings, name) for name in ("database_url", "encryption_keys")}
     return type(settings)(**(kept | changes))
 
@@ -101,7 +101,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def fresh_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The variables of a database of the test's own: PostgreSQL if `--database` says so, or else SQLite."""
+    """The variables of the test's own database: PostgreSQL if `--database` says so, otherwise SQLite."""
     if request.config.getoption("--database") == "postgresql":
         yield request.getfixturevalue("on_postgresql")
     else:
@@ -110,7 +110,7 @@ def fresh_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[d
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgreSql]:
-    """A real PostgreSQL on a socket of its own."""
+    """A real PostgreSQL on its own socket."""
     faults = []
     for binaries in postgresql_binaries():
         with ExitStack() as stack:
@@ -126,14 +126,14 @@ def postgresql() -> Iterator[PostgreSql]:
 
 @pytest.fixture(scope="session")
 def migrated(postgresql: PostgreSql) -> Iterator[str]:
-    """The name of a PostgreSQL database whose tables are up to date, to make others from."""
+    """The name of a PostgreSQL database with current tables, used as a template."""
     with template_on(postgresql) as name:
         yield name
 
 
 @contextmanager
 def template_on(server: PostgreSql) -> Iterator[str]:
-    """Yields the name of a database on the server whose tables are up to date, to make others from."""
+    """Yield the name of a database on the server with current tables, for use as a template."""
     with server.new_database() as address:
         engine = make_engine(url_of(Settings(database_url=SecretStr(address))))
         upgrade(engine)
@@ -143,7 +143,7 @@ def template_on(server: PostgreSql) -> Iterator[str]:
 
 @pytest.fixture
 def on_postgresql(postgresql: PostgreSql, migrated: str) -> Iterator[dict[str, str]]:
-    """The variables of a fresh database on PostgreSQL whose tables are up to date."""
+    """The variables of a new PostgreSQL database with current tables."""
     with postgresql.new_database(migrated) as address:
         yield {f"{PREFIX}DATABASE_URL": address, f"{PREFIX}ENCRYPTION_KEYS": new_key()}
 
@@ -152,7 +152,7 @@ def on_postgresql(postgresql: PostgreSql, migrated: str) -> Iterator[dict[str, s
 def either_settings(
     request: pytest.FixtureRequest, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> Settings:
-    """Settings with a fresh database whose tables are up to date: SQLite, then PostgreSQL."""
+    """Settings with a new database and current tables: SQLite, then PostgreSQL."""
     if request.param == "sqlite":
         return settings
     for name, value in request.getfixturevalue("on_postgresql").items():
@@ -162,13 +162,13 @@ def either_settings(
 
 @pytest.fixture
 def db(either_settings: Settings) -> Iterator[Database]:
-    """A fresh open database: SQLite, then PostgreSQL."""
+    """A new open database: SQLite, then PostgreSQL."""
     with database(either_settings) as opened:
         yield opened
 
 
 def rows_of(db: Database, model: type[Table]) -> list[dict[str, Any]]:
-    """Every row of a table, in the order of its key."""
+    """Every row of a table, ordered by primary key."""
     table = table_of(model)
     with db.engine.connect() as connection:
         query = table.select().order_by(*table.primary_key.columns)
@@ -179,7 +179,7 @@ def rows_of(db: Database, model: type[Table]) -> list[dict[str, Any]]:
 
 
 def accounts(number: int, domain: str = "outlook.com", **behaviour: str) -> dict[str, Account]:
-    """So many mailboxes, each with a password of its own."""
+    """This many mailboxes, each with its own password."""
     return {f"user{n}@{domain}": Account(f"pass word {n}", **behaviour) for n in range(1, number + 1)}
 
 
@@ -192,7 +192,7 @@ def write_csv(
 
 
 def mailboxes_file(path: Path, mailboxes: Mapping[str, Account]) -> Path:
-    """A file of these mailboxes with the passwords that are right."""
+    """A file of these mailboxes with the correct passwords."""
     return write_csv(path, ((address, account.password) for address, account in mailboxes.items()))
 
 
@@ -205,7 +205,7 @@ def import_file(
     *,
     test: bool = True,
 ) -> Stored:
-    """Prepare and store a file by the tasks of the flow."""
+    """Prepare and store a file with the flow's tasks."""
     prepared = prepare.fn(file, settings.max_file_bytes)
     assert isinstance(prepared, Prepared), prepared
     return store.fn(prepared, Origin(file.name, workspace, tag, test), db, settings)
@@ -214,7 +214,7 @@ def import_file(
 def import_mailboxes(
     db: Database, settings: Settings, mailboxes: Mapping[str, Account]
 ) -> tuple[Target, ...]:
-    """Store these mailboxes with the passwords that are right; returns what there is to test."""
+    """Store these mailboxes with the correct passwords; return what there is to test."""
     with tempfile.TemporaryDirectory() as folder:
         return import_file(db, settings, mailboxes_file(Path(folder) / "mailboxes.csv", mailboxes)).targets
 
@@ -236,7 +236,7 @@ def ca() -> trustme.CA:
 
 @pytest.fixture(scope="session")
 def ca_file(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One file for all tests, so that they share one SSL context: each takes 30 ms to make."""
+    """One CA file for all tests, so that they share one SSL context: each takes 30 ms to make."""
     path = tmp_path_factory.mktemp("ca") / "ca.pem"
     ca.cert_pem.write_to_path(path)
     return path
@@ -244,7 +244,7 @@ def ca_file(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def start(ca: trustme.CA, ca_file: Path, tmp_path: Path) -> AsyncIterator[StartOutlook]:
-    """Starts stand-ins on the test's own event loop; all end with the test."""
+    """Start stand-ins on the test's own event loop; all of them stop when the test ends."""
     async with AsyncExitStack() as stack:
 
         async def run(
@@ -260,18 +260,18 @@ async def start(ca: trustme.CA, ca_file: Path, tmp_path: Path) -> AsyncIterator[
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[str]:
-    """The address of a real Prefect server's API, which this process and all that it starts then use."""
+    """The API address of a real Prefect server, used by this process and its child processes from then on."""
     with prefect_running(PREFECT_HOME) as url, pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_API_URL", url)
         prefect.context.refresh_global_settings_context()
         yield url
-        APILogWorker.drain_all(timeout=5)  # the last lines still want the server
+        APILogWorker.drain_all(timeout=5)  # the last log lines still need the server
     prefect.context.refresh_global_settings_context()
 
 
 @contextmanager
 def prefect_running(home: Path, **variables: str) -> Iterator[str]:
-    """A real Prefect server with variables of its own; yields the address of its API."""
+    """A real Prefect server with its own variables; yield the address of its API."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
@@ -289,7 +289,7 @@ def prefect_running(home: Path, **variables: str) -> Iterator[str]:
 
 def _healthy(url: str) -> bool:
     try:
-        with urlopen(f"{url}/health") as answer:  # noqa: S310  it is a server of ours
+        with urlopen(f"{url}/health") as answer:  # noqa: S310  our own server
             return bool(answer.status == HTTPStatus.OK)
     except OSError:
         return False
@@ -297,7 +297,7 @@ def _healthy(url: str) -> bool:
 
 @pytest.fixture(scope="session")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """Everything that `make up` runs, with the sample's mailboxes and one file in its inbox."""
+    """Everything that `make up` runs, with the sample mailboxes and one file in the inbox."""
     folder = tmp_path_factory.mktemp("machine")
     (folder / "watched" / "inbox").mkdir(parents=True)
     accounts = read_accounts(SAMPLES / "sandbox.csv") | {HANGING: Account("p", smtp="hang:auth")}
@@ -312,13 +312,13 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give what is dear to one worker, and with `--database` keep what uses a database, on that one only."""
-    # The tests that share one machine come last, so that it disturbs no others; `test_up` ends it.
+    """Run expensive tests on one worker; with `--database`, select the tests for that database only."""
+    # The tests that share one machine run last, so that it disturbs no others; `test_up` stops it.
     items.sort(key=lambda item: item.path.name if "machine" in fixtures_of(item) else "")
     for item in items:
-        for dear in ("machine", "prefect_server"):
-            if dear in fixtures_of(item):
-                item.add_marker(pytest.mark.xdist_group(dear))
+        for costly in ("machine", "prefect_server"):
+            if costly in fixtures_of(item):
+                item.add_marker(pytest.mark.xdist_group(costly))
                 break
     if wanted := config.getoption("--database"):
         away = [item for item in items if not concerns(item, wanted)]
@@ -331,7 +331,7 @@ def fixtures_of(item: pytest.Item) -> Sequence[str]:
 
 
 def concerns(item: pytest.Item, kind: str) -> bool:
-    """Whether a test uses a database, and may use one of this kind."""
+    """Whether a test uses a database and can use one of this kind."""
     if "fresh_database" not in fixtures_of(item) or (kind != "sqlite" and item.get_closest_marker("sqlite")):
         return False
     parameters = (
@@ -345,11 +345,11 @@ def concerns(item: pytest.Item, kind: str) -> bool:
 
 @pytest.fixture
 def shell(tmp_path: Path, fresh_database: Mapping[str, str], prefect_server: str) -> Shell:
-    """Runs the project's commands against a database of the test's own and the session's Prefect server."""
+    """Run the project's commands with the test's own database and the session's Prefect server."""
     return Shell(tmp_path, environment(PREFECT_API_URL=prefect_server, **fresh_database))
 
 
 @pytest.fixture
 def offline(tmp_path: Path, fresh_database: Mapping[str, str]) -> Shell:
-    """A shell whose Prefect server does not exist: a command that asks for it fails."""
+    """A shell whose Prefect server does not exist, so a command that contacts it fails."""
     return Shell(tmp_path, environment(PREFECT_API_URL="http://127.0.0.1:9/api", **fresh_database))

@@ -1,4 +1,4 @@
-"""The shape of the code: what imports what, and that the pipeline is told once."""
+"""The structure of the code: what imports what, and that there is only one pipeline."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ import pytest
 from tests.support.shell import PROJECT
 
 PACKAGES = ("schemas", "tasks", "flows")  # each may import itself and those before it
-# Modules that only open another one when they are run by name.
-DOORS = {"flows.import_outlook", "flows.retest_pending", "flows.manage", "flows.up", "flows.api.__main__"}
+# Modules that only start another one when they are run by name.
+ENTRY_POINTS = {
+    "flows.import_outlook",
+    "flows.retest_pending",
+    "flows.manage",
+    "flows.up",
+    "flows.api.__main__",
+}
 FILE_ACCESS = {
     *("open", "read_text", "read_bytes", "write_text", "write_bytes", "exists", "is_file", "is_dir"),
     *("resolve", "stat", "lstat", "mkdir", "unlink", "rename", "touch", "iterdir", "glob"),
@@ -23,7 +29,7 @@ FILE_ACCESS = {
 
 @cache
 def modules(*packages: str) -> dict[str, ast.Module]:
-    """Every module of these packages by its dotted name."""
+    """Every module of these packages, by its dotted name."""
     found = {}
     for package in packages:
         for path in sorted((PROJECT / package).rglob("*.py")):
@@ -32,15 +38,15 @@ def modules(*packages: str) -> dict[str, ast.Module]:
     return found
 
 
-def is_door(node: ast.AST) -> bool:
+def is_entry_point(node: ast.AST) -> bool:
     """Whether this is `if __name__ == "__main__":`."""
     return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
 
 
 def imports_of(tree: ast.AST, known: dict[str, ast.Module]) -> Iterator[str]:
-    """The known modules that a module imports anywhere, except where it is run by name."""
+    """The known modules that a module imports, except under `if __name__ == "__main__":`."""
     for node in ast.iter_child_nodes(tree):
-        if is_door(node):
+        if is_entry_point(node):
             continue
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
@@ -71,7 +77,7 @@ def test_imports_point_down() -> None:
 
 
 def test_modules_form_no_circle() -> None:
-    """No module imports itself by way of others; only the doors that are run by name are left out."""
+    """No module imports itself through others, except the entry points that are run by name."""
     done: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> None:
@@ -85,18 +91,18 @@ def test_modules_form_no_circle() -> None:
         visit(name, ())
 
 
-def test_doors_are_the_only_code_that_runs_by_name() -> None:
-    """`if __name__ == "__main__"` stands in the doors, in `flows.cli` and in the temporary server."""
+def test_only_entry_points_run_by_name() -> None:
+    """Only the entry points, `flows.cli` and the temporary server contain `if __name__ == "__main__"`."""
     found = {
         name
         for name, tree in modules(*PACKAGES).items()
-        if any(is_door(node) for node in ast.iter_child_nodes(tree))
+        if any(is_entry_point(node) for node in ast.iter_child_nodes(tree))
     }
-    assert found == DOORS | {"flows.cli.__main__", "flows.cli.temporary_server"}
+    assert found == ENTRY_POINTS | {"flows.cli.__main__", "flows.cli.temporary_server"}
 
 
 def test_nothing_imports_the_sandbox() -> None:
-    """The stand-in is for demonstrations and tests: no module of the program needs it."""
+    """No module of the program imports the stand-in, which is only for demonstrations and tests."""
     for name, tree in modules(*PACKAGES).items():
         imported = {
             node.module if isinstance(node, ast.ImportFrom) else alias.name
@@ -109,7 +115,7 @@ def test_nothing_imports_the_sandbox() -> None:
 
 @pytest.mark.parametrize("name", sorted(modules("schemas")))
 def test_schemas_touch_no_file(name: str) -> None:
-    """A module of `schemas` neither opens a file nor looks at one."""
+    """A module of `schemas` neither opens nor inspects files."""
     called = {
         node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         for node in ast.walk(modules("schemas")[name])
@@ -119,7 +125,7 @@ def test_schemas_touch_no_file(name: str) -> None:
 
 
 def test_every_way_in_calls_the_one_pipeline_function() -> None:
-    """Command line, flow, HTTP API and tests prepare a file by `prepare_rows` and by nothing else."""
+    """Command line, flow, HTTP API and tests all prepare files with `prepare_rows`."""
     callers = {
         name
         for name, tree in (modules(*PACKAGES) | modules("tests")).items()
@@ -139,6 +145,6 @@ def test_every_way_in_calls_the_one_pipeline_function() -> None:
 
 
 def test_names_do_not_shadow_the_standard_library() -> None:
-    """Prefect puts `flows/` itself on the path, so no name in it may be one of the standard library's."""
+    """No module in `flows/` shadows the standard library, because Prefect puts `flows/` on the path."""
     names = {path.stem for path in Path(PROJECT / "flows").iterdir() if path.suffix == ".py" or path.is_dir()}
     assert not names & sys.stdlib_module_names

@@ -1,4 +1,4 @@
-"""Known secrets go every way in and fail in every way; then nothing that was written holds one of them.
+"""Known secrets go through every entry point and every failure, and appear in nothing that was written.
 
 The search covers a folder that everything is written to (home, temporary files, databases with journals,
 Prefect's storage, logs, reports), the output of all programs, and their command lines and environments.
@@ -77,7 +77,7 @@ SECRET = "aBc/dEf?gHi>jKl~0123"
     ],
 )
 def test_every_form_is_found(tmp_path: Path, form: bytes) -> None:
-    """A secret that lies about is found whatever has become of it, and nothing is found elsewhere."""
+    """A secret on disk is found in every encoding, and nothing else is reported."""
     canaries = Canaries()
     canaries.add("control", SECRET)
     (tmp_path / "deep").mkdir()
@@ -90,7 +90,7 @@ def test_every_form_is_found(tmp_path: Path, form: bytes) -> None:
 
 
 def test_a_new_canary_is_found_with_all_that_is_around_it() -> None:
-    """A canary is found as a password is written: as JSON, in a URL, in quotes, in the escapes of Python."""
+    """A canary is found in every form a password can take: JSON, URL, quoted, or escaped by Python."""
     canaries = Canaries()
     password = canaries.password("control")
     for text in (json.dumps(password), urllib.parse.quote(password), repr(password), f"'{password}'"):
@@ -100,7 +100,7 @@ def test_a_new_canary_is_found_with_all_that_is_around_it() -> None:
 
 
 def test_secret_over_two_pages_of_a_database_is_found(tmp_path: Path) -> None:
-    """A value that SQLite has cut into pages, and one that lies in its journal only, are found."""
+    """A value that SQLite splits across pages, or that is only in its journal, is found."""
     canaries = Canaries()
     canaries.add("control", SECRET)
     file = tmp_path / "cut.db"
@@ -126,7 +126,7 @@ def test_secret_over_two_pages_of_a_database_is_found(tmp_path: Path) -> None:
 
 @linux_only
 def test_secret_of_a_running_process_is_found(tmp_path: Path) -> None:
-    """A secret that a process has been given on its command line, or by its environment, is found."""
+    """A secret on the command line or in the environment of a process is found."""
     canaries = Canaries()
     canaries.add("control", SECRET)
     for arguments, variables in (([SECRET], {}), ([], {"PASSWORD": SECRET})):
@@ -178,7 +178,7 @@ def giving_back(file: Path, settings: Settings) -> None:
 def test_fault_tells_its_place_and_no_word(
     where: object, what: str, step: Fault, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What breaks amid plaintext comes out as kind and place; neither its text nor the object goes on."""
+    """An error in a step that handles plaintext shows its type and place, but not its text or object."""
     canaries = Canaries()
     rows = [["a@b.co", canaries.password("good")], ["bad", canaries.password("failed")]]
     file = write_csv(tmp_path / "in.csv", rows)
@@ -194,7 +194,7 @@ def test_fault_tells_its_place_and_no_word(
 def test_fault_in_the_preview_tells_its_place_and_no_word(
     flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A fault while the command judges the file ends it with 3 and a sentence, before anything is started."""
+    """An error while the command previews the file ends it with 3 and a message, before anything starts."""
     canaries = Canaries()
     file = write_csv(tmp_path / "in.csv", [["a@b.co", canaries.password("good")]])
     monkeypatch.setattr(schemas.csv_file, "_read_with_polars", quoting)
@@ -208,7 +208,7 @@ def test_fault_in_the_preview_tells_its_place_and_no_word(
 async def test_fault_in_a_login_tells_its_place_and_no_word(
     start: StartOutlook, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fault of ours in a login says where it is and nothing else, and leaves the mailbox unclaimed."""
+    """An internal error in a login shows only its place, and leaves the mailbox unclaimed."""
     canaries = Canaries()
     password = canaries.password("login")
     settings = with_servers(settings, await start({"a@b.co": Account(password)}))
@@ -233,14 +233,14 @@ UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
 
 def core_limits(pid: int) -> list[str]:
-    """The soft and the hard limit of a process."""
+    """The soft and the hard core file limit of a process."""
     lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
     return next(line for line in lines if line.startswith(CORE_LIMIT)).removeprefix(CORE_LIMIT).split()[:2]
 
 
 @contextmanager
 def core_files_allowed() -> Iterator[None]:
-    """Programs that are started meanwhile may leave core files as large as they like."""
+    """Let programs that start in this context write core files of any size."""
     before = resource.getrlimit(resource.RLIMIT_CORE)
     try:
         resource.setrlimit(resource.RLIMIT_CORE, UNLIMITED)
@@ -263,7 +263,7 @@ def core_files_allowed() -> Iterator[None]:
     ids=["command line", "housekeeping", "control"],
 )
 def test_commands_allow_no_core_file(program: str, tmp_path: Path) -> None:
-    """The commands that hold passwords or keys end without a core file, whatever the shell allows."""
+    """Commands that hold passwords or keys end without a core file, whatever limit the shell sets."""
     report = "from pathlib import Path; print(Path('/proc/self/limits').read_text())"
     with core_files_allowed():
         done = subprocess.run(
@@ -285,7 +285,7 @@ def test_commands_allow_no_core_file(program: str, tmp_path: Path) -> None:
 def test_postgresql_keeps_no_secret(
     either_settings: Settings, postgresql: PostgreSql, tmp_path: Path
 ) -> None:
-    """Neither its tables and write-ahead log nor its own log, which quotes rows that it refuses, hold one."""
+    """PostgreSQL's tables, write-ahead log and server log, which quotes rejected rows, contain no secret."""
     canaries = Canaries()
     rows = [
         ["good@b.co", canaries.password("good"), canaries.totp_secret("good TOTP")],
@@ -322,7 +322,7 @@ COLUMNS = ("email", "password", "totp secret")
 
 
 class Aviary:
-    """A folder for everything, with files full of canaries, and the accounts that take their passwords."""
+    """A folder for everything, with files full of canaries and the accounts that accept their passwords."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -331,7 +331,7 @@ class Aviary:
         self.inputs: list[Path] = []
 
     def mailbox(self, name: str, **behaviour: str) -> list[str]:
-        """A row of a mailbox; in a behaviour, {password} and {base64} stand for what the server echoes."""
+        """A mailbox row; in a behaviour, {password} and {base64} mark where the server echoes them."""
         password = self.canaries.password(name)
         echo = {"password": password, "base64": base64.b64encode(password.encode()).decode()}
         said = {protocol: words.format(**echo) for protocol, words in behaviour.items()}
@@ -339,7 +339,7 @@ class Aviary:
         return [f"{name}@contoso.com", password, self.canaries.totp_secret(f"{name}, TOTP")]
 
     def bad_rows(self, name: str) -> list[list[str]]:
-        """A row for each way in which one fails."""
+        """One row for each row error."""
         new = self.canaries.password
         return [
             [f"{name}-extra@contoso.com", new(f"{name}, extra cells"), "", "more"],
@@ -360,7 +360,7 @@ class Aviary:
         return write_csv(self.folder / into / name, rows, COLUMNS)
 
     def broken_file(self, name: str, into: str = "") -> Path:
-        """A file with a broken quote beside passwords."""
+        """A file with a broken quote next to passwords."""
         file = self.file(name, [[f"{name}@contoso.com", self.canaries.password(name), ""]], into)
         broken = self.canaries.password(f"{name}, broken").replace('"', "")
         with file.open("a", encoding="utf-8") as more:
@@ -370,9 +370,9 @@ class Aviary:
 
 @pytest.mark.slow
 def test_no_secret_is_left_anywhere(tmp_path: Path) -> None:
-    """By command line, flow run, watched folder and API, whatever fails, with debugging on, none is left."""
+    """No secret is left by command line, flow run, inbox or API, whatever fails, with debug logging on."""
     aviary = Aviary(tmp_path)
-    hidden = Canaries()  # given by the environment, so it is looked for in all but that
+    hidden = Canaries()  # comes from the environment, so it is searched for everywhere else
     home = tmp_path / "home"
     home.mkdir()
     rows = [
@@ -450,7 +450,7 @@ def test_no_secret_is_left_anywhere(tmp_path: Path) -> None:
         hidden.add("webhook", webhook.secret)
     key = (tmp_path / "mailboxes.key").read_text().strip()
     aviary.canaries.add("encryption key", key)
-    # Those are copies of the input that are meant to be, and the key where it is meant to be.
+    # These copies of the input, and the key file, are expected.
     spared = [*aviary.inputs, tmp_path / "mailboxes.key"]
     spared += [tmp_path / "watched" / name for name in ("inbox", "processing", "failed", "rejected")]
     told = "\n".join(said)
@@ -466,7 +466,7 @@ def test_no_secret_is_left_anywhere(tmp_path: Path) -> None:
 
 
 def use_api(shell: Shell, aviary: Aviary) -> list[str]:
-    """Upload good, bad and malformed bodies, and one that breaks the database; returns all that is said."""
+    """Upload good, bad and malformed bodies, and one that breaks the database; return all output."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     said = []
@@ -508,7 +508,7 @@ def use_api(shell: Shell, aviary: Aviary) -> list[str]:
 
 @pytest.mark.slow
 def test_deployments_leave_no_secret(machine: Machine) -> None:
-    """Files by watched folder and by hand, run by a worker, leave none, and no process may leave a core."""
+    """Files from the inbox or imported by hand leave no secret, and no process allows a core file."""
     aviary = Aviary(machine.folder)
     with processes_watched(str(machine.folder)) as processes:
         dropped = aviary.file("canaries.csv", [aviary.mailbox("dropped"), *aviary.bad_rows("dropped")])

@@ -1,4 +1,4 @@
-"""The command line, as its users run it: a process of its own, a real server, a real sandbox."""
+"""The command line, as its users run it: a separate process, a real server, a real sandbox."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ODD_PASSWORD = ' 0"quo""ted", back\\slash, größe ñ€ '
 
 
 def test_sample_gives_the_contracts_example_and_nothing_new_the_second_time(shell: Shell) -> None:
-    """The sample file gives the contract's envelope to the letter; run again, everything is there already."""
+    """The sample file gives exactly the contract's envelope, and a second run skips every mailbox."""
     errors = [{"email": "unknown", "error": "Missing email or password"}]
     first = shell.run(SAMPLES / "mailboxes.csv", "--json", "--no-test")
     assert json.loads(first) == {
@@ -40,7 +40,7 @@ def test_sample_gives_the_contracts_example_and_nothing_new_the_second_time(shel
 
 @pytest.mark.parametrize("name", ["mailboxes-excel-semicolon.csv", "mailboxes-excel-unicode.csv"])
 def test_samples_as_excel_saves_them_judge_alike(offline: Shell, name: str) -> None:
-    """The sample as Excel saves it gives the same counts as the plain one."""
+    """The sample as Excel saves it gives the same counts as the plain file."""
     data = json.loads(offline.run(SAMPLES / name, "--check", "--json"))["data"]
     assert (data["imported"], data["skipped"], data["failed"]) == (20, 2, 1)
 
@@ -67,7 +67,7 @@ def refused_files(folder: Path) -> Iterator[tuple[str, Path | None]]:
 
 
 def test_each_refusal_says_its_message_and_changes_nothing(offline: Shell) -> None:
-    """A refused file gives its message and exit code 1, waits for no server and makes no database."""
+    """A refused file gives its message and exit code 1, contacts no server and creates no database."""
     for message, path in refused_files(offline.folder):
         arguments = [path] if path else []
         envelope = {"success": False, "error": {"code": "VALIDATION_ERROR", "message": message}}
@@ -79,7 +79,7 @@ def test_each_refusal_says_its_message_and_changes_nothing(offline: Shell) -> No
 
 @pytest.mark.slow
 def test_refusal_leaves_a_filled_database_as_it_is(shell: Shell) -> None:
-    """A refused file leaves every byte of the stored mailboxes alone."""
+    """A refused file leaves the stored mailboxes unchanged, byte for byte."""
     shell.run(SAMPLES / "mailboxes.csv", "--no-test")
     tables = "SELECT mailbox.*, import.* FROM mailbox JOIN import ON true ORDER BY mailbox.id"
     before = shell.rows(tables)
@@ -90,7 +90,7 @@ def test_refusal_leaves_a_filled_database_as_it_is(shell: Shell) -> None:
 
 @pytest.mark.slow
 def test_prefect_server_that_does_not_answer_is_no_refusal(offline: Shell) -> None:
-    """Where Prefect's server is away an import ends with exit code 3 and a sentence, and stores nothing."""
+    """If Prefect's server is down, an import ends with exit code 3 and a message, and stores nothing."""
     output = offline.run(SAMPLES / "mailboxes.csv", "--json", code=3)
     assert json.loads(output)["error"]["code"] == "INTERNAL_ERROR"
     assert "Prefect failed with RuntimeError" in offline.last.stderr
@@ -100,7 +100,7 @@ def test_prefect_server_that_does_not_answer_is_no_refusal(offline: Shell) -> No
 
 
 def test_check_imports_neither_prefect_nor_sqlalchemy(offline: Shell) -> None:
-    """`--check` stops before it costs the import of Prefect or of the database, and makes no file."""
+    """`--check` imports neither Prefect nor the database modules, and creates no file."""
     program = (
         "import sys; from flows.cli.app import main; "
         f"code = main(['import', {str(SAMPLES / 'mailboxes.csv')!r}, '--check']); "
@@ -119,7 +119,7 @@ def test_check_imports_neither_prefect_nor_sqlalchemy(offline: Shell) -> None:
 
 
 def test_500_mailboxes_with_300_duplicates_are_imported(shell: Shell) -> None:
-    """The cap counts mailboxes and not rows."""
+    """The limit of 500 counts mailboxes, not rows."""
     rows = [[f"user{n % 500}@contoso.com", f"password {n}"] for n in range(800)]
     data = json.loads(shell.run(write_csv(shell.folder / "many.csv", rows), "--json", "--no-test"))["data"]
     assert (data["imported"], data["skipped"], data["failed"]) == (500, 300, 0)
@@ -127,7 +127,7 @@ def test_500_mailboxes_with_300_duplicates_are_imported(shell: Shell) -> None:
 
 
 def test_odd_password_comes_out_as_it_went_in_and_logs_in(shell: Shell) -> None:
-    """Quotes, commas, backslashes, non-ASCII letters, a leading zero and edge spaces reach both logins."""
+    """Passwords with quotes, commas, backslashes, non-ASCII letters or edge spaces log in unchanged."""
     email = "odd@contoso.com"
     file = write_csv(shell.folder / "odd.csv", [[email, ODD_PASSWORD]])
     with running({email: Account(ODD_PASSWORD)}, folder=shell.folder) as outlook:
@@ -143,7 +143,7 @@ def test_odd_password_comes_out_as_it_went_in_and_logs_in(shell: Shell) -> None:
 
 
 def test_report_has_a_line_per_row_with_the_verdict(shell: Shell) -> None:
-    """`--report` writes what became of each row, and what each protocol said."""
+    """`--report` writes the result of each row and the reply of each protocol."""
     report = shell.folder / "report.csv"
     rows = [["good@contoso.com", "right"], ["bad@contoso.com", "wrong"], ["", "x"], ["GOOD@contoso.com", "y"]]
     with running(
@@ -164,7 +164,7 @@ def test_report_has_a_line_per_row_with_the_verdict(shell: Shell) -> None:
 
 
 def test_ctrl_c_keeps_what_is_stored_and_leaves_the_rest_pending(shell: Shell) -> None:
-    """Ctrl-C ends the run with 130 and says so; verdicts stay, the others are pending and unclaimed."""
+    """Ctrl-C ends the run with 130 and a message; verdicts stay, and the rest is pending and unclaimed."""
     rows = [[f"user{n}@contoso.com", "p"] for n in range(12)]
     accounts = {email: Account("p", smtp="ok" if n < 4 else "hang:auth") for n, (email, _) in enumerate(rows)}
     with running(accounts, folder=shell.folder) as outlook:
@@ -186,7 +186,7 @@ def test_ctrl_c_keeps_what_is_stored_and_leaves_the_rest_pending(shell: Shell) -
 
 
 def test_flow_run_is_found_by_name_tags_and_artifacts(shell: Shell, prefect_server: str) -> None:
-    """The Prefect server has the run with its state message, its tags, its groups and its artifacts."""
+    """The Prefect server has the run with its state message, tags, groups and artifacts."""
     email = "one@contoso.com"
     with running({email: Account("p", imap="login-failed")}, folder=shell.folder) as outlook:
         shell.environment |= at(outlook)
@@ -204,7 +204,7 @@ def test_flow_run_is_found_by_name_tags_and_artifacts(shell: Shell, prefect_serv
         of_run = {"flow_runs": {"id": {"any_": [run["id"]]}}}
         artifacts = {a["key"]: a for a in client.post("/artifacts/filter", json=of_run).json()}
         deadline = monotonic() + 20
-        while True:  # the server records task runs behind the run's end
+        while True:  # the server records task runs after the run ends
             tasks = client.post("/task_runs/filter", json=of_run).json()
             if any(task["name"] == "localhost 1-1" and task["state_type"] == "COMPLETED" for task in tasks):
                 break
@@ -212,7 +212,7 @@ def test_flow_run_is_found_by_name_tags_and_artifacts(shell: Shell, prefect_serv
             sleep(0.2)
     assert set(run["tags"]) == {"spring", "workspace:sales", "file:found me.csv"}
     assert run["state"]["message"] == "imported 1, skipped 0, failed 0; 0 active, 1 failed"
-    # A run that takes longer has its progress as well.
+    # A run that takes longer also has a progress artifact.
     assert set(artifacts) - {"probe-progress"} == {"import-summary", "probe-verdicts", "mailbox-verdicts"}
     assert "imported 1, skipped 0, failed 0" in artifacts["import-summary"]["data"]
     (row,) = json.loads(artifacts["mailbox-verdicts"]["data"])
@@ -224,7 +224,7 @@ def test_flow_run_is_found_by_name_tags_and_artifacts(shell: Shell, prefect_serv
 
 
 def test_flow_run_of_a_refused_file_fails_with_the_message(shell: Shell, prefect_server: str) -> None:
-    """Where Prefect starts the flow, a refused file ends its run as failed and leaves an artifact."""
+    """When Prefect starts the flow, a refused file fails its run with the message and leaves an artifact."""
     file = write_csv(shell.folder / "refused.csv", [])
     program = (
         "import asyncio; from pathlib import Path; from flows.import_outlook import import_outlook; "
@@ -246,7 +246,7 @@ def test_flow_run_of_a_refused_file_fails_with_the_message(shell: Shell, prefect
 
 
 def test_wrong_settings_are_named_and_change_nothing(offline: Shell) -> None:
-    """A setting that cannot be used ends the command with 2 and its name, and never shows its value."""
+    """An invalid setting ends the command with 2 and its name, and never shows its value."""
     offline.environment |= {
         "OUTLOOK_IMPORT_ENCRYPTION_KEYS": "topsecretvalue",
         "OUTLOOK_IMPORT_GUARD_SHARE": "7",
@@ -257,7 +257,7 @@ def test_wrong_settings_are_named_and_change_nothing(offline: Shell) -> None:
 
 
 def test_report_without_a_folder_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A report whose folder is not there ends the command with 2, before anything is done."""
+    """A report path in a missing folder ends the command with 2, before it does anything."""
     words = ["import", str(SAMPLES / "mailboxes.csv"), "--report", str(tmp_path / "missing" / "report.csv")]
     assert main(words) == 2
     assert "Its folder does not exist." in capsys.readouterr().err
@@ -265,7 +265,7 @@ def test_report_without_a_folder_is_wrong_usage(tmp_path: Path, capsys: pytest.C
 
 @pytest.mark.slow
 def test_without_a_server_one_is_started_and_ends_with_the_command(tmp_path: Path) -> None:
-    """Without a Prefect server a run brings its own, has its task runs recorded, and leaves none behind."""
+    """Without a Prefect server, a run starts its own, records its task runs, and stops it at the end."""
     home = tmp_path / "prefect"
     shell = Shell(tmp_path, environment(PREFECT_HOME=str(home), **on_sqlite(tmp_path)))
     output = shell.run(SAMPLES / "mailboxes.csv", "--no-test")
@@ -279,7 +279,7 @@ def test_without_a_server_one_is_started_and_ends_with_the_command(tmp_path: Pat
 
 
 def _processes_with(text: str) -> list[str]:
-    """Processes whose environment names `text`; Linux only, elsewhere there is nothing to see."""
+    """Processes whose environment contains `text`; Linux only, an empty list elsewhere."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -292,7 +292,7 @@ def _processes_with(text: str) -> list[str]:
 
 @pytest.mark.slow
 def test_delete_makes_room_for_new_credentials(shell: Shell) -> None:
-    """A deleted mailbox can be imported again with another password; an unknown address is named as such."""
+    """A deleted mailbox can be imported again with another password; an unknown address is reported."""
     shell.run(write_csv(shell.folder / "a.csv", [["ann@contoso.com", "old"]]), "--no-test")
     shell.run("mailboxes", "delete", "Ann@contoso.com", module="flows.manage")
     shell.run("mailboxes", "delete", "ann@contoso.com", module="flows.manage", code=1)

@@ -22,7 +22,7 @@ from tests.support.shell import PROJECT
 from tests.tools import audit
 
 OURS = ("flows", "tasks", "schemas")
-# Declared, and imported nowhere.
+# Declared, but never imported.
 USED_OTHERWISE = {
     "whenever": "Prefect's scheduler; an older one makes it schedule nothing",
     "psycopg": "SQLAlchemy's driver, by its name in the database's address",
@@ -40,7 +40,7 @@ USED_OTHERWISE = {
 
 @cache
 def declared() -> dict[str, frozenset[str]]:
-    """The packages that pyproject.toml names: `main` those of the project, `dev` those of its development."""
+    """The packages in pyproject.toml: `main` for the project, `dev` for its development."""
     with (PROJECT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)
     groups = {
@@ -56,7 +56,7 @@ def declared() -> dict[str, frozenset[str]]:
 
 
 def imported_modules(*folders: str) -> Iterator[tuple[str, str]]:
-    """Every module that is imported from elsewhere, by its first name, and where."""
+    """Every imported third-party module, by its top-level name, and where it is imported."""
     for folder in folders:
         for path in sorted((PROJECT / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -76,7 +76,7 @@ def packages_of_modules() -> Mapping[str, list[str]]:
 
 
 def imported_packages(*folders: str) -> dict[str, str]:
-    """The packages that hold these modules, each with a file that imports it."""
+    """The packages that contain these modules, each with a file that imports it."""
     found = {}
     for module, place in imported_modules(*folders):
         packages = packages_of_modules().get(module)
@@ -92,14 +92,14 @@ def imported_packages(*folders: str) -> dict[str, str]:
     ids=["project", "sandbox", "tests"],
 )
 def test_what_is_imported_is_declared(folders: tuple[str, ...], groups: list[str]) -> None:
-    """Each package that a module is imported from is declared; what the project needs not for tests only."""
+    """Each imported package is declared, and a main dependency unless only tests import it."""
     known = frozenset[str]().union(*(declared()[group] for group in groups))
     undeclared = {name: place for name, place in imported_packages(*folders).items() if name not in known}
     assert undeclared == {}
 
 
 def test_what_is_declared_is_used() -> None:
-    """No declared package is idle: each is imported where it is declared for, or has a reason of its own."""
+    """Each declared package is imported where it is declared for, or is listed with a reason."""
     folders = {"main": OURS, "sandbox": ("sandbox",), "dev": ("tests",)}
     used = {group: set(imported_packages(*names)) for group, names in folders.items()}
     idle = {name for group, names in declared().items() for name in names - used[group]}
@@ -112,7 +112,7 @@ def lock() -> str:
 
 
 def test_the_lock_holds_what_is_declared_and_no_addresses() -> None:
-    """Each line of the lock is a package at one version or its hash, and each declared package is there."""
+    """Each line of the lock is a package at one version or its hash, and each declared package is locked."""
     package = re.compile(r"([a-z0-9-]+)(?:\[[a-z,-]+\])?==[\w.!+]+(?: ; [^/]+)? \\")
     locked = set()
     for line in lock().splitlines():
@@ -124,7 +124,7 @@ def test_the_lock_holds_what_is_declared_and_no_addresses() -> None:
 
 
 def test_every_licence_is_an_allowed_one() -> None:
-    """Whatever is installed may be used freely, by its own metadata; GPL and AGPL are not among it."""
+    """Every installed package has an allowed licence in its metadata; GPL and AGPL are not allowed."""
     offenders = {}
     for package in distributions():
         name = normal(package.metadata["Name"])
@@ -138,7 +138,7 @@ def test_every_licence_is_an_allowed_one() -> None:
 
 
 def test_every_run_time_package_is_listed_with_its_licence() -> None:
-    """The page of licences names each package that the program needs here, as its metadata has it."""
+    """The page of licences lists each package that the program needs here, with its licence."""
     page = (PROJECT / "docs" / "licences.md").read_text("utf-8")
     missing = [
         package.metadata["Name"]
@@ -160,11 +160,11 @@ def test_every_run_time_package_is_listed_with_its_licence() -> None:
     ],
 )
 def test_expressions_of_licences(expression: str, allowed: bool) -> None:
-    """Of several licences that all hold each has to be allowed, of a choice one."""
+    """In an AND expression each licence must be allowed; in an OR expression one is enough."""
     assert free(expression) is allowed
 
 
-# The look-up of vulnerabilities, against a database on this machine.
+# The vulnerability check, against a local database.
 
 LOCKED = "anyio==1.0 \\\n    --hash=sha256:{0}\nidna==2.0 \\\n    --hash=sha256:{0}\n".format("0" * 64)
 FAULT: dict[str, object] = {
@@ -182,7 +182,7 @@ FAULT: dict[str, object] = {
 
 @contextmanager
 def vulnerabilities(known: Mapping[str, list[dict[str, object]]]) -> Iterator[str]:
-    """Serves OSV's query on loopback: package → what is known of it; yields its address."""
+    """Serve OSV's query on loopback (package → its known vulnerabilities); yield the address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -206,7 +206,7 @@ def vulnerabilities(known: Mapping[str, list[dict[str, object]]]) -> Iterator[st
 
 @pytest.mark.slow
 def test_known_vulnerabilities_fail_the_audit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A known fault fails it by name; none passes; a database out of reach, and that only, is skipped."""
+    """A known vulnerability fails the audit by name; only an unreachable database skips it."""
     lock = tmp_path / "requirements.lock"
     lock.write_text(LOCKED)
     for known, code, said in (

@@ -26,7 +26,7 @@ SHELL_BLOCK = re.compile(r"^```shell\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE_BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?://)([^)#\s]*)(?:#([^)\s]+))?\)")
 PACKAGES = "flows|tasks|schemas|sandbox|tests"
-# What stands for a value in the text, and a value that fits.
+# Placeholders in the text, and values that fit.
 PLACEHOLDERS = {"ID": "1", "N": "1", "REASON": "wrong_credentials", "…": ""}
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -75,7 +75,7 @@ def test_old_names_of_commands_are_described() -> None:
 
 
 def test_every_column_is_described_with_its_other_names() -> None:
-    """Each field of the file has a row in docs/file-format.md, with all the headers that mean it."""
+    """Each field of the file has a row in docs/file-format.md, with every header that maps to it."""
     for field, headers in KNOWN_HEADERS.items():
         row = re.search(rf"^\| `{field}` \|.*\| (.*) \|$", doc("file-format"), re.MULTILINE)
         assert row, field
@@ -97,7 +97,7 @@ def test_every_deployment_is_described() -> None:
 
 @pages
 def test_every_name_of_code_exists(page: Path) -> None:
-    """Each `package.module.name` in the text can be imported, and each file or folder in it is there."""
+    """Each `package.module.name` in the text can be imported, and each file or folder in it exists."""
     code = re.findall(r"`([^`\n]+)`", CODE_BLOCK.sub("", text_of(page)))
     for name in code:
         if re.fullmatch(rf"({PACKAGES})(\.\w+)+", name):
@@ -121,7 +121,7 @@ def resolves(name: str) -> bool:
 
 @pages
 def test_every_link_resolves(page: Path) -> None:
-    """Each relative link leads to a file, and each anchor to a heading of it."""
+    """Each relative link points to a file, and each anchor to a heading in it."""
     for target, anchor in LINK.findall(CODE_BLOCK.sub("", text_of(page))):
         found = (page.parent / target).resolve() if target else page
         assert found.exists(), target
@@ -129,7 +129,7 @@ def test_every_link_resolves(page: Path) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors that GitHub gives to the headings of a page."""
+    """The anchors that GitHub generates for the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", CODE_BLOCK.sub("", text_of(page)), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -143,7 +143,7 @@ def test_every_make_target_exists(page: Path) -> None:
 
 @pages
 def test_every_command_line_parses(page: Path) -> None:
-    """Each `outlook-import …` in a shell block or in the text is a command line that the program accepts."""
+    """Each `outlook-import …` in a shell block or in the text is a valid command line."""
     app = build()
     for line in command_lines(page):
         command, _, _ = app.parse_args(line, exit_on_error=False, print_error=False)
@@ -151,7 +151,7 @@ def test_every_command_line_parses(page: Path) -> None:
 
 
 def command_lines(page: Path) -> Iterator[list[str]]:
-    """The words of each command line behind the program's name."""
+    """The words of each command line after the program's name."""
     whole = [line for block in shell_blocks(page) for line in block.replace("\\\n", " ").splitlines()]
     inline = re.findall(r"`([^`\n]+)`", CODE_BLOCK.sub("", text_of(page)))
     for line in [*whole, *inline]:
@@ -161,7 +161,7 @@ def command_lines(page: Path) -> Iterator[list[str]]:
 
 @pages
 def test_every_module_that_is_run_by_name_exists(page: Path) -> None:
-    """Each `python -m MODULE` of ours that a page names can be run."""
+    """Each `python -m MODULE` of this project that a page names can be run."""
     for module in re.findall(rf"python -m ((?:{PACKAGES})[\w.]*)", text_of(page)):
         path = PROJECT / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module

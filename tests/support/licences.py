@@ -1,4 +1,4 @@
-"""The licences of installed packages, by their own metadata."""
+"""The licences of installed packages, from their own metadata."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 
 PROJECT_NAME = "outlook-mailbox-import"
 
-# By SPDX identifier, by classifier and, in older packages, by whatever stands in the field "License".
+# By SPDX identifier, by classifier and, in older packages, by the text of the field "License".
 ALLOWED = {
     *("MIT", "MIT-0", "BSD-2-Clause", "BSD-3-Clause", "0BSD", "ISC", "Apache-2.0", "PSF-2.0", "MPL-2.0"),
     *("Unlicense", "CC0-1.0", "Zlib", "CNRI-Python", "Python-2.0"),
@@ -32,7 +32,7 @@ REVIEWED = {
 
 
 def normal(name: str) -> str:
-    """A package's name as all its spellings are compared (PEP 503)."""
+    """A package name in normalised form (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -45,7 +45,7 @@ def free(expression: str) -> bool:
 
 
 def licence_of(package: Distribution) -> tuple[str, bool]:
-    """The licence that a package names in its metadata, and whether it is an allowed one."""
+    """The licence in a package's metadata, and whether it is allowed."""
     about = package.metadata
     for expression in about.get_all("License-Expression") or ():
         return str(expression), free(str(expression))
@@ -59,7 +59,7 @@ def licence_of(package: Distribution) -> tuple[str, bool]:
 
 
 def run_time_packages() -> Iterator[Distribution]:
-    """Every package that the program needs on this machine, directly or not, by name."""
+    """Every package that the program needs on this machine, directly or indirectly, by name."""
     found: dict[str, Distribution] = {}
     waiting = [PROJECT_NAME]
     while waiting:
