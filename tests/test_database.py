@@ -1,4 +1,4 @@
-"""The database makes, keys and migrates itself, and says what is wrong where it cannot."""
+"""The database creates, keys and migrates itself, and reports what is wrong when it cannot."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-# What it makes by itself.
+# What it creates on its own.
 
 
 def test_sqlite_is_made_by_itself(tmp_path: Path) -> None:
-    """A new SQLite database gets its folder, its tables and a key, all readable by their owner only."""
+    """A new SQLite database gets its folder, its tables and a key, all readable only by their owner."""
     file = tmp_path / "new" / "folder" / "mailboxes.db"
     with database(at(f"sqlite:///{file}")) as opened:
         assert revision(opened.engine) == schemas.migrations.HEAD
@@ -70,7 +70,7 @@ def test_sqlite_is_made_by_itself(tmp_path: Path) -> None:
 
 @pytest.mark.sqlite
 def test_sqlite_opens_again_with_the_same_key(settings: Settings) -> None:
-    """What was sealed before the database was closed opens after it is opened again."""
+    """A value sealed before the database was closed can be unsealed after it is opened again."""
     with database(settings) as opened:
         sealed = opened.sealer.seal("secret", OWNER)
     with database(settings) as opened:
@@ -79,7 +79,7 @@ def test_sqlite_opens_again_with_the_same_key(settings: Settings) -> None:
 
 @pytest.mark.sqlite
 def test_a_key_in_the_settings_makes_no_file(settings: Settings) -> None:
-    """Where the settings hold a key, that one is used and none is made."""
+    """A key in the settings is used, and no key file is created."""
     key = new_key()
     with database(with_changes(settings, encryption_keys=SecretStr(key))) as opened:
         sealed = opened.sealer.seal("secret", OWNER)
@@ -102,7 +102,7 @@ for line in sys.stdin:
 
 
 def test_processes_that_open_a_new_database_at_once(tmp_path: Path) -> None:
-    """Processes that open a database which is not there yet all succeed, and agree on one key."""
+    """Processes that open the same new database at once all succeed and share one key."""
     with ExitStack() as stack:
         command = [sys.executable, "-W", "error", "-c", OPEN_AND_SEAL]
         processes = [
@@ -129,7 +129,7 @@ def test_processes_that_open_a_new_database_at_once(tmp_path: Path) -> None:
 
 
 def test_threads_that_open_a_new_database_at_once(tmp_path: Path) -> None:
-    """Sixteen at the very same moment, ten times over, neither lock each other out nor make two keys."""
+    """Sixteen threads that open a new database at once, ten times over, all succeed and share one key."""
     for turn in range(10):
         settings = at(f"sqlite:///{tmp_path}/{turn}/mailboxes.db")
 
@@ -144,7 +144,7 @@ def test_threads_that_open_a_new_database_at_once(tmp_path: Path) -> None:
 
 
 def test_upgrades_of_postgresql_at_once(postgresql: PostgreSql) -> None:
-    """Several upgrades of one PostgreSQL at once end in one set of tables."""
+    """Several upgrades of one PostgreSQL at once produce one set of tables."""
     with postgresql.new_database() as address:
         engine = make_engine(url_of(at(address)))
         with ThreadPoolExecutor(4) as pool:
@@ -155,7 +155,7 @@ def test_upgrades_of_postgresql_at_once(postgresql: PostgreSql) -> None:
 
 @pytest.mark.slow
 def test_upgrades_of_postgresql_by_processes_at_once(postgresql: PostgreSql) -> None:
-    """Three commands that upgrade one empty PostgreSQL wait for each other, and all of them succeed."""
+    """Three commands that upgrade one empty PostgreSQL wait for each other, and all succeed."""
     count = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
     with postgresql.new_database() as address, psycopg.connect(address, autocommit=True) as holding:
         holding.execute("SELECT pg_advisory_lock(%s::bigint)", [MIGRATION_LOCK])
@@ -174,14 +174,14 @@ def test_upgrades_of_postgresql_by_processes_at_once(postgresql: PostgreSql) -> 
 
 
 def test_head_is_the_newest_migration() -> None:
-    """The revision that the code waits for is the last one that Alembic knows."""
+    """The revision that the code expects is the latest one in Alembic."""
     config = Config()
     config.set_main_option("script_location", str(Path(schemas.migrations.__file__).parent))
     assert ScriptDirectory.from_config(config).get_heads() == [schemas.migrations.HEAD]
 
 
 def test_migrations_make_the_tables_of_the_code(db: Database) -> None:
-    """On both databases the migrated tables are those that the code declares, to the last column."""
+    """On both databases the migrations create exactly the tables that the code declares."""
     with db.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Table.metadata) == []
@@ -192,7 +192,7 @@ def test_migrations_make_the_tables_of_the_code(db: Database) -> None:
 
 @pytest.mark.sqlite
 def test_a_missing_key_file_is_refused(settings: Settings, tmp_path: Path) -> None:
-    """A database whose key file is gone is not opened, and no new key hides the loss."""
+    """A database whose key file is missing is refused, and no new key is created."""
     with database(settings):
         pass
     key_file(url_of(settings)).unlink()
@@ -212,7 +212,7 @@ def test_a_missing_key_file_is_refused(settings: Settings, tmp_path: Path) -> No
     ],
 )
 def test_a_bad_key_file_is_refused(settings: Settings, content: bytes, fault: str) -> None:
-    """A key file with anything but keys in it is refused by its name, and what is in it isn't told."""
+    """A key file that contains anything but keys is refused by name, and its content is not shown."""
     path = key_file(url_of(settings))
     path.touch(mode=0o600)
     path.write_bytes(content)
@@ -224,7 +224,7 @@ def test_a_bad_key_file_is_refused(settings: Settings, content: bytes, fault: st
 
 @pytest.mark.parametrize("keys", ["nonsense", "c2hvcnQ=", ",", f"{'A' * 43}=,short", "schlüssel"])
 def test_bad_keys_in_the_settings_are_refused(settings: Settings, keys: str) -> None:
-    """Keys that are none are refused by the name of their setting, which nothing is quoted from."""
+    """Invalid keys in the settings are refused by the name of the setting, and their value is not shown."""
     with (
         pytest.raises(SettingsError, match="OUTLOOK_IMPORT_ENCRYPTION_KEYS") as refusal,
         database(with_changes(settings, encryption_keys=SecretStr(keys))),
@@ -248,7 +248,7 @@ def test_bad_keys_in_the_settings_are_refused(settings: Settings, keys: str) -> 
     ],
 )
 def test_a_wrong_address_is_refused(address: str) -> None:
-    """An address that is none, or of a database that is not supported, is refused without being quoted."""
+    """A malformed address, or one of an unsupported database, is refused without being quoted."""
     with (
         pytest.raises(SettingsError, match=r"DATABASE_URL.*it has to be sqlite:///FILE or") as refusal,
         database(at(address, new_key())),
@@ -259,7 +259,7 @@ def test_a_wrong_address_is_refused(address: str) -> None:
 
 
 def test_a_database_that_does_not_answer_is_refused() -> None:
-    """A PostgreSQL that is not there is a fault of the settings; its text has the cause and no password."""
+    """An unreachable PostgreSQL is a settings error whose text has the cause and no password."""
     address = "postgresql://user:hunter2@127.0.0.1:1/mailboxes"
     with (
         pytest.raises(SettingsError, match=r"cannot be opened: .*refused.*DATABASE_URL") as refusal,
@@ -270,7 +270,7 @@ def test_a_database_that_does_not_answer_is_refused() -> None:
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
-    """A file of another kind in the database's place is refused and left as it is."""
+    """A file that is not a database is refused and left unchanged."""
     file = tmp_path / "mailboxes.db"
     file.touch(mode=0o600)
     file.write_bytes(b"email,password\n" * 100)
@@ -283,7 +283,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
-    """A database in a folder that cannot be made is refused by the folder's name."""
+    """A database in a folder that cannot be created is refused by the folder's name."""
     (tmp_path / "file").touch()
     with (
         pytest.raises(SettingsError, match=r"/file.* cannot be used: "),
@@ -293,7 +293,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 
 
 def test_postgresql_needs_a_key(postgresql: PostgreSql) -> None:
-    """PostgreSQL without a key in the settings is refused: where should a file of keys lie?"""
+    """PostgreSQL without a key in the settings is refused, because it has no place for a key file."""
     with (
         postgresql.new_database() as address,
         pytest.raises(SettingsError, match="ENCRYPTION_KEYS is not set"),
@@ -303,7 +303,7 @@ def test_postgresql_needs_a_key(postgresql: PostgreSql) -> None:
 
 
 def test_postgresql_is_migrated_by_hand_only(postgresql: PostgreSql) -> None:
-    """An unmigrated PostgreSQL is refused with the command that migrates it, and nothing is made in it."""
+    """PostgreSQL without current tables is refused with the command that migrates it."""
     with postgresql.new_database() as address:
         with (
             pytest.raises(SettingsError, match="outlook-import database upgrade"),
@@ -319,7 +319,7 @@ def test_postgresql_is_migrated_by_hand_only(postgresql: PostgreSql) -> None:
 
 
 def test_tables_of_a_newer_program_are_refused(settings: Settings) -> None:
-    """Tables that a newer version of this program has migrated are left alone."""
+    """Tables migrated by a newer version of this program are left unchanged."""
     with database(settings) as opened, opened.engine.begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(SettingsError, match="newer than this program"), database(settings):
@@ -330,7 +330,7 @@ def test_tables_of_a_newer_program_are_refused(settings: Settings) -> None:
 
 
 def test_no_update_is_lost(db: Database) -> None:
-    """Two threads that read, add one and write back never lose an update."""
+    """Two threads that read a value, add one and write it back never lose an update."""
     with db.engine.begin() as connection:
         connection.execute(sa.insert(Workspace).values(name="0", created_at=now()))
 
@@ -347,7 +347,7 @@ def test_no_update_is_lost(db: Database) -> None:
 
 
 def test_errors_show_no_parameters(db: Database) -> None:
-    """The text of an integrity error holds the statement and none of its values."""
+    """The text of an integrity error contains the statement and none of its values."""
     statement = sa.insert(Workspace).values(name="hunter2", created_at=now())
     with db.engine.begin() as connection:
         connection.execute(statement)
@@ -358,7 +358,7 @@ def test_errors_show_no_parameters(db: Database) -> None:
 
 @pytest.mark.sqlite
 def test_sqlite_enforces_foreign_keys(settings: Settings) -> None:
-    """A row that refers to nothing is refused on SQLite as well, which by itself would take it."""
+    """SQLite enforces foreign keys, which are off by default."""
     statement = sa.text(
         "INSERT INTO import_row_error (import_id, line, email, reason) VALUES (7, 1, 'a', 'b')"
     )
@@ -372,7 +372,7 @@ def test_sqlite_enforces_foreign_keys(settings: Settings) -> None:
 
 @pytest.mark.sqlite
 def test_sqlite_can_be_read_while_it_is_written(settings: Settings, tmp_path: Path) -> None:
-    """Another program may look into the database while a transaction is open."""
+    """Another program can read the database while a transaction is open."""
     with database(settings) as opened, opened.engine.begin() as connection:
         connection.execute(sa.insert(Workspace).values(name="new", created_at=now()))
         reader = sqlite3.connect(tmp_path / "mailboxes.db", timeout=0)

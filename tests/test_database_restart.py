@@ -1,4 +1,4 @@
-"""PostgreSQL that is stopped, killed or cut off in the midst of the work costs a pause and nothing else."""
+"""PostgreSQL that stops, is killed or loses connections causes only a pause."""
 
 from __future__ import annotations
 
@@ -47,24 +47,24 @@ AWAY_SECONDS = 0.7
 
 @pytest.fixture(scope="module")
 def server(postgresql: PostgreSql) -> Iterator[PostgreSql]:
-    """A PostgreSQL that only these tests use."""
+    """A PostgreSQL for these tests only."""
     with postgresql_of(postgresql.binaries) as own:
         yield own
 
 
 @pytest.fixture(scope="module")
 def template(server: PostgreSql) -> Iterator[str]:
-    """The name of a database on it whose tables are up to date."""
+    """The name of a database on it with current tables."""
     with template_on(server) as name:
         yield name
 
 
 @pytest.fixture
 def on_server(server: PostgreSql, template: str) -> Iterator[Settings]:
-    """Settings with a fresh database on it."""
+    """Settings with a new database on it."""
     with server.new_database(template) as address:
         yield Settings(database_url=SecretStr(address), encryption_keys=SecretStr(new_key()))
-        if not server.answers():  # where a test failed in between
+        if not server.answers():  # if a test failed in between
             server.start()
 
 
@@ -80,14 +80,14 @@ def waiting_for_a_lock(db: Database) -> bool:
         return bool(connection.scalar(query))
 
 
-# A server that goes away.
+# A server that stops.
 
 
 @pytest.mark.parametrize("how", ["kill", pytest.param("stop", marks=pytest.mark.slow)])
 def test_import_goes_on_after_a_restart(
     server: PostgreSql, on_server: Settings, opened: Database, tmp_path: Path, how: str
 ) -> None:
-    """A server that ends within the store step leaves one import with every row and the right counts."""
+    """A server that restarts during the store step leaves one import with every row and correct counts."""
     file = mailboxes_file(tmp_path / "in.csv", accounts(50))
     with ThreadPoolExecutor(1) as pool, database(on_server) as other:
         with suppress(sa.exc.DBAPIError), other.engine.begin() as holding:
@@ -122,7 +122,7 @@ async def test_probing_goes_on_after_a_restart(
             await asyncio.sleep(0.01)
         await asyncio.to_thread(getattr(server, how))
         await asyncio.sleep(AWAY_SECONDS)
-        server.start()  # on this thread: the server ends with the one that started it
+        server.start()  # on this thread, because the server stops when the thread that started it ends
         await running
     assert (len(probing.report().verdicts), probing.report().untested) == (40, 0)
     found = rows_of(opened, Mailbox)
@@ -137,7 +137,7 @@ async def test_probing_goes_on_after_a_restart(
 
 @pytest.mark.slow
 def test_requests_go_on_after_a_restart(server: PostgreSql, on_server: Settings) -> None:
-    """A request over HTTP that comes while the server is away is answered once it is back."""
+    """An HTTP request that arrives while the server is down is answered once it is back."""
     with api_with(on_server) as api, api.client() as client, ThreadPoolExecutor(2) as pool:
         assert data_of(client.get("/v1/mailboxes"))["mailboxes"] == []
         server.kill()
@@ -153,7 +153,7 @@ def test_requests_go_on_after_a_restart(server: PostgreSql, on_server: Settings)
 def test_requests_are_refused_when_it_takes_long(
     server: PostgreSql, on_server: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beyond the bound a request gets 503 and when to come again, the later ones at once."""
+    """After the maximum wait a request gets 503 with a Retry-After, and later requests get it at once."""
     with api_with(on_server) as api, api.client() as client:
         assert data_of(client.get("/readyz")) == {"status": "ready"}
         monkeypatch.setattr(tasks.storage.database, "PATIENCE", 1.0)
@@ -172,11 +172,11 @@ def test_requests_are_refused_when_it_takes_long(
         assert send(client, SAMPLE.read_bytes()).json() == CONTRACT
 
 
-# A connection that is cut.
+# A lost connection.
 
 
 class Cutter:
-    """Stands between the project and PostgreSQL, and loses the answer to every other COMMIT."""
+    """A proxy between the project and PostgreSQL that drops the reply to every other COMMIT."""
 
     def __init__(self, folder: Path, upstream: str) -> None:
         self.commits = 0
@@ -216,7 +216,7 @@ class Cutter:
     def _carry_back(self, server: socket.socket, client: socket.socket, cut: threading.Event) -> None:
         with suppress(OSError):
             while data := server.recv(65536):
-                if cut.is_set():  # so it was the answer, and the transaction is stored
+                if cut.is_set():  # this was the reply, and the transaction is stored
                     self.lost += 1
                     client.shutdown(socket.SHUT_RDWR)
                     return
@@ -225,7 +225,7 @@ class Cutter:
 
 @contextmanager
 def cutting(address: str) -> Iterator[tuple[str, Cutter]]:
-    """Yields an address for the same database with every other COMMIT unanswered."""
+    """Yield an address for the same database that loses the reply to every other COMMIT."""
     real = address.partition("host=")[2]
     with folder_of_nobody("pg-cut-") as folder:
         cutter = Cutter(folder, f"{real}/.s.PGSQL.5432")
@@ -241,7 +241,7 @@ def cutting(address: str) -> Iterator[tuple[str, Cutter]]:
 async def test_nothing_is_done_twice_when_answers_are_lost(
     on_server: Settings, opened: Database, start: StartOutlook, tmp_path: Path
 ) -> None:
-    """Where a COMMIT is done and its answer lost, the counts are true and no attempt is counted twice."""
+    """When a COMMIT succeeds but its reply is lost, counts are correct and no attempt is counted twice."""
     mailboxes = accounts(20) | {"wrong@outlook.com": Account("pw", smtp="wrong-credentials")}
     outlook = await start(mailboxes)
     file = mailboxes_file(tmp_path / "in.csv", mailboxes)
@@ -269,11 +269,11 @@ async def test_nothing_is_done_twice_when_answers_are_lost(
 def test_import_over_http_is_answered_truly_when_answers_are_lost(
     on_server: Settings, opened: Database
 ) -> None:
-    """An import over HTTP counts as imported what it stored itself, and its repetition says the same."""
+    """An import over HTTP counts what it stored itself as imported, and a repeated request says the same."""
     with cutting(on_server.database_url.get_secret_value()) as (address, cutter):
         settings = Settings(database_url=SecretStr(address), encryption_keys=on_server.encryption_keys)
         with api_with(settings) as api:
-            key = {"X-Api-Key": create_key(opened, "default", "test")}  # by the way that nobody cuts
+            key = {"X-Api-Key": create_key(opened, "default", "test")}  # over the address without the proxy
             with httpx.Client(base_url=api.url, headers=key, timeout=60) as client:
                 first = send(client, SAMPLE.read_bytes(), **{"Idempotency-Key": "once"})
                 again = send(client, SAMPLE.read_bytes(), **{"Idempotency-Key": "once"})
@@ -282,11 +282,11 @@ def test_import_over_http_is_answered_truly_when_answers_are_lost(
     assert len(rows_of(opened, Import)) == 1
 
 
-# Connections, and what is no outage.
+# Connections, and errors that are not outages.
 
 
 def test_a_process_holds_no_more_connections_than_it_says(opened: Database) -> None:
-    """Forty threads at once share ten connections, and all get their turn."""
+    """Forty threads at once share ten connections, and all of them get one."""
     most = 0
 
     @through_restarts
@@ -303,7 +303,7 @@ def test_a_process_holds_no_more_connections_than_it_says(opened: Database) -> N
 
 
 def test_too_many_clients_are_waited_out(server: PostgreSql, opened: Database) -> None:
-    """Where the server has no connection left, an operation waits until there is one."""
+    """If the server has no free connection, an operation waits until there is one."""
     opened.engine.dispose()
     with ExitStack() as others:
         with suppress(psycopg.OperationalError):
@@ -320,7 +320,7 @@ def test_too_many_clients_are_waited_out(server: PostgreSql, opened: Database) -
 def test_an_operation_that_ends_its_own_connection_is_given_up(
     opened: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that comes back each time is not asked for ever; the error says what it said."""
+    """An operation that breaks its connection on every retry fails with the server's own error."""
     monkeypatch.setattr(tasks.storage.database, "PATIENCE", 0.5)
     times = 0
 
@@ -337,7 +337,7 @@ def test_an_operation_that_ends_its_own_connection_is_given_up(
 
 
 def test_other_faults_are_not_repeated(opened: Database) -> None:
-    """What the server refuses is raised the first time: only a lost connection is worth a second one."""
+    """A statement that the server rejects fails the first time; only a lost connection is retried."""
     times = 0
 
     @through_restarts
@@ -356,7 +356,7 @@ def test_other_faults_are_not_repeated(opened: Database) -> None:
 def test_a_database_that_is_away_at_the_start_is_refused_at_once(
     server: PostgreSql, on_server: Settings
 ) -> None:
-    """Whoever starts a program without its database hears of it in a sentence, and not after a minute."""
+    """A program that starts without its database stops at once with a message."""
     server.stop()
     begun = time.monotonic()
     with pytest.raises(SettingsError, match="cannot be opened"), database(on_server):

@@ -1,4 +1,4 @@
-"""What `python -m flows.manage deploy` leaves on a Prefect server, the second time too."""
+"""What `python -m flows.manage deploy` leaves on a Prefect server, also when it runs twice."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEPLOYMENTS = {
 
 
 def found_on(machine: Machine) -> dict[str, list[Any]]:
-    """The parts by their kind, without what changes from one moment to the next."""
+    """The objects by kind, without the values that change over time."""
     deployments = machine.api.post("/deployments/filter", json={}).json()
     pools = machine.api.post("/work_pools/filter", json={}).json()
     automations = machine.api.post("/automations/filter", json={}).json()
@@ -35,7 +35,7 @@ def found_on(machine: Machine) -> dict[str, list[Any]]:
 
 
 def test_setting_up_again_changes_nothing(machine: Machine) -> None:
-    """`manage deploy` a second time asks nothing and leaves four deployments, one pool, one automation."""
+    """A second `manage deploy` asks nothing and leaves four deployments, one pool and one automation."""
     before = found_on(machine)
     assert [len(parts) for parts in before.values()] == [4, 1, 1]
     shell = Shell(machine.folder, machine.signed_in)
@@ -44,7 +44,7 @@ def test_setting_up_again_changes_nothing(machine: Machine) -> None:
 
 
 def test_deployments_are_as_the_project_says(machine: Machine) -> None:
-    """Each has a description, the pool and its schedule; a second scan beside a running one is cancelled."""
+    """Each has a description, the pool and its schedule; a second scan next to a running one is cancelled."""
     for name, cron in DEPLOYMENTS.items():
         found = machine.deployment(name)
         assert found["description"]
@@ -57,7 +57,7 @@ def test_deployments_are_as_the_project_says(machine: Machine) -> None:
 
 
 def test_schedule_creates_runs(machine: Machine) -> None:
-    """The scheduler really plans scans: some library versions keep it silent for ever."""
+    """The scheduler creates scheduled runs for the scan, which some library versions never do."""
     wanted = {
         "deployments": {"id": {"any_": [machine.deployment("watch-inbox/scheduled")["id"]]}},
         "flow_runs": {"tags": {"all_": ["auto-scheduled"]}},
@@ -66,7 +66,7 @@ def test_schedule_creates_runs(machine: Machine) -> None:
 
 
 def test_dead_runs_are_found_by_their_silence(machine: Machine) -> None:
-    """The automation marks a run of ours as crashed after 90 seconds without a sign of life or an end."""
+    """The automation marks a run as crashed after 90 seconds without a heartbeat or an end."""
     (automation,) = machine.api.post("/automations/filter", json={}).json()
     trigger = automation["trigger"]
     assert (automation["name"], automation["enabled"]) == (AUTOMATION, True)

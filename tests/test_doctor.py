@@ -1,4 +1,4 @@
-"""The doctor names what is wrong with a set-up, and what to do about it; a sound one gets exit code 0."""
+"""The doctor names what is wrong with a set-up and how to fix it; a healthy one gets exit code 0."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ GOOD = {"settings", "libraries", "keys", "database", "secrets", "watch folder", 
 
 
 def examine(capsys: pytest.CaptureFixture[str], code: int) -> list[Finding]:
-    """What the doctor says; its exit code is held to `code`."""
+    """The doctor's findings, after a check that it exits with `code`."""
     capsys.readouterr()
     assert main(["doctor", "--json"]) == code
     found = json.loads(capsys.readouterr().out)
@@ -58,14 +58,14 @@ def troubles(findings: list[Finding]) -> list[Finding]:
 
 @pytest.fixture(autouse=True)
 def _no_prefect() -> Iterator[None]:
-    """No Prefect server is configured, whatever other tests have started."""
+    """No Prefect server is configured, even if other tests have started one."""
     with temporary_settings(restore_defaults={PREFECT_API_URL}):
         yield
 
 
 @contextmanager
 def servers(folder: Path, ca: trustme.CA, faults: ServerFaults | None = None) -> Iterator[None]:
-    """The stand-in for every domain, by the settings."""
+    """Settings that use the stand-in for every domain."""
     with pytest.MonkeyPatch.context() as patch, running({}, server=faults, ca=ca, folder=folder) as outlook:
         for name, value in at(outlook).items():
             patch.setenv(name, value)
@@ -76,7 +76,7 @@ def servers(folder: Path, ca: trustme.CA, faults: ServerFaults | None = None) ->
 def sound(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca: trustme.CA
 ) -> Iterator[Database]:
-    """A sound set-up with two mailboxes on SQLite; yields its database."""
+    """A healthy set-up with two mailboxes on SQLite; yield its database."""
     for name in ("watched", "imports"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv(f"{PREFIX}WATCH_FOLDER", str(tmp_path / "watched"))
@@ -89,7 +89,7 @@ def sound(
 @pytest.mark.sqlite
 @pytest.mark.usefixtures("sound")
 def test_sound_set_up(capsys: pytest.CaptureFixture[str]) -> None:
-    """Every part is looked at and found to be well; exit code 0, and one line for each for people."""
+    """A healthy set-up gets exit code 0 and one line for each part."""
     findings = examine(capsys, 0)
     assert troubles(findings) == []
     assert {finding.about for finding in findings} > GOOD | {"Prefect"}
@@ -104,7 +104,7 @@ def test_sound_set_up(capsys: pytest.CaptureFixture[str]) -> None:
 def test_set_up_before_its_first_import(
     settings: Settings, tmp_path: Path, ca: trustme.CA, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where nothing is there yet that is no fault, and looking makes nothing."""
+    """A set-up before its first import is healthy, and the doctor creates nothing."""
     assert settings.encryption_keys is None
     with servers(tmp_path, ca), pytest.MonkeyPatch.context() as patch:
         patch.setenv(f"{PREFIX}WATCH_FOLDER", str(tmp_path / "watched"))
@@ -112,7 +112,7 @@ def test_set_up_before_its_first_import(
     assert [path.suffix for path in tmp_path.iterdir()] == [".pem"]
 
 
-# What is broken: how, and what the doctor says of it ------------------
+# What is broken: how, and what the doctor says about it ---------------
 
 Break = Callable[[Path, Database, pytest.MonkeyPatch], None]
 
@@ -176,7 +176,7 @@ def newer_key(folder: Path, _opened: Database, _patch: pytest.MonkeyPatch) -> No
 
 
 def install(name: str, version: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Another version of a library, as far as the metadata of what is installed say."""
+    """Make a library appear to be installed in another version."""
     metadata = folder / "site" / f"{name}-{version}.dist-info" / "METADATA"
     metadata.parent.mkdir(parents=True)
     metadata.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
@@ -264,7 +264,7 @@ def test_broken_set_up(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Whatever of this machine is broken is named in one line with its remedy, and no value is quoted."""
+    """Each fault on this machine has one line with its remedy, and no value is quoted."""
     break_it, health, about, words = BROKEN[kind]
     break_it(tmp_path, sound, monkeypatch)
     (found,) = troubles(examine(capsys, 1 if health == "FAULT" else 0))
@@ -277,7 +277,7 @@ def test_broken_set_up(
 def test_each_faulty_setting_has_a_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two malformed settings are two faults, and what does not depend on them is looked at all the same."""
+    """Two malformed settings are two faults, and the parts that do not depend on them are still checked."""
     monkeypatch.setenv(f"{PREFIX}PROBE_ATTEMPTS", "0")
     monkeypatch.setenv(f"{PREFIX}SERVERS", "{")
     findings = examine(capsys, 1)
@@ -299,7 +299,7 @@ def test_broken_postgresql(
     ca: trustme.CA,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A PostgreSQL without keys, without tables, or that does not answer, each has its line and remedy."""
+    """A PostgreSQL without keys, without tables, or that is unreachable has one line with its remedy."""
     assert settings
     monkeypatch.setenv(f"{PREFIX}WATCH_FOLDER", str(tmp_path / "watched"))
     with servers(tmp_path, ca), postgresql.new_database() as address:
@@ -323,7 +323,7 @@ def test_sound_postgresql(
     ca: trustme.CA,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """On either database a sound set-up with some mailboxes gets exit code 0 and no warning."""
+    """On either database a healthy set-up with some mailboxes gets exit code 0 and no warning."""
     monkeypatch.setenv(f"{PREFIX}WATCH_FOLDER", str(tmp_path / "watched"))
     with database(either_settings) as opened:
         import_mailboxes(opened, either_settings, accounts(2))
@@ -354,7 +354,7 @@ def test_broken_mail_server(
     ca: trustme.CA,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A server that cannot be reached is a warning; one that no password may be sent to is a fault."""
+    """An unreachable server is a warning; one that is not safe to send passwords to is a fault."""
     health, words = SERVER_FAULTS[kind]
     monkeypatch.setenv(f"{PREFIX}PROBE_TIMEOUT", "2" if kind.startswith("hang") else "20")
     with servers(tmp_path, ca, ServerFaults(smtp=kind)):
@@ -364,7 +364,7 @@ def test_broken_mail_server(
 
 
 def test_microsoft_is_asked_unless_others_stand_for_every_domain(settings: Settings) -> None:
-    """The default servers and those of the settings are asked, each once; with * only the latter."""
+    """The default servers and those in the settings are checked once each; with `*` only the latter."""
     ours = {"smtp": "mail.contoso.com:587", "imap": "mail.contoso.com:993"}
     defaults = {MICROSOFT_SMTP, MICROSOFT_IMAP, CONSUMER_IMAP}
 
@@ -379,7 +379,7 @@ def test_microsoft_is_asked_unless_others_stand_for_every_domain(settings: Setti
 
 @pytest.mark.parametrize("host", [MICROSOFT_SMTP, MICROSOFT_IMAP, CONSUMER_IMAP])
 def test_state_at_microsoft_is_told(host: str) -> None:
-    """That a server of Microsoft offers password login does not mean that it takes passwords: it is said."""
+    """For Microsoft's servers the doctor adds that an offer of password sign-in does not mean it works."""
     protocol = Protocol.SMTP if host == MICROSOFT_SMTP else Protocol.IMAP
     found = server_finding(Answer(protocol, Endpoint(host, 1), Reason.OK, Stage.CAPABILITY, "", 1))
     assert found.health is Health.WARNING
@@ -396,7 +396,7 @@ def prefect_at(address: str, login: str | None = None) -> Iterator[None]:
 
 
 class NotPrefect(BaseHTTPRequestHandler):
-    """Some other web server."""
+    """A web server that is not Prefect."""
 
     def do_GET(self) -> None:
         self.send_error(404)
@@ -406,7 +406,7 @@ class NotPrefect(BaseHTTPRequestHandler):
 
 
 async def test_prefect_that_is_not_there() -> None:
-    """An address where nothing listens is a fault, and no password in it is repeated."""
+    """An address where nothing listens is a fault, and a password in it is not shown."""
     with prefect_at("http://user:hunter2@127.0.0.1:9/api"):
         (found,) = await check_prefect(PARTS)
     assert found.health is Health.FAULT
@@ -427,7 +427,7 @@ async def test_prefect_that_is_something_else() -> None:
 
 
 async def test_prefect_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that takes connections and says nothing is a fault once the wait is over."""
+    """A server that accepts connections but never replies is a fault once the time-out is over."""
     monkeypatch.setattr(tasks.doctor.prefect, "LONGEST_WAIT", 0.5)
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
@@ -440,7 +440,7 @@ async def test_prefect_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_prefect_without_deployments_or_of_another_version(
     prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bare server can run imports by hand, but it is open to strangers; another version is a fault."""
+    """A server without deployments works but is open to strangers; another version is a fault."""
     with prefect_at(prefect_server):
         version, deployments, login = await check_prefect(PARTS)
         assert version.health is Health.OK
@@ -458,7 +458,7 @@ async def test_prefect_without_deployments_or_of_another_version(
 
 
 def test_broken_variable_of_prefect(offline: Shell) -> None:
-    """A variable that Prefect itself cannot read is a fault of one line, and the rest is looked at."""
+    """A variable that Prefect itself cannot read is one fault, and the rest is still checked."""
     offline.environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] = "often"
     offline.environment[f"{PREFIX}SERVERS"] = "{"
     findings = json.loads(offline.run("doctor", "--json", module="flows.manage", code=1))
@@ -467,7 +467,7 @@ def test_broken_variable_of_prefect(offline: Shell) -> None:
 
 
 def look(machine: Machine, parts: Parts = PARTS) -> list[str]:
-    """What is wrong with a machine's Prefect, once it is not too busy to answer."""
+    """What is wrong with a machine's Prefect, retried while it is too busy to answer."""
 
     async def check() -> list[Finding]:
         login = read_profile(machine.profile)["PREFECT_API_AUTH_STRING"]
@@ -482,7 +482,7 @@ def look(machine: Machine, parts: Parts = PARTS) -> list[str]:
 
 
 def change(machine: Machine, method: str, path: str, **values: object) -> None:
-    """Change something on a machine's Prefect, again while its SQLite is locked."""
+    """Change something on a machine's Prefect, retried while its SQLite is locked."""
 
     def done() -> bool:
         try:
@@ -496,14 +496,14 @@ def change(machine: Machine, method: str, path: str, **values: object) -> None:
 
 @pytest.mark.slow
 def test_whole_machine(machine: Machine) -> None:
-    """With server, deployments and a worker all is well, and the doctor's exit code 0."""
+    """With server, deployments and a worker all is well, and the doctor exits with 0."""
     assert look(machine) == []
     Shell(machine.folder, machine.signed_in).run("doctor", module="flows.manage")
 
 
 @pytest.mark.slow
 def test_broken_parts_of_prefect(machine: Machine) -> None:
-    """What is paused, turned off, missing or without a worker is named with its remedy."""
+    """A part that is paused, turned off, missing or without a worker is named with its remedy."""
     watch, manual = (machine.deployment(name)["id"] for name in (SCHEDULED[0], DEPLOYMENTS[0]))
     (automation,) = machine.api.post("/automations/filter", json={}).json()
     try:

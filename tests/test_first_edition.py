@@ -1,7 +1,7 @@
-"""What the first edition stored opens with the present code, and nothing of it is lost.
+"""Everything that the first edition stored can be read by the present code.
 
 `data/first_edition/` was made by the first edition's own code, at revision 0002: imports of the two samples
-and of a file over HTTP, API keys, and a watched folder with a waiting file and one that a killed run left.
+and of a file over HTTP, API keys, and an inbox with a waiting file and one that a killed run left.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from tests.support.shell import SAMPLES
 
 FIRST_EDITION = Path(__file__).parent / "data" / "first_edition"
 FIRST_REVISION = "0002"
-# Each table of the first edition, and the model that has its rows now.
+# Each table of the first edition, and the model that holds its rows now.
 TABLES: dict[str, type[Table]] = {
     "workspace": Workspace,
     "api_key": ApiKey,
@@ -64,7 +64,7 @@ TABLES: dict[str, type[Table]] = {
     "mailbox": Mailbox,
     "probe_result": ProbeResult,
 }
-# Columns that have another name now.
+# Renamed columns.
 RENAMED = {"batch_id": "import_id"}
 
 WORKSPACES = {"default": "troubled.csv", "sales": "mailboxes.csv", "untested": "mailboxes.csv"}
@@ -80,7 +80,7 @@ Rows = list[dict[str, Any]]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the first edition's data, with the access rights that Git does not keep."""
+    """A copy of the first edition's data, with the file modes that Git does not keep."""
     copy = shutil.copytree(FIRST_EDITION, tmp_path / "first")
     for path in (copy, *copy.rglob("*")):
         path.chmod(0o700 if path.is_dir() else 0o600)
@@ -99,7 +99,7 @@ def stored(tmp_path: Path) -> dict[str, Rows]:
 
 
 def _typed(row: sqlite3.Row) -> dict[str, Any]:
-    """A row with aware datetimes, as SQLite has none."""
+    """A row with aware datetimes, which SQLite does not have."""
     moments = {name for name in row.keys() if name.endswith("_at") or name in ("at", "claimed_until")}  # noqa: SIM118
     return {
         name: datetime.fromisoformat(row[name]).replace(tzinfo=UTC)
@@ -132,7 +132,7 @@ def first_settings(
 @pytest.fixture
 def upgraded(first_settings: Settings) -> Iterator[Database]:
     """The first edition's database, opened by the present code: SQLite, then PostgreSQL."""
-    if first_settings.encryption_keys is not None:  # only the embedded database upgrades itself
+    if first_settings.encryption_keys is not None:  # only SQLite upgrades itself
         with engine_of(first_settings) as engine:
             upgrade(engine)
     with database(first_settings) as opened:
@@ -156,7 +156,7 @@ def migrate(engine: sa.Engine, command: Callable[[Config, str], None], to: str) 
 
 
 def copy_rows(engine: sa.Engine, stored: dict[str, Rows]) -> None:
-    """Insert rows with their ids, and let the database number new rows after them."""
+    """Insert rows with their ids, and make the database number new rows after them."""
     metadata = sa.MetaData()
     metadata.reflect(engine)
     with engine.begin() as connection:
@@ -173,7 +173,7 @@ def copy_rows(engine: sa.Engine, stored: dict[str, Rows]) -> None:
 
 
 def test_the_tables_are_upgraded(upgraded: Database) -> None:
-    """The first edition's tables become those that the code declares, to the last column."""
+    """The migrated tables of the first edition are exactly those that the code declares."""
     assert revision(upgraded.engine) == schemas.migrations.HEAD
     with upgraded.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
@@ -181,7 +181,7 @@ def test_the_tables_are_upgraded(upgraded: Database) -> None:
 
 
 def test_every_row_is_kept(upgraded: Database, stored: dict[str, Rows]) -> None:
-    """Each table has the rows that it had, with the values that they had."""
+    """Each table keeps its rows and their values."""
     counts = [("workspace", 3), ("api_key", 2), ("import_batch", 4)]
     counts += [("batch_row_error", 3), ("mailbox", 70), ("probe_result", 96)]
     assert [(name, len(rows)) for name, rows in stored.items()] == counts
@@ -194,7 +194,7 @@ def test_every_row_is_kept(upgraded: Database, stored: dict[str, Rows]) -> None:
 
 
 def test_passwords_and_totp_secrets_open(upgraded: Database) -> None:
-    """Each password and each TOTP secret opens to what the imported files say."""
+    """Each password and each TOTP secret can be unsealed and matches the imported files."""
     expected = {
         (workspace, row[0].casefold()): (app_password(row[1]), TOTP_SECRETS.get(row[0]))
         for workspace, file in WORKSPACES.items()
@@ -245,7 +245,7 @@ def test_verdicts_are_shown(upgraded: Database, stored: dict[str, Rows]) -> None
 
 
 def test_imports_are_shown(upgraded: Database) -> None:
-    """Each import has its counts, its row errors and the progress of its tests."""
+    """Each import keeps its counts, its row errors and the progress of its tests."""
     seen = {}
     for workspace, import_id in (("default", 1), ("sales", 2), ("untested", 3), ("sales", 4)):
         found = find_import(upgraded, workspace, import_id, 0, 50)
@@ -261,14 +261,14 @@ def test_imports_are_shown(upgraded: Database) -> None:
 
 
 def test_api_keys_still_work(upgraded: Database, folder: Path) -> None:
-    """The keys that the first edition gave out are found, each with its workspace."""
+    """The API keys that the first edition created are found, each with its workspace."""
     keys = json.loads((folder / "api-keys.json").read_text())
     assert find_key(upgraded, keys["sales"]) == Holder(1, "sales")
     assert find_key(upgraded, keys["platform"]) == Holder(2, None)
 
 
 def test_an_idempotency_key_still_finds_its_import(upgraded: Database) -> None:
-    """A request that is sent again after the upgrade is recognised by its key and its fingerprint."""
+    """A request that is repeated after the upgrade is recognised by its key and its fingerprint."""
     found = find_keyed_import(upgraded, "sales", IDEMPOTENCY_KEY)
     assert found is not None
     import_id, fingerprint = found
@@ -280,7 +280,7 @@ def test_an_idempotency_key_still_finds_its_import(upgraded: Database) -> None:
 def test_a_new_import_follows_the_old_ones(
     upgraded: Database, first_settings: Settings, tmp_path: Path
 ) -> None:
-    """Imports go on after the upgrade: new numbers follow the old ones, and stored mailboxes are skipped."""
+    """New imports get numbers after the old ones, and skip stored mailboxes."""
     file = write_csv(tmp_path / "next.csv", [["works@example.com", "p"], ["new@example.com", "p"]])
     summary = import_file(upgraded, first_settings, file).summary
     assert (summary.import_id, summary.imported, summary.skipped) == (5, 1, 1)
@@ -288,7 +288,7 @@ def test_a_new_import_follows_the_old_ones(
 
 
 def test_files_of_the_watched_folder_are_found(folder: Path) -> None:
-    """The waiting file is seen, and the file that a killed run left behind is taken up with its tag."""
+    """The waiting file is found, and the file that a killed run left is picked up with its tag."""
     folders = Folders(folder)
     waiting = folders.inbox / "waiting.csv"
     assert set(look(folders.inbox)) == {waiting}
@@ -309,7 +309,7 @@ def prepared_email(file: Path) -> str:
 def test_a_downgrade_gives_the_first_edition_its_tables(
     first_settings: Settings, stored: dict[str, Rows]
 ) -> None:
-    """A downgrade to the first edition's revision restores its tables, their parts' names and their rows."""
+    """A downgrade to the first edition's revision restores its tables, names and rows."""
     with engine_of(first_settings) as engine:
         before = parts_of(engine)
         upgrade(engine)
@@ -326,7 +326,7 @@ def test_a_downgrade_gives_the_first_edition_its_tables(
 
 
 def parts_of(engine: sa.Engine) -> dict[str, list[object]]:
-    """Each table's columns, indexes and constraints, by their names."""
+    """Each table's columns, indexes and constraints, by name."""
     found = sa.inspect(engine)
     return {
         name: [

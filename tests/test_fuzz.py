@@ -1,4 +1,4 @@
-"""Each property of `tests.tools.fuzz`, briefly, with the same examples each time; a finding is found."""
+"""A short run of each property in `tests.tools.fuzz`, with the same examples each time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.tools import fuzz
 from tests.tools.fuzz import Property
 
-# Name → how many examples, and what has to become of a tenth of them, or the examples would say little.
+# Name → number of examples, and the result that at least a tenth of them must have to be meaningful.
 SHORT_RUN = {
     "envelope": (40, {"read"}),
     "passwords": (45, {"read"}),
@@ -34,21 +34,21 @@ def properties() -> Iterator[dict[str, Property]]:
 
 @pytest.mark.parametrize("name", SHORT_RUN)
 def test_property(name: str, properties: dict[str, Property]) -> None:
-    """The property holds for some examples, and enough of them come as far as it is about."""
+    """The property holds for some examples, and enough of them get as far as what it checks."""
     examples, wanted = SHORT_RUN[name]
     became = properties[name].run(examples)
     assert 10 * sum(became[end] for end in wanted) >= became.total(), became
 
 
 def test_every_property_is_run_briefly(properties: dict[str, Property]) -> None:
-    """The short run leaves none out."""
+    """The short run includes every property."""
     assert list(properties) == list(SHORT_RUN)
 
 
 def test_a_finding_ends_the_run(
     properties: dict[str, Property], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What does not hold ends the run with 1 and the smallest example of it."""
+    """A failing property ends the run with 1 and its smallest example."""
 
     def check(number: int) -> str:
         assert number < 1000

@@ -1,4 +1,4 @@
-"""A limit for all workers together is one of Prefect's, and holds for every run that finds it."""
+"""A concurrency limit for all workers is one of Prefect's, and applies to every run that finds it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GROUP = 4
 
 
 async def test_two_imports_together_stay_under_the_limit(shell: Shell, prefect_server: str) -> None:
-    """Two imports at once hold no more connections together than the limit of the host allows."""
+    """Two imports at once open no more connections together than the host's limit allows."""
     assert prefect_server
     mailboxes = accounts(12)
     shell.environment["OUTLOOK_IMPORT_PROBE_GROUP_SIZE"] = str(GROUP)
@@ -32,7 +32,7 @@ async def test_two_imports_together_stay_under_the_limit(shell: Shell, prefect_s
                 with process:
                     output, errors = process.communicate(timeout=LIMIT_SECONDS)
                 assert "12 active" in output, errors
-            # Each of the two preflights of a run is one connection more.
+            # Each of the two preflights of a run adds one connection.
             assert outlook.seen.connections_at_once["smtp"] <= 2 * GROUP + 2
             assert outlook.seen.connections_at_once["imap"] <= 2 * GROUP + 2
     finally:
@@ -41,7 +41,7 @@ async def test_two_imports_together_stay_under_the_limit(shell: Shell, prefect_s
 
 
 async def test_limit_below_a_group_is_refused(prefect_server: str) -> None:
-    """A limit that no group could ever pass, or below none, is refused with a sentence."""
+    """A limit smaller than a group, or below zero, is refused with a message."""
     assert prefect_server
     with pytest.raises(ValueError, match="reduce PROBE_GROUP_SIZE"):
         await set_limit("localhost", GROUP - 1, GROUP)
@@ -50,6 +50,6 @@ async def test_limit_below_a_group_is_refused(prefect_server: str) -> None:
 
 
 def test_limit_is_found_however_the_host_is_written() -> None:
-    """A host that the settings name in capitals is held to the limit that was set in small letters."""
+    """A host in capitals in the settings uses the limit that was set in small letters."""
     group = Group(Endpoint("Mail.Contoso.com", 587), Endpoint("mail.contoso.COM", 993), 1, (1,))
     assert limits_of(group, {"outlook-import:mail.contoso.com"}) == ["outlook-import:mail.contoso.com"]

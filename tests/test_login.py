@@ -1,4 +1,4 @@
-"""One login: every reply and every fault gets its reason, within the deadline, for one password sent."""
+"""One login: every reply and every fault gets its reason, in time, with the password sent once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.conftest import StartOutlook
 ADDRESS = "anna@outlook.com"
 PASSWORD = "abcdefghijklmnop"
 GOOD = {ADDRESS: Account(PASSWORD)}
-# Nothing waits for the one when all is well; the other is what a fault costs.
+# For logins that succeed, and for faults that use up the whole deadline.
 PATIENCE = 10.0
 DEADLINE = 1.0
 
@@ -40,9 +40,9 @@ async def ask(
     protocol: Protocol,
     password: str | None = PASSWORD,
     user: str = ADDRESS,
-    timeout: float = PATIENCE,  # noqa: ASYNC109  the deadline of the login, not of this
+    timeout: float = PATIENCE,  # noqa: ASYNC109  the login's deadline, not this function's
 ) -> Answer:
-    """Log in to the stand-in, or ask it without a password."""
+    """Log in to the stand-in, or run a preflight without a password."""
     host, _, port = outlook.address(protocol.value).rpartition(":")
     credentials = None if password is None else Credentials(user, password)
     return await log_in(
@@ -62,12 +62,12 @@ def b64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-# The right conversation.
+# The correct conversation.
 
 
 @each_protocol
 async def test_a_good_login(start: StartOutlook, protocol: Protocol) -> None:
-    """A right password gives OK, after one connection and one login."""
+    """A correct password gives OK, after one connection and one login."""
     outlook = await start(GOOD)
     answer = await ask(outlook, protocol)
     assert (answer.protocol, answer.reason, answer.stage) == (protocol, Reason.OK, Stage.CHECK)
@@ -80,7 +80,7 @@ async def test_a_good_login(start: StartOutlook, protocol: Protocol) -> None:
 
 @each_protocol
 async def test_a_preflight(start: StartOutlook, protocol: Protocol) -> None:
-    """Without credentials everything up to the password is asked, and none is sent."""
+    """Without credentials the login stops before the password, and none is sent."""
     outlook = await start(GOOD)
     answer = await ask(outlook, protocol, None)
     assert (answer.reason, answer.stage, answer.tried) == (Reason.OK, Stage.CAPABILITY, False)
@@ -93,7 +93,7 @@ async def test_a_preflight(start: StartOutlook, protocol: Protocol) -> None:
 async def test_a_wrong_password_is_tried_once(
     start: StartOutlook, protocol: Protocol, smtp_auth: str
 ) -> None:
-    """A refused password is sent once, however many mechanisms are on offer: ten failures lock an account."""
+    """A refused password is sent once, however many mechanisms are offered: ten failures lock an account."""
     outlook = await start(GOOD, ServerFaults(smtp_auth=smtp_auth))
     answer = await ask(outlook, protocol, "wrong")
     expected = {SMTP: Reason.WRONG_CREDENTIALS, IMAP: Reason.LOGIN_REFUSED}
@@ -148,7 +148,7 @@ async def test_passwords_arrive_as_they_are(
     }
 
 
-# What the servers say.
+# What servers reply.
 
 REASONS: dict[Protocol, dict[str, Reason]] = {
     SMTP: {
@@ -194,7 +194,7 @@ REASONS: dict[Protocol, dict[str, Reason]] = {
     [(protocol, name) for protocol in Protocol for name in script.REPLIES[protocol.value]],
 )
 async def test_every_reply_has_its_reason(start: StartOutlook, protocol: Protocol, name: str) -> None:
-    """Each reply that the stand-in knows is understood, and the server's own words are kept."""
+    """Each reply of the stand-in gets its reason, and the server's own text is kept."""
     outlook = await start(account(protocol, name))
     answer = await ask(outlook, protocol)
     assert answer.reason is REASONS[protocol][name]
@@ -208,7 +208,7 @@ async def test_every_reply_has_its_reason(start: StartOutlook, protocol: Protoco
 
 @each_protocol
 async def test_a_pause_that_the_server_names(start: StartOutlook, protocol: Protocol) -> None:
-    """The pause that a throttled reply asks for is in the answer."""
+    """The answer has the pause that a throttling reply asks for."""
     answer = await ask(await start(account(protocol, "throttled-backoff")), protocol)
     assert answer.retry_after == timedelta(seconds=299.961)
 
@@ -254,23 +254,23 @@ async def test_no_password_leaves_for_such_a_server(
     [("wrong-name", "Hostname mismatch"), ("expired", "has expired"), ("self-signed", "self-signed")],
 )
 async def test_a_bad_certificate_is_named(start: StartOutlook, name: str, words: str) -> None:
-    """What is wrong with a certificate is said: its name, its dates or its signer."""
+    """The reason names what is wrong with a certificate: its name, its dates or its signer."""
     outlook = await start(GOOD, ServerFaults(name, name))
     assert words in (await ask(outlook, SMTP)).text
     assert words in (await ask(outlook, IMAP)).text
 
 
 async def test_offers_without_a_password_mechanism_are_told(start: StartOutlook) -> None:
-    """Where a server offers no password login, the answer says what it does offer."""
+    """If a server offers no password login, the answer lists what it offers."""
     outlook = await start(GOOD, ServerFaults("xoauth2-only", "login-disabled"))
     assert "AUTH XOAUTH2" in (await ask(outlook, SMTP, None)).text
     assert "LOGINDISABLED" in (await ask(outlook, IMAP, None)).text
 
 
 async def test_plain_text_behind_starttls_is_thrown_away(start: StartOutlook) -> None:
-    """What a man in the middle slips in behind the answer to STARTTLS is not believed inside TLS."""
+    """Text injected after the reply to STARTTLS is discarded before TLS."""
     outlook = await start(GOOD, ServerFaults("injected"))
-    assert (await ask(outlook, SMTP)).reason is Reason.OK  # PLAIN, which was slipped in, would be refused
+    assert (await ask(outlook, SMTP)).reason is Reason.OK  # PLAIN, which was injected, would be refused
     assert outlook.seen.logins == {("smtp", ADDRESS): 1}
 
 
@@ -303,7 +303,7 @@ FAULT_REASONS = {
 
 @pytest.mark.parametrize("fault", script.FAULTS)
 async def test_faults_are_never_a_wrong_password(start: StartOutlook, fault: str) -> None:
-    """A fault at any stage ends within the deadline, is worth another try, and blames no password."""
+    """A fault at any stage ends in time, can be retried, and is never reported as a wrong password."""
     timeout = DEADLINE if fault in ("hang", "drip") else PATIENCE
 
     async def suffer(protocol: Protocol, stage: str, *, everybody: bool) -> None:
@@ -334,7 +334,7 @@ async def test_faults_are_never_a_wrong_password(start: StartOutlook, fault: str
 
 
 async def test_a_fault_behind_the_verdict_changes_nothing(start: StartOutlook) -> None:
-    """Once SMTP has taken the password, neither QUIT's answer nor the deadline turns the verdict over."""
+    """Once SMTP has accepted the password, a bad reply to QUIT or a time-out does not change the verdict."""
     servers = [await start(account(SMTP, f"{fault}:after")) for fault in script.FAULTS]
     answers = await asyncio.gather(*(ask(outlook, SMTP, timeout=DEADLINE) for outlook in servers))
     assert [answer.reason for answer in answers] == [Reason.OK] * len(script.FAULTS)
@@ -342,7 +342,7 @@ async def test_a_fault_behind_the_verdict_changes_nothing(start: StartOutlook) -
 
 
 async def test_a_slow_answer_is_waited_for(start: StartOutlook) -> None:
-    """A refusal that comes late, but before the deadline, is a refusal; behind it, a time-out."""
+    """A refusal that arrives before the deadline is a refusal; one that arrives later is a time-out."""
     outlook = await start(account(SMTP, "slow:0.3+wrong-credentials"))
     assert (await ask(outlook, SMTP, timeout=2)).reason is Reason.WRONG_CREDENTIALS
     late = await ask(outlook, SMTP, timeout=0.25)
@@ -351,7 +351,7 @@ async def test_a_slow_answer_is_waited_for(start: StartOutlook) -> None:
 
 @each_protocol
 async def test_a_name_that_does_not_exist(protocol: Protocol) -> None:
-    """A server whose name cannot be looked up is a fault of its own; so is a name that is none."""
+    """A host name that cannot be looked up, or is malformed, has its own reason."""
     for host in ("mail.invalid", f"{'x' * 64}.example", "a..b"):
         endpoint = Endpoint(host, 993)
         answer = await log_in(protocol, endpoint, Credentials(ADDRESS, PASSWORD), tls_context(None), 10)
@@ -360,7 +360,7 @@ async def test_a_name_that_does_not_exist(protocol: Protocol) -> None:
 
 
 def resolve_to(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
-    """Give every host name several addresses: one for each of these ports, whatever port is asked for."""
+    """Give every host name several addresses: one for each of these ports, whatever port was requested."""
 
     async def addresses(*_: object, **__: object) -> list[tuple[Any, ...]]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports]
@@ -369,7 +369,7 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
 
 
 async def test_a_refusing_address_of_several(start: StartOutlook, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host with a dead address beside a good one is reached; with dead ones only it is named as refused."""
+    """A host with a dead address next to a good one is reached; with dead ones only it is refused."""
     dead = await start(GOOD, ServerFaults("refused", "refused"))
     outlook = await start(GOOD)
     resolve_to(monkeypatch, dead.smtp_port, outlook.smtp_port)
@@ -384,7 +384,7 @@ async def test_a_silent_address_of_several(start: StartOutlook, monkeypatch: pyt
     outlook = await start(GOOD)
     with ExitStack() as stack:
         silent = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(4):  # more than it lets wait: nobody else is answered
+        for _ in range(4):  # fill the backlog, so that nothing else is answered
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(silent.getsockname())
@@ -394,13 +394,13 @@ async def test_a_silent_address_of_several(start: StartOutlook, monkeypatch: pyt
     assert outlook.seen.logins == {("smtp", ADDRESS): 1}
 
 
-# What is kept of a server's words.
+# What is kept of a server's text.
 
 
 @each_protocol
 @pytest.mark.parametrize("password", [PASSWORD, 'odd "pass\\word"', "größe"])
 async def test_an_echoed_password_is_not_kept(start: StartOutlook, protocol: Protocol, password: str) -> None:
-    """A server that repeats the password, plain, quoted or in base64, has it cut out of its words."""
+    """A password that a server repeats, plain, quoted or in base64, is removed from its text."""
     quoted = password.replace("\\", "\\\\").replace('"', '\\"')
     forms = [password, b64(password), b64(f"\0{ADDRESS}\0{password}"), quoted]
     for form in forms:
@@ -412,18 +412,18 @@ async def test_an_echoed_password_is_not_kept(start: StartOutlook, protocol: Pro
 
 @each_protocol
 async def test_credentials_show_nothing(protocol: Protocol) -> None:
-    """Credentials cannot be printed, and an answer about them holds none."""
+    """Credentials cannot be printed, and an answer about them does not contain them."""
     credentials = Credentials(ADDRESS, PASSWORD)
     answer = await log_in(protocol, Endpoint("127.0.0.1", 1), credentials, tls_context(None), PATIENCE)
     assert PASSWORD not in f"{credentials!r} {credentials} {answer!r}"
 
 
-# Giving up.
+# Cancelling.
 
 
 @each_protocol
 async def test_cancelling_closes_the_connection(start: StartOutlook, protocol: Protocol) -> None:
-    """A cancelled login raises the cancellation at once, and its connection is gone before the next one."""
+    """A cancelled login raises the cancellation at once, and closes its connection before the next one."""
     outlook = await start(account(protocol, "slow:30"))
     for attempt in (1, 2):
         login = asyncio.create_task(ask(outlook, protocol, timeout=30))
@@ -432,19 +432,19 @@ async def test_cancelling_closes_the_connection(start: StartOutlook, protocol: P
         login.cancel()
         with pytest.raises(asyncio.CancelledError):
             await login
-        await asyncio.sleep(0.2)  # the stand-in looks every 0.1 s
+        await asyncio.sleep(0.2)  # the stand-in checks every 0.1 s
     assert outlook.seen.connections == {protocol: 2}
     assert outlook.seen.connections_at_once == {protocol: 1}
 
 
-# Servers that are not Outlook.
+# Servers other than Outlook.
 
 
 @asynccontextmanager
 async def scripted(ca: trustme.CA, ca_file: Path, replies: Mapping[str, str]) -> AsyncIterator[Outlook]:
-    """A server of either protocol that answers each command word with this text, `%` being the tag.
+    """A server of either protocol that answers each command word with this text; `%` is replaced by the tag.
 
-    `greeting` comes by itself; a word without an answer ends the connection, and so does a last goodbye.
+    `greeting` is sent first; a word without an answer ends the connection, and so does a final goodbye.
     """
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -479,7 +479,7 @@ async def scripted(ca: trustme.CA, ca_file: Path, replies: Mapping[str, str]) ->
         for _, writer in talks:
             writer.transport.abort()
         await asyncio.gather(*(task for task, _ in talks), return_exceptions=True)
-        await asyncio.sleep(0.01)  # the last callbacks of the transports
+        await asyncio.sleep(0.01)  # the transports' last callbacks
 
 
 TALK: dict[Protocol, dict[str, str]] = {
@@ -540,13 +540,13 @@ TALK: dict[Protocol, dict[str, str]] = {
 async def test_servers_that_are_not_outlook(
     ca: trustme.CA, ca_file: Path, protocol: Protocol, changes: dict[str, str], reason: Reason
 ) -> None:
-    """Other servers' ways of saying yes and no are understood, and nonsense is called nonsense."""
+    """Other servers' ways to accept and refuse are understood, and nonsense is reported as such."""
     async with scripted(ca, ca_file, TALK[protocol] | changes) as outlook:
         assert (await ask(outlook, protocol)).reason is reason
 
 
 async def test_a_goodbye_before_the_answer(ca: trustme.CA, ca_file: Path) -> None:
-    """The words of a BYE that takes an answer's place are kept."""
+    """The text of a BYE that replaces an answer is kept."""
     talk = TALK[IMAP] | {"LOGIN": "* BYE Connection is closed. 13\r\n"}
     async with scripted(ca, ca_file, talk) as outlook:
         answer = await ask(outlook, IMAP)
@@ -554,7 +554,7 @@ async def test_a_goodbye_before_the_answer(ca: trustme.CA, ca_file: Path) -> Non
 
 
 def test_one_context_per_process(ca_file: Path) -> None:
-    """The SSL context is made once for each CA file, checks certificates and speaks TLS 1.2 or later."""
+    """The SSL context is made once per CA file, checks certificates and uses TLS 1.2 or later."""
     context = tls_context(ca_file)
     assert tls_context(ca_file) is context
     assert context.check_hostname

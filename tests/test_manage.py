@@ -1,4 +1,4 @@
-"""The housekeeping of mailboxes and imports, as somebody at a terminal or a script sees it."""
+"""The commands for mailboxes and imports, as a person at a terminal or a script sees them."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ ACCOUNTS = {
 
 @dataclass
 class Desk:
-    """Runs `python -m flows.manage` within this process, with its output in a pipe or on a terminal."""
+    """Runs `python -m flows.manage` in this process, with its output in a pipe or on a terminal."""
 
     capsys: pytest.CaptureFixture[str]
     monkeypatch: pytest.MonkeyPatch
     said: str = field(init=False, default="")
 
     def run(self, *arguments: str | Path, code: int = 0) -> str:
-        """Hold the exit code to `code` and return standard output; standard error is in `said`."""
+        """Check that the exit code is `code` and return standard output; standard error is in `said`."""
         self.capsys.readouterr()
         assert exit_code(*arguments) == code
         output, self.said = self.capsys.readouterr()
@@ -96,7 +96,7 @@ class Desk:
         try:
             while part := os.read(near, 65536):
                 shown += part
-        except OSError:  # Linux says so of a terminal that nobody has open
+        except OSError:  # Linux reports this for a terminal that is not open
             pass
         os.close(near)
         return re.sub(r"\x1b\[[\d;]*m", "", shown.decode()).replace("\r\n", "\n")
@@ -105,7 +105,7 @@ class Desk:
 def exit_code(*arguments: str | Path) -> int:
     try:
         return manage.main([str(argument) for argument in arguments])
-    except SystemExit as stopped:  # of argparse
+    except SystemExit as stopped:  # from argparse
         return int(stopped.code or 0)
 
 
@@ -131,7 +131,7 @@ def change(db: Database, email: str, **values: object) -> None:
 
 @pytest.mark.usefixtures("tested")
 def test_database_that_fails_ends_a_command_with_a_sentence(desk: Desk, db: Database) -> None:
-    """What the database says stands on one line, without a traceback, and the exit code is 3."""
+    """A database error is one line on standard error, without a traceback, and the exit code is 3."""
     with db.engine.begin() as connection:
         connection.execute(text("DROP TABLE probe_result"))
     desk.run("mailboxes", "show", ANN, code=3)
@@ -142,7 +142,7 @@ def test_database_that_fails_ends_a_command_with_a_sentence(desk: Desk, db: Data
 
 @pytest.mark.parametrize("number", ["0", "-1", "x", "9" * 30])
 def test_number_that_no_import_has_is_wrong_usage(desk: Desk, number: str) -> None:
-    """A number that no database could hold is told before one is asked."""
+    """A number that is too large for the database is refused before the database is read."""
     for arguments in (("imports", "list", "--limit"), ("mailboxes", "list", "--import"), ("imports", "show")):
         desk.run(*arguments, number, code=2)
         assert re.search("positive integer|into int|Unknown option|requires", desk.said), desk.said
@@ -153,7 +153,7 @@ def test_number_that_no_import_has_is_wrong_usage(desk: Desk, number: str) -> No
 
 @pytest.mark.usefixtures("tested")
 def test_filters_choose_mailboxes_and_narrow_each_other_down(desk: Desk) -> None:
-    """Each option lets through what it says, letter for letter, and of one workspace only."""
+    """Each option matches exactly, options combine, and only one workspace is searched."""
     everybody = [ANN, BOB, CAT, DAN]
     cases: dict[tuple[str, ...], list[str]] = {
         (): everybody,
@@ -163,7 +163,7 @@ def test_filters_choose_mailboxes_and_narrow_each_other_down(desk: Desk) -> None
         ("--tag", "demo"): everybody,
         ("--tag", "dem"): [],
         ("--import", "1"): everybody,
-        ("--import", "2"): [],  # that is the other workspace's
+        ("--import", "2"): [],  # this is in the other workspace
         ("--reason", "wrong_credentials"): [BOB],
         ("--reason", "throttled"): [CAT],
         ("--reason", "timed_out"): [],
@@ -187,13 +187,13 @@ def test_filters_choose_mailboxes_and_narrow_each_other_down(desk: Desk) -> None
     "options", [["--status", "well"], ["--reason", "bad"], ["--domain", "x y"], ["--email", " "]]
 )
 def test_a_filter_that_means_nothing_is_wrong_usage(desk: Desk, options: list[str]) -> None:
-    """An unknown status or reason, no domain, and a part that would let everything through are refused."""
+    """An unknown status or reason, a malformed domain, and an empty search are refused."""
     desk.run("mailboxes", "delete", "--yes", *options, code=2)
 
 
 @pytest.mark.usefixtures("tested")
 def test_a_list_says_how_many_more_there_are(desk: Desk) -> None:
-    """A list that is cut says so, on standard error, where it does not disturb a program."""
+    """A shortened list says how many more there are, on standard error."""
     assert len(desk.json("mailboxes", "list", "--limit", "3")) == 3
     assert desk.said == "… and 1 more: --limit 4 lists them all.\n"
     desk.run("mailboxes", "list", "--limit", "4")
@@ -202,7 +202,7 @@ def test_a_list_says_how_many_more_there_are(desk: Desk) -> None:
 
 @pytest.mark.usefixtures("tested")
 def test_a_pipe_gets_whole_lines_and_a_terminal_what_fits(desk: Desk) -> None:
-    """In a pipe a mailbox is one line with its whole diagnosis; a terminal of 80 columns is not overrun."""
+    """In a pipe a mailbox is one line with its whole diagnosis; a terminal of 80 columns gets what fits."""
     (line,) = [line for line in desk.run("mailboxes", "list").splitlines() if line.startswith(BOB)]
     assert line.rstrip().endswith("then delete the mailbox here and import it again.")
     assert re.search(r"bob@contoso\.com +failed +demo +20\d\d-\d\d-\d\d \d\d:\d\d ", line)
@@ -215,7 +215,7 @@ def test_a_pipe_gets_whole_lines_and_a_terminal_what_fits(desk: Desk) -> None:
 
 @pytest.mark.usefixtures("tested")
 def test_nothing_shown_holds_a_secret_or_steers_the_terminal(desk: Desk) -> None:
-    """No list and no record has a password, a TOTP secret or sealed bytes; an escape sequence is defused."""
+    """Lists and records show no password, TOTP secret or sealed bytes, and no control characters."""
     shown = desk.on_terminal("mailboxes", "show", ANN) + desk.on_terminal("mailboxes", "list")
     for form in ((), ("--json",)):
         shown += desk.run("mailboxes", "list", *form) + desk.run("mailboxes", "show", ANN, *form)
@@ -227,7 +227,7 @@ def test_nothing_shown_holds_a_secret_or_steers_the_terminal(desk: Desk) -> None
 
 @pytest.mark.usefixtures("tested")
 def test_show_tells_what_each_protocol_said_last(desk: Desk, db: Database) -> None:
-    """A record has title, meaning, remedy and the server's words, and whether a run holds the mailbox."""
+    """A record has title, meaning, remedy and the server's text, and says if a run claims the mailbox."""
     change(db, DAN, claimed_until=now() + timedelta(minutes=1))
     change(db, CAT, claimed_until=now() - timedelta(minutes=1))
     record = desk.json("mailboxes", "show", DAN.upper())
@@ -247,7 +247,7 @@ def test_show_tells_what_each_protocol_said_last(desk: Desk, db: Database) -> No
 
 @pytest.mark.usefixtures("tested")
 def test_the_last_answer_is_the_latest_one(desk: Desk, db: Database) -> None:
-    """Attempts are counted anew after `retest`; an older answer with a higher number is not the last one."""
+    """After `retest`, which restarts the count of attempts, the newest answer counts as the last one."""
     (bob,) = [row["id"] for row in rows_of(db, Mailbox) if row["email"] == BOB]
     (answer,) = [row for row in rows_of(db, ProbeResult) if row["mailbox_id"] == bob]
     older = answer | {"attempt": 3, "reason": Reason.THROTTLED, "at": now() - timedelta(days=1)}
@@ -260,7 +260,7 @@ def test_the_last_answer_is_the_latest_one(desk: Desk, db: Database) -> None:
 
 @pytest.mark.usefixtures("tested")
 def test_delete_by_filter_asks_first(desk: Desk, db: Database) -> None:
-    """Without a terminal or --yes nothing is deleted; a no leaves all, a yes deletes what was named."""
+    """Without a terminal or --yes nothing is deleted; “no” keeps all, and “yes” deletes what was named."""
     desk.monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     assert desk.run("mailboxes", "delete", "--status", "failed", code=2) == ""
     assert desk.said.startswith("2 mailboxes of workspace 'default' will be deleted")
@@ -278,10 +278,10 @@ def test_delete_by_filter_asks_first(desk: Desk, db: Database) -> None:
 
 @pytest.mark.usefixtures("tested")
 def test_addresses_are_changed_without_a_question_and_the_missing_are_named(desk: Desk) -> None:
-    """Named mailboxes are deleted at once; one that is not there makes exit code 1 and is named."""
+    """Named mailboxes are deleted at once; a missing one is named and makes the exit code 1."""
     assert desk.run("mailboxes", "delete", ANN.lower(), "eve@contoso.com", code=1) == f"Deleted: {ANN}\n"
     assert "eve@contoso.com" in desk.said
-    # Of what is named, only what the filters let through.
+    # Of the named mailboxes, only those that match the filters.
     assert (
         desk.run("mailboxes", "delete", BOB, CAT, "--status", "failed", "--yes", code=1)
         == f"Deleted: {BOB}\n"
@@ -291,7 +291,7 @@ def test_addresses_are_changed_without_a_question_and_the_missing_are_named(desk
 
 @pytest.mark.usefixtures("tested")
 def test_nothing_named_means_nothing_and_all_has_to_be_said(desk: Desk) -> None:
-    """Without mailboxes and filters a change is refused; an empty address is no mailbox; --all means all."""
+    """A change needs mailboxes, filters or --all; an empty address is not a mailbox."""
     commands = (["tag", "vip"], ["retest"], ["delete"])
     for command in commands:
         desk.run("mailboxes", *command, "--yes", code=2)
@@ -305,7 +305,7 @@ def test_nothing_named_means_nothing_and_all_has_to_be_said(desk: Desk) -> None:
 
 @pytest.mark.usefixtures("tested")
 def test_changes_are_made_in_parts(desk: Desk, db: Database) -> None:
-    """A change of many mailboxes is several transactions, and none is left out or told twice."""
+    """A change of many mailboxes uses several transactions, and each mailbox is changed and listed once."""
     desk.monkeypatch.setattr(tasks.storage.mailboxes, "AT_ONCE", 3)
     chosen = choose_mailboxes(db, "default", Filters())
     parts = delete_mailboxes(db, chosen, Filters())
@@ -329,7 +329,7 @@ def test_what_a_filter_lets_through_no_longer_is_left_alone(desk: Desk, db: Data
 
 @pytest.mark.usefixtures("tested")
 def test_retest_by_reason_withdraws_the_verdicts(desk: Desk) -> None:
-    """Mailboxes with a reason become due, and the reason is not said of them again until they are tested."""
+    """Mailboxes with a reason become due, and no longer have the reason until they are tested."""
     assert desk.run("mailboxes", "retest", "--reason", "wrong_credentials", "--yes") == f"Due: {BOB}\n"
     (row,) = desk.json("mailboxes", "list", "--email", "bob")
     assert (row["status"], row["attempts"], row["diagnosis"]) == ("pending", 0, "")
@@ -341,7 +341,7 @@ def test_retest_by_reason_withdraws_the_verdicts(desk: Desk) -> None:
 
 @pytest.mark.usefixtures("tested")
 def test_tags_are_set_and_taken_away(desk: Desk) -> None:
-    """A tag takes the place of another; --no-tag or an empty one takes it away; what is no tag is refused."""
+    """A tag replaces another; --no-tag or an empty one removes it; an invalid one is refused."""
     assert desk.run("mailboxes", "tag", "vip", ANN, BOB) == f"Tagged: {ANN}\nTagged: {BOB}\n"
     assert desk.emails("--tag", "vip") == [ANN, BOB]
     assert desk.run("mailboxes", "tag", "--no-tag", ANN) == f"Untagged: {ANN}\n"
@@ -357,7 +357,7 @@ def test_tags_are_set_and_taken_away(desk: Desk) -> None:
 
 @pytest.mark.usefixtures("tested")
 def test_a_terminal_gets_the_current_code(desk: Desk) -> None:
-    """The code is that of the stored secret, by its digits, period and algorithm, with its seconds left."""
+    """The code is that of the stored secret, with its digits, period and algorithm, and its seconds left."""
     known = {
         ANN: TOTP(SECRET),
         BOB: TOTP("GEZDGNBVGY3TQOJQ", digits=8, interval=60, digest=hashlib.sha256),
@@ -376,7 +376,7 @@ def test_a_terminal_gets_the_current_code(desk: Desk) -> None:
 
 @pytest.mark.usefixtures("tested")
 def test_a_code_is_shown_on_a_terminal_only(desk: Desk) -> None:
-    """A pipe gets no code but exit code 2; without a secret, or without the mailbox, there is a sentence."""
+    """A pipe gets exit code 2 and no code; a mailbox that is missing or has no secret gets a message."""
     assert desk.run("totp", ANN, code=2) == ""
     assert "on a terminal only" in desk.said
     assert desk.on_terminal("totp", CAT, code=1) == f"{CAT} has no TOTP secret.\n"
@@ -392,7 +392,7 @@ def test_a_code_is_shown_on_a_terminal_only(desk: Desk) -> None:
 
 @pytest.mark.usefixtures("tested")
 def test_imports_are_listed_with_rows_and_progress(desk: Desk, db: Database, tmp_path: Path) -> None:
-    """The newest import comes first, with what became of its rows and of its mailboxes."""
+    """Imports are listed newest first, with the counts of their rows and of their mailboxes."""
     file = write_csv(tmp_path / "later.csv", [["new@contoso.com", "p"], [ANN, "p"]])
     import_file(db, Settings(), file, test=False)
     newest, first = desk.json("imports", "list")
@@ -412,7 +412,7 @@ def test_imports_are_listed_with_rows_and_progress(desk: Desk, db: Database, tmp
 
 @pytest.mark.usefixtures("tested")
 def test_an_import_shows_its_reasons_with_remedies(desk: Desk) -> None:
-    """Each reason comes with its mailboxes, as many as the list with that reason has, and with its remedy."""
+    """Each reason has its remedy and as many mailboxes as the list filtered by that reason."""
     found = desk.json("imports", "show", "1")
     assert {reason["reason"] for reason in found["reasons"]} >= {"wrong_credentials", "throttled"}
     for reason in found["reasons"]:
@@ -425,14 +425,14 @@ def test_an_import_shows_its_reasons_with_remedies(desk: Desk) -> None:
         assert reason["reason"] in shown
     piped = desk.run("imports", "show", "1")
     assert all(reason["remedy"] in piped for reason in found["reasons"])
-    desk.run("imports", "show", "2", code=1)  # the other workspace's
+    desk.run("imports", "show", "2", code=1)  # from the other workspace
     assert desk.said == "There is no import 2 in workspace 'default'.\n"
     assert "1 row: 1 imported" in desk.run("imports", "show", "2", "--workspace", "other")
 
 
 @pytest.mark.usefixtures("tested")
 def test_row_errors_are_listed_by_line(desk: Desk, db: Database) -> None:
-    """Every failed row is there, in CSV safe for a spreadsheet; of rows no longer kept the number is told."""
+    """Every failed row is listed, in CSV that is safe to open; for removed row errors the number is shown."""
     lines = [(error["line"], error["error"]) for error in desk.json("imports", "errors", "1")]
     assert lines == [(6, "Missing email or password"), (7, "Missing email or password")]
     table = list(csv.reader(io.StringIO(desk.run("imports", "errors", "1", "--csv"))))
@@ -453,7 +453,7 @@ def test_row_errors_are_listed_by_line(desk: Desk, db: Database) -> None:
 
 @pytest.mark.usefixtures("settings")
 def test_the_template_can_be_filled_in_and_imported(desk: Desk, tmp_path: Path) -> None:
-    """It is private, begins with the mark that Excel wants, and its columns are the importer's."""
+    """The template is private, begins with the byte order mark for Excel, and has the importer's columns."""
     path = tmp_path / "new.csv"
     desk.run("import-template", path)
     assert path.stat().st_mode & 0o777 == 0o600
@@ -469,7 +469,7 @@ def test_the_template_can_be_filled_in_and_imported(desk: Desk, tmp_path: Path) 
 
 @pytest.mark.usefixtures("settings")
 def test_the_template_takes_no_files_place(desk: Desk, tmp_path: Path) -> None:
-    """An existing file, a link to nowhere and a folder that is not there are refused and left as they are."""
+    """An existing file, a dangling link and a missing folder are refused and left unchanged."""
     path, link = tmp_path / "mine.csv", tmp_path / "link.csv"
     path.write_text("mine")
     link.symlink_to(tmp_path / "nowhere.csv")
@@ -482,7 +482,7 @@ def test_the_template_takes_no_files_place(desk: Desk, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("settings")
 def test_a_closed_pipe_is_no_fault() -> None:
-    """Whoever reads may stop at any time: no traceback, whatever was to come."""
+    """A reader that closes the pipe early causes no traceback."""
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "flows.manage", "import-template"]

@@ -1,4 +1,4 @@
-"""Encryption keys by hand: added, rotated and removed while everything else goes on, and never shown."""
+"""Encryption keys are added, rotated and removed while everything else runs, and are never shown."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def id_of(*keys: str) -> str:
 
 @pytest.fixture
 def either_database(either_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """SQLite, then PostgreSQL, whose keys come from the settings; the old one alone, at first."""
+    """SQLite, then PostgreSQL, whose keys come from the settings; at first with the old key only."""
     monkeypatch.setenv(f"{PREFIX}ENCRYPTION_KEYS", OLD)
     return with_changes(either_settings, encryption_keys=SecretStr(OLD))
 
@@ -69,7 +69,7 @@ def fill(settings: Settings, folder: Path) -> None:
 
 
 def everything_in(settings: Settings, *keys: str) -> list[str]:
-    """Every secret that is stored, opened with these keys alone."""
+    """Every stored secret, unsealed with these keys only."""
     sealer = Sealer(parse_keys(",".join(keys)))
     with database(settings) as opened, opened.engine.connect() as connection:
         found = [
@@ -91,7 +91,7 @@ def test_rotation_seals_everything_with_the_first_key(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Afterwards the first key alone opens passwords, TOTP secrets and fingerprints; no secret is said."""
+    """A rotation lets the first key alone unseal all stored secrets, and prints none of them."""
     fill(either_database, tmp_path)
     before = everything_in(either_database, OLD)
     assert len(before) == 4
@@ -121,7 +121,7 @@ def test_values_that_do_not_open_are_named_and_the_others_rotated(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A damaged value and one of a lost key are named by their mailbox, with exit code 1, and left alone."""
+    """A damaged value and one with a missing key are named by mailbox, with exit code 1, and left as is."""
     fill(either_database, tmp_path)
     lost = Sealer(parse_keys(new_key()))
     with database(either_database) as opened, opened.engine.begin() as connection:
@@ -153,7 +153,7 @@ def test_rotation_waits_for_nobody(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A row that somebody holds on PostgreSQL is not waited for, counted at the end, and taken next time."""
+    """A row that another transaction has locked on PostgreSQL is skipped, counted, and rotated next time."""
     address = SecretStr(on_postgresql[f"{PREFIX}DATABASE_URL"])
     keyed = with_changes(settings, database_url=address, encryption_keys=SecretStr(OLD))
     fill(keyed, tmp_path)
@@ -172,9 +172,9 @@ ROWS = 20_000
 
 @contextmanager
 def working_on(settings: Settings, folder: Path) -> Iterator[list[str]]:
-    """Imports small files and deletes a mailbox of each, over and over on one open database.
+    """Import small files and delete a mailbox of each, repeatedly, on one open database.
 
-    Yields the addresses that are to be there at the end.
+    Yields the addresses that must be stored at the end.
     """
     stop, kept = Event(), list[str]()
 
@@ -200,7 +200,7 @@ def working_on(settings: Settings, folder: Path) -> Iterator[list[str]]:
 
 
 def fill_up(opened: Database, number: int) -> None:
-    """So many mailboxes that a rotation takes a while."""
+    """This many mailboxes, so that a rotation takes a while."""
     with opened.engine.begin() as connection:
         workspace = workspace_id_of(connection, "default")
         counts = {"imported": number, "skipped": 0, "failed": 0}
@@ -232,8 +232,8 @@ def rotation() -> subprocess.Popen[bytes]:
 def test_killed_rotation_beside_imports_loses_nothing(
     either_database: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After kill -9 in the middle, beside imports and deletions, another rotation finishes; all opens."""
-    # Whatever works at the time seals with the old key still and knows the new one, as the manual wants it.
+    """After kill -9 during a rotation next to imports and deletions, a second rotation finishes."""
+    # Programs that run meanwhile still seal with the old key and know the new one, as the manual says.
     beside = with_changes(either_database, encryption_keys=SecretStr(f"{OLD},{NEW}"))
     monkeypatch.setenv(f"{PREFIX}ENCRYPTION_KEYS", f"{NEW},{OLD}")
     new, old = (key_id(*parse_keys(key)) for key in (NEW, OLD))
@@ -261,7 +261,7 @@ def test_killed_rotation_beside_imports_loses_nothing(
 async def test_mailboxes_are_tested_while_their_passwords_are_sealed_anew(
     either_settings: Settings, monkeypatch: pytest.MonkeyPatch, start: StartOutlook
 ) -> None:
-    """Logins that a run makes during rotations use the right passwords, and no verdict is lost."""
+    """Logins during rotations use the correct passwords, and no verdict is lost."""
     monkeypatch.setattr(tasks.storage.key_rotation, "ROWS_AT_ONCE", 3)
     mailboxes = accounts(20)
     outlook = await start(mailboxes, delay=0.01)
@@ -307,7 +307,7 @@ def an_hour_later(settings: Settings) -> None:
 def test_added_key_is_followed_by_who_runs_already(
     settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Who opened the database before a key was added seals with the new one, and opens what others sealed."""
+    """A program that opened the database before a key was added seals with the new key and unseals both."""
     fill(settings, tmp_path)
     with database(settings) as running:
         (old,) = keys_in(settings)
@@ -329,7 +329,7 @@ def test_added_key_is_followed_by_who_runs_already(
 
 @pytest.mark.sqlite
 def test_process_goes_on_where_the_key_file_cannot_be_read(settings: Settings) -> None:
-    """A key file that is gone, or broken, for a moment stops nobody who has its keys."""
+    """A program that has its keys keeps working while the key file is missing or broken."""
     path = key_file(url_of(settings))
     with database(settings) as running:
         kept = path.read_text()
@@ -343,7 +343,7 @@ def test_process_goes_on_where_the_key_file_cannot_be_read(settings: Settings) -
 
 @pytest.mark.sqlite
 def test_keys_added_at_once_are_all_kept(settings: Settings, tmp_path: Path) -> None:
-    """Eight keys added at the same moment are all in the file, beside the first, and nothing else is left."""
+    """Eight keys added at once are all in the file, next to the first one, and no temporary file is left."""
     with database(settings):
         pass
     with ThreadPoolExecutor(8) as pool:
@@ -356,7 +356,7 @@ def test_keys_added_at_once_are_all_kept(settings: Settings, tmp_path: Path) -> 
 def test_key_is_removed_only_when_nothing_needs_it(
     settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The key that seals, one that has sealed something, and one just replaced are not taken out."""
+    """The key that seals, one that has sealed something, and one just replaced cannot be removed."""
     fill(settings, tmp_path)
     (old,) = keys_in(settings)
 
@@ -388,7 +388,7 @@ def test_key_is_removed_only_when_nothing_needs_it(
 
 @pytest.mark.usefixtures("either_database")
 def test_key_for_the_settings_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
-    """Where keys come from the settings, `add` prints a new one on standard output and changes nothing."""
+    """If keys come from the settings, `add` prints a new one on standard output and changes nothing."""
     assert main([*ENCRYPTION, "add"]) == 0
     said = capsys.readouterr()
     (key,) = parse_keys(said.out)
@@ -399,6 +399,6 @@ def test_key_for_the_settings_is_printed_once(capsys: pytest.CaptureFixture[str]
 
 
 def test_key_in_place_of_an_id_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
-    """Who gives a key where its id is wanted does not find it in the error."""
+    """A key given instead of its id is not repeated in the error."""
     assert main([*ENCRYPTION, "remove", NEW]) == 2
     assert NEW not in capsys.readouterr().err
