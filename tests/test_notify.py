@@ -1,4 +1,4 @@
-"""Somebody is told of refused files, tripped guards and crashes, with counts and without a secret."""
+"""Refused files, tripped guards and crashes are reported to a webhook, with counts and without secrets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def webhook() -> Iterator[Webhook]:
 
 
 def test_refused_files_are_told(shell: Shell, webhook: Webhook) -> None:
-    """A file that the watched folder refuses is told by its name and the reason, and by nothing within it."""
+    """A file that the inbox refuses is reported by its name and reason, and never by its content."""
     shell.environment |= {
         "OUTLOOK_IMPORT_WATCH_FOLDER": str(shell.folder),
         "OUTLOOK_IMPORT_SETTLE_SECONDS": "0",
@@ -49,7 +49,7 @@ def test_refused_files_are_told(shell: Shell, webhook: Webhook) -> None:
 
 
 def test_tripped_guard_is_told_with_counts(shell: Shell, webhook: Webhook) -> None:
-    """When nearly all passwords of a file are wrong, it is told with the run's counts, of a retest too."""
+    """When nearly all passwords of a file are wrong, the report has the run's counts, also for a retest."""
     rows = [[f"user{n}@contoso.com", PASSWORD] for n in range(8)]
     with running({email: Account("right") for email, _ in rows}, folder=shell.folder) as outlook:
         shell.environment |= at(outlook) | {
@@ -71,7 +71,7 @@ def test_tripped_guard_is_told_with_counts(shell: Shell, webhook: Webhook) -> No
 async def test_address_is_in_no_log(
     settings: Settings, webhook: Webhook, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With every library's debugging on, no log line holds the address, whose path is a secret."""
+    """With every library's debug logging on, no log line contains the address, whose path is a secret."""
     caplog.set_level(logging.DEBUG)
     await notify("text", with_changes(settings, notify_webhook=SecretStr(webhook.address)))
     assert webhook.texts == ["text"]
@@ -80,7 +80,7 @@ async def test_address_is_in_no_log(
 
 
 def test_unreachable_webhook_stops_nothing_and_is_not_named(shell: Shell) -> None:
-    """What cannot be told is logged without the address, which is a secret, and the work goes on."""
+    """If the webhook is unreachable, the error is logged without the address and the work continues."""
     address = f"http://127.0.0.1:9/{Webhook.secret}"
     shell.environment |= {
         "OUTLOOK_IMPORT_WATCH_FOLDER": str(shell.folder),
@@ -100,7 +100,7 @@ def test_unreachable_webhook_stops_nothing_and_is_not_named(shell: Shell) -> Non
 async def test_answer_that_is_no_success_is_logged(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A webhook that answers with an error, or an address that is none, is logged without the address."""
+    """A webhook that answers with an error, or has an invalid address, is logged without the address."""
     with webhook_listening(status=500) as webhook, caplog.at_level(logging.WARNING, "tasks.notify"):
         for address in (webhook.address, f"no-address-{webhook.secret}"):
             await notify("text", with_changes(settings, notify_webhook=SecretStr(address)))
@@ -114,7 +114,7 @@ async def test_answer_that_is_no_success_is_logged(
 async def test_notification_block_is_told(
     settings: Settings, webhook: Webhook, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A notification block that is registered with Prefect gets the text; one that fails stops nothing."""
+    """A notification block registered with Prefect gets the text, and one that fails stops nothing."""
     for name, secret in (("told", webhook.address), ("failing", "http://127.0.0.1:9")):
         block = CustomWebhookNotificationBlock(
             name=name, url="{{address}}", json_data={"text": "{{body}}"}, secrets={"address": secret}
@@ -127,7 +127,7 @@ async def test_notification_block_is_told(
 
 @pytest.mark.slow
 def test_crashed_run_is_told(machine: Machine) -> None:
-    """When the process of a deployment's run is killed, the worker tells it, and the run ends as crashed."""
+    """If the process of a deployment's run is killed, the worker reports it, and the run ends as crashed."""
     file = write_csv(machine.watched / "hanging.csv", [[HANGING, PASSWORD]])
     run_id = machine.create_run(file=str(file)).json()["id"]
     wait_for("the first probe", lambda: "probe-progress" in machine.artifacts(run_id), 60)

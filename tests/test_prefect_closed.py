@@ -1,4 +1,4 @@
-"""Prefect's server is closed: a stranger who reaches its port runs nothing and reads nothing."""
+"""Prefect's server is closed: a stranger who reaches its port can run and read nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
 def stranger(url: str, origin: str | None) -> httpx.Client:
-    """A client that knows the address and nothing else, as a web page of this origin if there is one."""
+    """A client that knows only the address, optionally as a web page of this origin."""
     return httpx.Client(base_url=url, headers={"Origin": origin} if origin else {}, timeout=30)
 
 
@@ -56,7 +56,7 @@ def test_stranger_makes_the_worker_run_nothing(machine: Machine, origin: str | N
             answer = client.request(method, path, json=body)
             assert answer.status_code in REFUSED, (path, answer.text)
             assert "access-control-allow-origin" not in answer.headers
-            # A page may send this without asking first: Prefect takes a body without a type for JSON.
+            # A page may send this without a preflight: Prefect reads a body without a type as JSON.
             answer = client.request(method, path, content=json.dumps(body).encode())
             assert answer.status_code in REFUSED, (path, answer.text)
         assert client.post("/flow_runs/filter", json={}).status_code in REFUSED
@@ -67,7 +67,7 @@ def test_stranger_makes_the_worker_run_nothing(machine: Machine, origin: str | N
 
 @pytest.mark.slow
 def test_callers_with_a_login_choose_no_command(machine: Machine, tmp_path: Path) -> None:
-    """Whoever may start runs cannot choose the worker's command or environment at a run."""
+    """A caller who may start runs cannot choose the worker's command or environment."""
     marker = tmp_path / "marker"
     deployment = machine.deployment("import-outlook/manual")["id"]
     method, path, body = next(attacks(deployment, marker))
@@ -78,7 +78,7 @@ def test_callers_with_a_login_choose_no_command(machine: Machine, tmp_path: Path
 
 @pytest.mark.slow
 def test_login_is_in_a_private_file_and_in_no_process_list(machine: Machine) -> None:
-    """The login is in the profile, which only its owner can read, and no process has it as an argument."""
+    """The login is in the profile, which only its owner can read, and is no process's argument."""
     login = read_profile(machine.profile)["PREFECT_API_AUTH_STRING"]
     assert stat.S_IMODE(machine.profile.stat().st_mode) == 0o600
     arguments = "\n".join(machine.processes().values())
@@ -88,7 +88,7 @@ def test_login_is_in_a_private_file_and_in_no_process_list(machine: Machine) -> 
 
 
 def test_temporary_server_refuses_strangers() -> None:
-    """The server of one command has a login of its own, which is in no process list."""
+    """The temporary server of a command has its own login, which is in no process list."""
     server = TemporaryServer()
     try:
         server.wait()
@@ -137,9 +137,9 @@ def test_command_writes_the_profile(
 def test_profile_that_prefect_would_pass_over_is_a_fault(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A named profile that is missing, open to others or damaged stops every command with a sentence.
+    """A named profile that is missing, open to others or damaged stops every command with a message.
 
-    Prefect itself would go on with its defaults: a server without a login.
+    Prefect itself would fall back to its defaults: a server without a login.
     """
     path = tmp_path / "prefect.toml"
     if fault != "missing":

@@ -1,4 +1,4 @@
-"""Prefect's own server on PostgreSQL, beside the mailboxes, and that PostgreSQL killed in mid-run."""
+"""Prefect's server on PostgreSQL, next to the mailboxes, and that PostgreSQL killed during a run."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.support.postgresql import PostgreSql, postgresql_of
 from tests.support.shell import LIMIT_SECONDS, SAMPLES, Shell, at, environment
 from tests.test_api import CONTRACT
 
-RETRIES = {"PREFECT_CLIENT_RETRY_EXTRA_CODES": "500"}  # what Prefect's server says while its database is away
+RETRIES = {"PREFECT_CLIENT_RETRY_EXTRA_CODES": "500"}  # what Prefect's server logs while its database is down
 
 
 @pytest.mark.slow
 def test_import_with_everything_on_one_postgresql(postgresql: PostgreSql, tmp_path: Path) -> None:
-    """An import whose PostgreSQL, Prefect's as well, is killed in mid-run ends with the contract's counts."""
+    """An import whose PostgreSQL, which is also Prefect's, is killed midway ends with correct counts."""
     with postgresql_of(postgresql.binaries) as server, server.new_database() as runs:
         own = runs.replace("postgresql://", "postgresql+asyncpg://")
         with (

@@ -35,7 +35,7 @@ SAMPLE = str(SAMPLES / "mailboxes.csv")
 
 @pytest.fixture
 def page(machine: Machine) -> Iterator[Page]:
-    """A page of a headless Chromium that reaches the machine's own server and nothing else."""
+    """A page of a headless Chromium that can reach only the machine's own server."""
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright")
     chromium = shutil.which("chromium")
     if chromium is None:
@@ -60,7 +60,7 @@ def page(machine: Machine) -> Iterator[Page]:
         yield opened
         assert opened.get_by_text("Upgrade").count() == 0  # no promotion
         browser.close()
-        assert foreign == []  # no analytics, no fonts, no banner's pictures
+        assert foreign == []  # no analytics, fonts or banner pictures
 
 
 def open_form(page: Page, machine: Machine) -> None:
@@ -68,7 +68,7 @@ def open_form(page: Page, machine: Machine) -> None:
 
 
 def submit(page: Page) -> None:
-    """Send the form off and go to its run; once more where Prefect's SQLite happened to be locked."""
+    """Submit the form and open its run; retry if Prefect's SQLite was locked."""
     started = page.get_by_role("button", name="View run")
     refused = page.get_by_text("Error creating flow run")
     for _ in range(3):
@@ -89,13 +89,13 @@ def sign_in(page: Page, machine: Machine) -> None:
 
 
 def open_artifact(page: Page, run_id: str, key: str) -> None:
-    """Go from the run to one of its artifacts."""
+    """Open one of the run's artifacts."""
     page.goto(f"runs/flow-run/{run_id}?tab=Artifacts")
     page.get_by_role("link", name=key).click()
 
 
 def search_for(page: Page, words: str, until_hidden: Locator) -> None:
-    """Fill in the table's search; again where the page has drawn its table anew and lost the words."""
+    """Fill in the table's search; retry if the page has redrawn its table and lost the text."""
     from playwright.sync_api import TimeoutError as NotInTimeError
 
     search = page.get_by_placeholder("Search")
@@ -139,7 +139,7 @@ def test_sample_is_imported_by_the_form(machine: Machine, page: Page, tmp_path: 
 
     open_artifact(page, run_id, "mailbox-verdicts")
     another = page.get_by_test_id("table-display").get_by_text("fenella.coppersmythe@msn.com")
-    another.wait_for()  # what is typed before the table is there is lost
+    another.wait_for()  # text typed before the table is there is lost
     search_for(page, "tobiah", until_hidden=another)
     page.get_by_role("row", name="tobiah.wrenfold@outlook.com failed Wrong password").wait_for()
     page.screenshot(path=tmp_path / "mailbox-verdicts.png")
@@ -148,7 +148,7 @@ def test_sample_is_imported_by_the_form(machine: Machine, page: Page, tmp_path: 
 def test_form_asks_for_each_parameter_and_refuses_a_wrong_one(
     machine: Machine, page: Page, tmp_path: Path
 ) -> None:
-    """Each parameter has a title and a sentence; a wrong value is named in the form, and no run is made."""
+    """Each parameter has a title and a description; an invalid value is named and starts no run."""
     open_form(page, machine)
     for title in ("CSV file", "Tag", "Workspace", "Test the logins", "Text encoding", "Report"):
         page.get_by_text(title, exact=False).first.wait_for()
@@ -180,12 +180,12 @@ def test_form_asks_for_each_parameter_and_refuses_a_wrong_one(
     ],
 )
 def test_wrong_parameters_make_no_run(machine: Machine, parameters: dict[str, object]) -> None:
-    """A parameter of the wrong form is refused before there is a run."""
+    """An invalid parameter is refused before a run is created."""
     assert machine.create_run(**parameters).status_code in (HTTPStatus.CONFLICT, 422)
 
 
 def test_run_reads_and_writes_only_what_it_may(machine: Machine, tmp_path: Path) -> None:
-    """A link out of the folders, a pipe, or a report over something else fails the run; nothing changes."""
+    """A link out of the folders, a pipe, or a report over another file fails the run and changes nothing."""
     secret = "b8a1-the-password-of-somebody-else"
     outside = tmp_path / "outside.csv"
     outside.write_text(f"email,password\nann@contoso.com,{secret}\n")
