@@ -44,7 +44,7 @@ from tasks.notify import notify, tell_guard
 from tasks.prepare import prepare
 from tasks.probe import Probing, probe
 from tasks.report import publish_refusal, publish_summary, publish_verdicts, refuse_report, write_report
-from tasks.storage.database import Database, database
+from tasks.storage.database import Database, SimilarWorkspaceError, database
 from tasks.store import Origin, store
 
 
@@ -102,7 +102,10 @@ async def import_outlook(
     if isinstance(prepared, Refusal):
         return await refuse(prepared, file, settings)
     with database(settings) as mailboxes:
-        stored = store(prepared, Origin(file.name, workspace, tag, test), mailboxes, settings)
+        try:
+            stored = store(prepared, Origin(file.name, workspace, tag, test), mailboxes, settings)
+        except SimilarWorkspaceError as error:
+            return await refuse(Refusal(str(error)), file, settings)
         await publish_summary(stored.summary, report)
         verdicts = await probe_all(stored.targets, mailboxes, settings) if test else None
     if verdicts is not None:

@@ -67,6 +67,8 @@ def store(prepared: Prepared, origin: Origin, database: Database, settings: Sett
 
     Raises:
         KeyTakenError: If another import already used the idempotency key. Nothing is stored.
+        SimilarWorkspaceError: If the name of a new workspace differs from another only in case. Nothing is
+            stored.
         DatabaseLostError: If the database goes away and does not come back in time.
     """
     if origin.idempotency_key is None:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from http.client import HTTPConnection
@@ -47,10 +47,10 @@ from sandbox.script import Account
 from schemas.labels import LABEL_RULE
 from schemas.responses import ERROR_CODES
 from schemas.settings import PREFIX, Settings
-from schemas.tables import ApiKey, Import, ImportRowError, Mailbox, ProbeResult, now
+from schemas.tables import ApiKey, Import, ImportRowError, Mailbox, ProbeResult, Workspace, now
 from tasks.background import DEPLOYMENT, handed_to_prefect
 from tasks.storage.api_keys import create_key, revoke_key
-from tasks.storage.database import Database, database
+from tasks.storage.database import Database, SimilarWorkspaceError, database
 from tests.conftest import import_file, rows_of, with_changes, with_servers, write_csv
 from tests.support.machine import free_port
 from tests.support.shell import LIMIT_SECONDS, PROJECT, SAMPLES, Shell, at
@@ -546,6 +546,8 @@ def test_wrong_keys_are_limited_per_address(api: Api) -> None:
         with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2")) as elsewhere:
             listed = elsewhere.get(f"{api.url}/v1/mailboxes", headers={"X-Api-Key": unknown})
             assert listed.status_code == 200
+        behind_proxy = {"X-Api-Key": api.key(), "X-Forwarded-For": "203.0.113.7"}
+        assert httpx.get(f"{api.url}/v1/mailboxes", headers=behind_proxy).status_code == 200
     time.sleep(FRESH_SECONDS)
     assert status_with(api, known) == 200
 
@@ -599,19 +601,82 @@ def test_workspaces_know_nothing_of_each_other(either_api: Api) -> None:
 
 
 def test_platform_key_names_its_workspace(api: Api) -> None:
-    """A platform key works on the workspace of X-Workspace, made where it is new, or on the default one."""
-    with api.client(None) as client, api.client("Büro") as owner:
+    """A platform key works on the workspace of X-Workspace, or on the default one."""
+    with api.client(None) as client, api.client("Büro") as owner, api.client() as default:
         data_of(send(client, SAMPLE.read_bytes()))
-        data_of(client.post(IMPORT, files={"file": SAMPLE.read_bytes()}, headers={"X-Workspace": "new"}))
-        for name, number in (("default", 20), ("new", 20), ("unknown", 0)):
-            listed = client.get("/v1/mailboxes", headers={"X-Workspace": name})
-            assert len(data_of(listed)["mailboxes"]) == number
+        assert len(data_of(default.get("/v1/mailboxes"))["mailboxes"]) == 20
         data_of(send(owner, csv_of(["ann@b.co", "p"])))
         for encoded in ("Büro".encode(), "Büro".encode("latin-1")):
             listed = client.get("/v1/mailboxes", headers=[(b"X-Workspace", encoded)])
             assert len(data_of(listed)["mailboxes"]) == 1
         no_label = client.get("/v1/mailboxes", headers={"X-Workspace": "<b>"})
         assert error_of(no_label, 400) == f"X-Workspace: {LABEL_RULE}"
+
+
+def test_platform_key_creates_a_workspace_only_on_request(either_api: Api) -> None:
+    """An import into a new workspace needs X-Create-Workspace; reading from one finds nothing."""
+    new = {"X-Workspace": "new"}
+    with either_api.client(None) as client:
+        for headers in ({}, new, new | {"X-Create-Workspace": "false"}):
+            refused = send(client, SAMPLE.read_bytes(), **headers)
+            expected = "No such workspace: to create it, send X-Create-Workspace: true"
+            assert error_of(refused, 404) == expected
+        unclear = send(client, SAMPLE.read_bytes(), **new, **{"X-Create-Workspace": "yes"})
+        assert error_of(unclear, 400) == "x-create-workspace: Input should be 'true' or 'false'"
+        error_of(send(client, b"", **new, **{"X-Create-Workspace": "true"}), 400)
+        assert rows_of(either_api.db, Workspace) == rows_of(either_api.db, Import) == []
+        assert data_of(client.get("/v1/mailboxes", headers=new))["mailboxes"] == []
+        assert error_of(client.get("/v1/imports/1", headers=new), 404) == "No such import"
+        created = send(client, SAMPLE.read_bytes(), **new, **{"X-Create-Workspace": "true"})
+        assert created.json() == CONTRACT
+        assert data_of(send(client, SAMPLE.read_bytes(), **new))["skipped"] == 22
+    assert [row["name"] for row in rows_of(either_api.db, Workspace)] == ["new"]
+
+
+SIMILAR = "The workspace “Büro Nord” exists, and names must differ in more than upper and lower case"
+
+
+def test_workspace_that_differs_only_in_case_is_refused(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The API, `keys create` and `import` name the existing workspace and store nothing."""
+    with api_with(shell.settings) as api:
+        api.key("Büro Nord")
+        with api.client(None, **{"X-Create-Workspace": "true"}) as client:
+            similar = [(b"X-Workspace", "BÜRO NORD".encode())]
+            for header in (b"true", b"false"):
+                refused = client.post(
+                    IMPORT,
+                    files={"file": SAMPLE.read_bytes()},
+                    headers=[*similar, (b"X-Create-Workspace", header)],
+                )
+                assert error_of(refused, 409) == SIMILAR
+            assert data_of(client.get("/v1/mailboxes", headers=similar))["mailboxes"] == []
+        for name, value in shell.environment.items():
+            monkeypatch.setenv(name, value)
+        assert main(["keys", "create", "--workspace", "büro nord"]) == 2
+        assert capsys.readouterr().err == f"{SIMILAR}.\n"
+        shell.run(SAMPLE, "--workspace", "Büro nord", "--json", code=1)
+        assert json.loads(shell.last.stdout)["error"] == {"code": "VALIDATION_ERROR", "message": SIMILAR}
+        assert [row["name"] for row in rows_of(api.db, Workspace)] == ["Büro Nord"]
+        assert rows_of(api.db, Import) == []
+
+
+def test_similar_workspaces_created_at_once_become_one(either_api: Api) -> None:
+    """If keys for one name in three spellings are created at the same moment, one spelling wins."""
+    for turn in range(5):
+        names = [name for word in ("sales", "Sales", "SALES") for name in [f"{word} {turn}"] * 2]
+        barrier = threading.Barrier(len(names))
+
+        def create(name: str, barrier: threading.Barrier = barrier) -> bool:
+            barrier.wait(30)
+            with suppress(SimilarWorkspaceError):
+                return bool(create_key(either_api.db, name, "test"))
+            return False
+
+        with ThreadPoolExecutor(len(names)) as pool:
+            assert list(pool.map(create, names)).count(True) == 2
+    assert len(rows_of(either_api.db, Workspace)) == 5
 
 
 # What a caller reads -------------------------------------------------
@@ -1163,7 +1228,8 @@ def test_docs_work_without_a_network(api: Api) -> None:
                 assert example["success"] is (status == "200"), (path, status)
     upload = document["paths"][IMPORT]["post"]
     assert "example" in upload["requestBody"]["content"]["multipart/form-data"]
-    assert set(upload["responses"]) == {"200", "400", "401", "403", "408", "409", "413", "429", "500", "503"}
+    statuses = {200, 400, 401, 403, 404, 408, 409, 413, 429, 500, 503}
+    assert set(upload["responses"]) == set(map(str, statuses))
 
 
 def test_only_loopback_needs_no_warning() -> None:

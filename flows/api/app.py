@@ -18,7 +18,14 @@ from starlette.exceptions import HTTPException
 import schemas.migrations
 from flows.api import imports, mailboxes
 from flows.api.connections import Bounds
-from flows.api.errors import not_ready, on_http_error, on_invalid_request, on_lost_database
+from flows.api.errors import (
+    not_ready,
+    on_http_error,
+    on_invalid_request,
+    on_lost_database,
+    on_missing_workspace,
+    on_similar_workspace,
+)
 from flows.api.known_keys import KnownKeys
 from flows.api.middleware import FRAME_BYTES, Edge
 from flows.api.openapi import tidied
@@ -28,7 +35,13 @@ from schemas.prepare import prepare_rows
 from schemas.responses import Envelope, Status, documented
 from schemas.settings import Settings, SettingsError
 from tasks.background import BackgroundTests
-from tasks.storage.database import DatabaseLostError, database, revision
+from tasks.storage.database import (
+    DatabaseLostError,
+    NoSuchWorkspaceError,
+    SimilarWorkspaceError,
+    database,
+    revision,
+)
 
 IMPORT_THREADS = 4  # more threads would wait for the interpreter, or for SQLite's single writer
 
@@ -59,6 +72,8 @@ def create_app(settings: Settings) -> FastAPI:
             HTTPException: on_http_error,
             RequestValidationError: on_invalid_request,
             DatabaseLostError: on_lost_database,
+            NoSuchWorkspaceError: on_missing_workspace,
+            SimilarWorkspaceError: on_similar_workspace,
         },
     )
     app.add_middleware(Edge, limit=settings.max_file_bytes + FRAME_BYTES, bounds=bounds_of(settings))

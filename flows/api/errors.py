@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from schemas.responses import (
+    NO_SUCH_WORKSPACE,
     NOT_READY,
     failure,
 )
@@ -32,6 +33,16 @@ async def on_http_error(_request: Request, error: Exception) -> JSONResponse:
 async def on_lost_database(request: Request, _error: Exception) -> JSONResponse:
     """The response when the connection to the database breaks: 503."""
     return await on_http_error(request, not_ready())
+
+
+async def on_missing_workspace(_request: Request, _error: Exception) -> JSONResponse:
+    """The response to an import into a workspace that does not exist and is not to be created: 404."""
+    return error_response(HTTPStatus.NOT_FOUND, NO_SUCH_WORKSPACE)
+
+
+async def on_similar_workspace(_request: Request, error: Exception) -> JSONResponse:
+    """The response to a new workspace whose name differs from another only in case: 409."""
+    return error_response(HTTPStatus.CONFLICT, str(error))
 
 
 def not_ready() -> HTTPException:

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse
@@ -22,7 +22,7 @@ from schemas.refusals import Refusal, too_large
 from schemas.responses import KEY_USED, Envelope, Import, ImportCounts, documented, success
 from schemas.sealing import Owner, UnsealError
 from schemas.summary import MAX_ERRORS_SHOWN
-from tasks.storage.database import Database
+from tasks.storage.database import Database, require_workspace
 from tasks.storage.imports import find_import, find_keyed_import
 from tasks.store import KeyTakenError, Origin, store
 
@@ -49,7 +49,18 @@ class Answered:
     "/v1/mailboxes/import/outlook",
     summary="Import a CSV of Outlook mailboxes",
     responses=documented(
-        ImportCounts, 400, 401, 403, 408, 409, 413, 429, 500, 503, X_Import_Id="The id for /v1/imports/{id}."
+        ImportCounts,
+        400,
+        401,
+        403,
+        404,
+        408,
+        409,
+        413,
+        429,
+        500,
+        503,
+        X_Import_Id="The id for /v1/imports/{id}.",
     ),
     openapi_extra=UPLOAD,
 )
@@ -65,10 +76,16 @@ async def import_outlook(
             json_schema_extra={"pattern": IDEMPOTENCY_KEY},
         ),
     ] = None,
+    x_create_workspace: Annotated[
+        Literal["true", "false"],
+        Header(description="With a platform key: `true` creates the workspace if it does not exist."),
+    ] = "false",
 ) -> JSONResponse:
     """Responds when the mailboxes are stored. Their logins are tested in the background."""
     if idempotency_key is not None and not re.fullmatch(IDEMPOTENCY_KEY, idempotency_key):
         raise HTTPException(400, "Idempotency-Key: use 1 to 255 printable ASCII characters without spaces")
+    if x_create_workspace == "false":
+        await asyncio.to_thread(require_workspace, service.mailboxes, str(caller.workspace))
     upload = await read_upload(request)
     if isinstance(upload, Refusal):
         return JSONResponse(upload.envelope(), 400)

@@ -14,7 +14,7 @@ from schemas.labels import DEFAULT_WORKSPACE
 from tasks.configuration import load_settings
 from tasks.hints import command
 from tasks.storage.api_keys import Listed, create_key, list_keys, revoke_key
-from tasks.storage.database import database
+from tasks.storage.database import SimilarWorkspaceError, database
 
 
 def create_api_key(
@@ -31,7 +31,10 @@ def create_api_key(
     if platform and workspace is not None:
         return wrong_usage("Choose one of --workspace and --platform.")
     with database(load_settings()) as opened:
-        key = create_key(opened, None if platform else workspace or DEFAULT_WORKSPACE, name)
+        try:
+            key = create_key(opened, None if platform else workspace or DEFAULT_WORKSPACE, name)
+        except SimilarWorkspaceError as error:
+            return wrong_usage(f"{error}.")
     sys.stdout.write(f"{key}\n")
     tell("Save it now: only its hash is stored, and it cannot be shown again.")
     return DONE

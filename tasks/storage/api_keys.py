@@ -51,6 +51,9 @@ def create_key(database: Database, workspace: str | None, name: str) -> str:
     Args:
         workspace: Its workspace, which is created if needed; None for a platform key.
         name: What people call the key.
+
+    Raises:
+        SimilarWorkspaceError: If the name of a new workspace differs from another only in case.
     """
     kind = PLATFORM_KIND if workspace is None else WORKSPACE_KIND
     key = kind + secrets.token_urlsafe(KEY_BYTES)

@@ -30,7 +30,7 @@ import schemas.migrations
 from schemas.sealing import Sealer, new_key, parse_keys
 from schemas.settings import PREFIX, Settings, SettingsError
 from schemas.tables import Table, Workspace, now
-from tasks.files.private_files import read_key_file, refuse_open_database, refuse_open_to_change
+from tasks.files.private_files import read_secret_file, refuse_open_database, refuse_open_to_change
 from tasks.hints import command
 from tasks.storage.key_file import Watch, sync
 
@@ -64,6 +64,22 @@ T = TypeVar("T")
 
 class DatabaseLostError(Exception):
     """The database went away and did not come back in time. The text is a sentence and quotes no value."""
+
+
+class NoSuchWorkspaceError(Exception):
+    """There is no workspace with this name, and none is to be created."""
+
+
+class SimilarWorkspaceError(Exception):
+    """A new workspace would differ from an existing one only in upper and lower case.
+
+    The text is a sentence that names the existing one.
+    """
+
+    def __init__(self, existing: str) -> None:
+        super().__init__(
+            f"The workspace “{existing}” exists, and names must differ in more than upper and lower case"
+        )
 
 
 # The exceptions of an operation when the database fails.
@@ -261,13 +277,41 @@ def insert_for(connection: Connection, model: type[Table]) -> sqlite.Insert | po
     return sqlite.insert(model)
 
 
-def workspace_id_of(connection: Connection, name: str) -> int:
-    """Return the id of the workspace with this name. It is created if it does not exist."""
+def workspace_id_of(connection: Connection, name: str, *, create: bool = True) -> int:
+    """Return the id of the workspace with this name. By default it is created if it does not exist.
+
+    Raises:
+        SimilarWorkspaceError: If it does not exist, but its name differs from another only in case.
+        NoSuchWorkspaceError: If it does not exist and is not to be created.
+    """
+    key: Mapped[Any] = col(Workspace.id)
+    query = select(key).where(col(Workspace.name) == name)
+    if (found := connection.scalar(query)) is not None:
+        return int(found)
+    if create and connection.dialect.name == "postgresql":
+        # Until the end of this transaction no other one creates a workspace; on SQLite none writes at all.
+        connection.execute(text("LOCK TABLE workspace IN SHARE ROW EXCLUSIVE MODE"))
+    for existing in connection.scalars(select(col(Workspace.name))):
+        if existing != name and existing.casefold() == name.casefold():
+            raise SimilarWorkspaceError(existing)
+    if not create:
+        raise NoSuchWorkspaceError
     connection.execute(
         insert_for(connection, Workspace).values(name=name, created_at=now()).on_conflict_do_nothing()
     )
-    key: Mapped[Any] = col(Workspace.id)
-    return int(connection.execute(select(key).where(col(Workspace.name) == name)).scalar_one())
+    return int(connection.execute(query).scalar_one())
+
+
+@through_restarts
+def require_workspace(database: Database, name: str) -> None:
+    """Check that a workspace exists.
+
+    Raises:
+        SimilarWorkspaceError, NoSuchWorkspaceError: As `workspace_id_of` does.
+        DatabaseLostError: If the database goes away and does not come back in time.
+    """
+    with for_reading(database.engine).connect() as connection:
+        workspace_id_of(connection, name, create=False)
 
 
 def revision(engine: Engine) -> str | None:
@@ -340,7 +384,7 @@ def _keys(settings: Settings, url: URL) -> list[bytes]:
                 f"without it: put it back, or set {PREFIX}ENCRYPTION_KEYS"
             )
         _make(path, lambda draft: draft.write_text(new_key() + "\n"))
-    return _parsed(read_key_file(path), str(path))
+    return _parsed(read_secret_file(path), str(path))
 
 
 def key_file(url: URL) -> Path:

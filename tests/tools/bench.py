@@ -331,7 +331,7 @@ def upload(client: Any, data: bytes, workspace: str) -> float:
     answer = client.post(
         "/v1/mailboxes/import/outlook",
         files={"file": ("mailboxes.csv", data)},
-        headers={"X-Workspace": workspace},
+        headers={"X-Workspace": workspace, "X-Create-Workspace": "true"},
     )
     seconds = time.perf_counter() - begun
     counts = {"imported": ROWS, "skipped": 0, "failed": 0, "errors": []}
