@@ -62,7 +62,7 @@ def licences_page() -> str:
     rows = ((package.metadata["Name"], licence_of(package)[0]) for package in run_time_packages())
     table = _table(("Package", "Licence"), rows)
     about = (
-        "The packages that the program needs at run time, with the licence that each names in its metadata."
+        "The packages that the program needs at run time, each with the licence in its metadata."
     )
     return f"# Licences\n\n{about}\n`make docs` writes this page.\n\n{table}\n"
 

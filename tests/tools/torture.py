@@ -36,7 +36,7 @@ from flows.deployments import WORK_POOL
 from sandbox.outlook import Outlook, Seen, running
 from sandbox.script import Account
 from schemas.sealing import Sealer, new_key, parse_keys
-from tasks.files.prefect_profile import HEARTBEAT_SECONDS, RECORDER_SETTINGS
+from tasks.files.prefect_profile import VARIABLE, write_profile
 from tests.support.machine import free_port, wait_for
 from tests.support.postgresql import PostgreSql, bound, postgresql_binaries, postgresql_of
 from tests.support.shell import PROJECT, at, environment
@@ -227,7 +227,7 @@ def machine_of(form: Form, seed: int) -> Iterator[Machine]:
         prefect = ["prefect", "server", "start", "--host", "127.0.0.1", "--no-ui"]
         server = Part("prefect", [*prefect, "--port", port_of(site.prefect_url)], site)
         # Without Prefect the API tests the mailboxes itself: both ways are to be killed.
-        api = Part("api", ["flows.api", "--port", port_of(site.api_url)], site, "PREFECT_API_URL")
+        api = Part("api", ["flows.api", "--port", port_of(site.api_url)], site, VARIABLE)
         worker = ["prefect", "worker", "start", "--pool", WORK_POOL, "--limit", "3", "--name"]
         names = [f"worker-{number}" for number in range(1, form.workers + 1)]
         workers = [Part(name, [*worker, name], site) for name in names]
@@ -257,18 +257,17 @@ def site_of(folder: Path, database: str, key: str, outlook: Outlook, files: File
         "PROBE_TIMEOUT": str(form.probe_timeout),
     }
     variables = {f"OUTLOOK_IMPORT_{name}": value for name, value in settings.items()}
-    variables |= at(outlook) | RECORDER_SETTINGS
+    variables |= at(outlook)
+    profile = folder / "prefect.toml"
+    write_profile(profile, prefect_url.removesuffix("/api"))
     variables |= {
         "PREFECT_HOME": str(folder / "prefect"),
-        "PREFECT_API_URL": prefect_url,
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+        VARIABLE: str(profile),
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "TMPDIR": str(folder / "tmp"),
     }
     api_url = f"http://127.0.0.1:{free_port()}"
-    return Site(folder, environment(**variables), prefect_url, api_url, "", files, form.patience)
+    return Site(folder, environment(**variables), prefect_url, profile, api_url, "", files, form.patience)
 
 
 def set_up(machine: Machine) -> None:

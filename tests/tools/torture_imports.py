@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import httpx
 
 from sandbox.script import Account
+from tests.support.machine import sign_in
 from tests.support.postgresql import bound
 from tests.support.shell import PROJECT
 
@@ -174,6 +175,7 @@ class Site:
     folder: Path
     environment: dict[str, str]
     prefect_url: str
+    profile: Path
     api_url: str
     api_key: str
     files: Files
@@ -207,8 +209,10 @@ class Site:
     def prefect(self, method: str, path: str, body: object = None) -> Any:
         """An answer of Prefect's server; None where there is none, or none that helps."""
         try:
-            answer = httpx.request(method, f"{self.prefect_url}{path}", json=body, timeout=20)
-        except httpx.TransportError:
+            with httpx.Client(base_url=self.prefect_url, timeout=20) as client:
+                sign_in(client, self.profile)
+                answer = client.request(method, path, json=body)
+        except httpx.HTTPError:
             return None
         return answer.json() if answer.is_success else None
 
