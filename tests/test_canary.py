@@ -175,7 +175,7 @@ def giving_back(file: Path, settings: Settings) -> None:
         (tasks.files.inbox, "extract_rows", giving_back),
     ],
 )
-def test_fault_tells_its_place_and_no_word(
+def test_fault_shows_only_its_type_and_place(
     where: object, what: str, step: Fault, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error in a step that handles plaintext shows its type and place, but not its text or object."""
@@ -191,7 +191,7 @@ def test_fault_tells_its_place_and_no_word(
 
 
 @pytest.mark.parametrize("flag", ["--check", "--json"])
-def test_fault_in_the_preview_tells_its_place_and_no_word(
+def test_fault_in_the_preview_shows_only_its_type_and_place(
     flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An error while the command previews the file ends it with 3 and a message, before anything starts."""
@@ -205,7 +205,7 @@ def test_fault_in_the_preview_tells_its_place_and_no_word(
     assert canaries.in_bytes(said.err.encode()) == []
 
 
-async def test_fault_in_a_login_tells_its_place_and_no_word(
+async def test_fault_in_a_login_shows_only_its_type_and_place(
     start: StartOutlook, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An internal error in a login shows only its place, and leaves the mailbox unclaimed."""

@@ -39,7 +39,7 @@ def test_sample_gives_the_contracts_example_and_nothing_new_the_second_time(shel
 
 
 @pytest.mark.parametrize("name", ["mailboxes-excel-semicolon.csv", "mailboxes-excel-unicode.csv"])
-def test_samples_as_excel_saves_them_judge_alike(offline: Shell, name: str) -> None:
+def test_samples_saved_by_excel_give_the_same_counts(offline: Shell, name: str) -> None:
     """The sample as Excel saves it gives the same counts as the plain file."""
     data = json.loads(offline.run(SAMPLES / name, "--check", "--json"))["data"]
     assert (data["imported"], data["skipped"], data["failed"]) == (20, 2, 1)

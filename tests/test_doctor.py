@@ -363,7 +363,7 @@ def test_broken_mail_server(
     assert found.text.startswith(words)
 
 
-def test_microsoft_is_asked_unless_others_stand_for_every_domain(settings: Settings) -> None:
+def test_microsoft_is_checked_unless_other_servers_cover_every_domain(settings: Settings) -> None:
     """The default servers and those in the settings are checked once each; with `*` only the latter."""
     ours = {"smtp": "mail.contoso.com:587", "imap": "mail.contoso.com:993"}
     defaults = {MICROSOFT_SMTP, MICROSOFT_IMAP, CONSUMER_IMAP}
@@ -378,7 +378,7 @@ def test_microsoft_is_asked_unless_others_stand_for_every_domain(settings: Setti
 
 
 @pytest.mark.parametrize("host", [MICROSOFT_SMTP, MICROSOFT_IMAP, CONSUMER_IMAP])
-def test_state_at_microsoft_is_told(host: str) -> None:
+def test_microsofts_servers_get_a_note(host: str) -> None:
     """For Microsoft's servers the doctor adds that an offer of password sign-in does not mean it works."""
     protocol = Protocol.SMTP if host == MICROSOFT_SMTP else Protocol.IMAP
     found = server_finding(Answer(protocol, Endpoint(host, 1), Reason.OK, Stage.CAPABILITY, "", 1))

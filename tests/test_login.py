@@ -260,7 +260,7 @@ async def test_a_bad_certificate_is_named(start: StartOutlook, name: str, words:
     assert words in (await ask(outlook, IMAP)).text
 
 
-async def test_offers_without_a_password_mechanism_are_told(start: StartOutlook) -> None:
+async def test_offers_without_a_password_mechanism_are_listed(start: StartOutlook) -> None:
     """If a server offers no password login, the answer lists what it offers."""
     outlook = await start(GOOD, ServerFaults("xoauth2-only", "login-disabled"))
     assert "AUTH XOAUTH2" in (await ask(outlook, SMTP, None)).text

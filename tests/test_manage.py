@@ -290,7 +290,7 @@ def test_addresses_are_changed_without_a_question_and_the_missing_are_named(desk
 
 
 @pytest.mark.usefixtures("tested")
-def test_nothing_named_means_nothing_and_all_has_to_be_said(desk: Desk) -> None:
+def test_a_change_needs_mailboxes_filters_or_all(desk: Desk) -> None:
     """A change needs mailboxes, filters or --all; an empty address is not a mailbox."""
     commands = (["tag", "vip"], ["retest"], ["delete"])
     for command in commands:
@@ -318,7 +318,7 @@ def test_changes_are_made_in_parts(desk: Desk, db: Database) -> None:
 
 
 @pytest.mark.usefixtures("tested")
-def test_what_a_filter_lets_through_no_longer_is_left_alone(desk: Desk, db: Database) -> None:
+def test_a_mailbox_that_no_longer_matches_is_not_changed(desk: Desk, db: Database) -> None:
     """A mailbox that became active between question and answer is not deleted as a failed one."""
     failed = Filters(status=MailboxStatus.FAILED)
     chosen = choose_mailboxes(db, "default", failed)
@@ -468,7 +468,7 @@ def test_the_template_can_be_filled_in_and_imported(desk: Desk, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("settings")
-def test_the_template_takes_no_files_place(desk: Desk, tmp_path: Path) -> None:
+def test_the_template_overwrites_nothing(desk: Desk, tmp_path: Path) -> None:
     """An existing file, a dangling link and a missing folder are refused and left unchanged."""
     path, link = tmp_path / "mine.csv", tmp_path / "link.csv"
     path.write_text("mine")

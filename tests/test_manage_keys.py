@@ -147,7 +147,7 @@ def test_values_that_do_not_open_are_named_and_the_others_rotated(
     assert states == {id_of(NEW): "seals", id_of(OLD): "opens", lost.key_ids[0].hex(): "missing"}
 
 
-def test_rotation_waits_for_nobody(
+def test_rotation_skips_locked_rows(
     on_postgresql: dict[str, str],
     settings: Settings,
     tmp_path: Path,
@@ -258,7 +258,7 @@ def test_killed_rotation_beside_imports_loses_nothing(
     assert sorted(everything_in(either_database, NEW)) == sorted(f"p of {email}" for email in emails)
 
 
-async def test_mailboxes_are_tested_while_their_passwords_are_sealed_anew(
+async def test_mailboxes_are_tested_during_rotations(
     either_settings: Settings, monkeypatch: pytest.MonkeyPatch, start: StartOutlook
 ) -> None:
     """Logins during rotations use the correct passwords, and no verdict is lost."""
@@ -304,7 +304,7 @@ def an_hour_later(settings: Settings) -> None:
 
 
 @pytest.mark.sqlite
-def test_added_key_is_followed_by_who_runs_already(
+def test_running_programs_use_an_added_key(
     settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A program that opened the database before a key was added seals with the new key and unseals both."""

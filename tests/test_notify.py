@@ -30,7 +30,7 @@ def webhook() -> Iterator[Webhook]:
         yield listening
 
 
-def test_refused_files_are_told(shell: Shell, webhook: Webhook) -> None:
+def test_refused_files_are_reported(shell: Shell, webhook: Webhook) -> None:
     """A file that the inbox refuses is reported by its name and reason, and never by its content."""
     shell.environment |= {
         "OUTLOOK_IMPORT_WATCH_FOLDER": str(shell.folder),
@@ -48,7 +48,7 @@ def test_refused_files_are_told(shell: Shell, webhook: Webhook) -> None:
     ]
 
 
-def test_tripped_guard_is_told_with_counts(shell: Shell, webhook: Webhook) -> None:
+def test_tripped_guard_is_reported_with_counts(shell: Shell, webhook: Webhook) -> None:
     """When nearly all passwords of a file are wrong, the report has the run's counts, also for a retest."""
     rows = [[f"user{n}@contoso.com", PASSWORD] for n in range(8)]
     with running({email: Account("right") for email, _ in rows}, folder=shell.folder) as outlook:
@@ -111,7 +111,7 @@ async def test_answer_that_is_no_success_is_logged(
 
 
 @pytest.mark.usefixtures("prefect_server")
-async def test_notification_block_is_told(
+async def test_notification_block_gets_the_text(
     settings: Settings, webhook: Webhook, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A notification block registered with Prefect gets the text, and one that fails stops nothing."""
@@ -126,7 +126,7 @@ async def test_notification_block_is_told(
 
 
 @pytest.mark.slow
-def test_crashed_run_is_told(machine: Machine) -> None:
+def test_crashed_run_is_reported(machine: Machine) -> None:
     """If the process of a deployment's run is killed, the worker reports it, and the run ends as crashed."""
     file = write_csv(machine.watched / "hanging.csv", [[HANGING, PASSWORD]])
     run_id = machine.create_run(file=str(file)).json()["id"]

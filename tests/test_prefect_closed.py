@@ -134,7 +134,7 @@ def test_command_writes_the_profile(
 
 
 @pytest.mark.parametrize("fault", ["missing", "open", "not a profile"])
-def test_profile_that_prefect_would_pass_over_is_a_fault(
+def test_profile_that_prefect_would_ignore_is_a_fault(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A named profile that is missing, open to others or damaged stops every command with a message.

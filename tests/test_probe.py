@@ -1,4 +1,4 @@
-"""A run of connection tests: every mailbox once, every verdict stored, nothing tried that could lock it."""
+"""A run of connection tests: each mailbox once, each verdict stored, and no attempt that locks an account."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WRONG = Account("pw", smtp="wrong-credentials")
 
 
 class Run:
-    """One test's stand-in, database, settings and mailboxes, and what to ask of them."""
+    """One test's stand-in, database, settings and mailboxes, and queries on them."""
 
     def __init__(self, db: Database, outlook: Outlook, settings: Settings, targets: Sequence[Target]) -> None:
         self.db = db
@@ -65,7 +65,7 @@ class Run:
         return [(row["attempt"], row["protocol"], row["reason"]) for row in rows]
 
     def logins(self, protocol: Protocol) -> Counter[str]:
-        """How often a password came in, by address."""
+        """How often each address received a password."""
         seen = self.outlook.seen.logins
         return Counter({address: times for (spoken, address), times in seen.items() if spoken == protocol})
 
@@ -80,7 +80,7 @@ Arrange = Callable[..., Awaitable[Run]]
 
 @pytest.fixture
 def arrange(db: Database, either_settings: Settings, start: StartOutlook) -> Arrange:
-    """Starts a stand-in with these mailboxes, and imports them with the right passwords."""
+    """Start a stand-in with these mailboxes, and import them with the correct passwords."""
 
     async def run(
         mailboxes: dict[str, Account],
@@ -89,7 +89,7 @@ def arrange(db: Database, either_settings: Settings, start: StartOutlook) -> Arr
         **changes: Any,
     ) -> Run:
         outlook = await start(mailboxes, server, delay)
-        # The guard is quiet unless it is what a test is about.
+        # The guard never trips, except in the tests about it.
         settings = with_servers(either_settings, outlook, **({"guard_after": 1000} | changes))
         return Run(db, outlook, settings, import_mailboxes(db, settings, mailboxes))
 
@@ -104,7 +104,7 @@ def one(smtp: str = "ok", imap: str = "ok") -> dict[str, Account]:
 
 
 async def test_verdicts_are_stored_with_their_answers(arrange: Arrange) -> None:
-    """Each mailbox gets its verdict, and each protocol's answer is kept with the server's own words."""
+    """Each mailbox gets its verdict, and each protocol's answer is kept with the server's own text."""
     run = await arrange(
         {
             "good@outlook.com": Account("pw"),
@@ -142,7 +142,7 @@ async def test_verdicts_are_stored_with_their_answers(arrange: Arrange) -> None:
 
 
 async def test_a_wrong_password_is_not_tried_again(arrange: Arrange) -> None:
-    """What SMTP refuses as wrong is not tried over IMAP, and no later run tries it either."""
+    """A password that SMTP rejects is not tried over IMAP, nor in a later run."""
     run = await arrange(one(smtp="wrong-credentials"))
     await run.probe()
     await run.probe()
@@ -151,8 +151,8 @@ async def test_a_wrong_password_is_not_tried_again(arrange: Arrange) -> None:
     assert run.outlook.seen.logins == {("smtp", ADDRESS): 1}
 
 
-async def test_a_bare_no_is_asked_about_on_the_other_side(arrange: Arrange) -> None:
-    """Where SMTP names no cause, IMAP is asked once, and its answer explains the mailbox."""
+async def test_an_unexplained_refusal_is_tried_over_imap(arrange: Arrange) -> None:
+    """If SMTP gives no cause, IMAP is tried once, and its answer explains the failure."""
     run = await arrange(one(smtp="identity-refused"))
     await run.probe()
     assert run.answers() == [(1, "imap", "ok"), (1, "smtp", "login_refused")]
@@ -160,7 +160,7 @@ async def test_a_bare_no_is_asked_about_on_the_other_side(arrange: Arrange) -> N
 
 
 async def test_two_hundred_mailboxes_in_groups(arrange: Arrange) -> None:
-    """Groups of one run together test every mailbox once."""
+    """The groups of one run together test every mailbox once."""
     run = await arrange(accounts(200))
     probing = await run.probe()
     assert run.statuses() == {"active": 200}
@@ -170,7 +170,7 @@ async def test_two_hundred_mailboxes_in_groups(arrange: Arrange) -> None:
 
 
 async def test_the_log_names_every_mailbox(arrange: Arrange, caplog: pytest.LogCaptureFixture) -> None:
-    """One line a mailbox, with its address and its verdict, and never a password."""
+    """The log has one line per mailbox, with its address and its verdict, and never a password."""
     caplog.set_level(logging.INFO, "tests")
     run = await arrange(accounts(3) | {"wrong@outlook.com": WRONG})
     await run.probe()
@@ -181,8 +181,8 @@ async def test_the_log_names_every_mailbox(arrange: Arrange, caplog: pytest.LogC
     assert "pass word" not in caplog.text
 
 
-async def test_an_observer_is_told(arrange: Arrange) -> None:
-    """Whoever watches hears how many mailboxes there are, and of each verdict once it is stored."""
+async def test_an_observer_is_notified(arrange: Arrange) -> None:
+    """An observer receives the number of mailboxes, and each verdict once it is stored."""
     told: list[object] = []
 
     class Watcher(Observer):
@@ -206,14 +206,14 @@ async def test_an_observer_is_told(arrange: Arrange) -> None:
 
 
 async def test_a_host_is_asked_once_per_run(arrange: Arrange) -> None:
-    """Before any password leaves, each host is asked once, however many groups there are."""
+    """Each host is asked once before any password is sent, however many groups there are."""
     run = await arrange(accounts(30), probe_group_size=5)
     await run.probe()
     assert run.outlook.seen.connections == {"smtp": 31, "imap": 31}
 
 
-async def test_a_hosts_own_no_is_everybodys(arrange: Arrange) -> None:
-    """Where the hosts say no, all mailboxes fail at once, no password leaves, and no attempt is used up."""
+async def test_a_refusing_host_fails_all_its_mailboxes(arrange: Arrange) -> None:
+    """If the hosts refuse, all mailboxes fail at once, no password is sent, and no attempt is used up."""
     run = await arrange(accounts(30), ServerFaults("xoauth2-only", "login-disabled"), probe_group_size=5)
     await run.probe()
     assert run.outlook.seen.connections == {"smtp": 1, "imap": 1}
@@ -226,8 +226,8 @@ async def test_a_hosts_own_no_is_everybodys(arrange: Arrange) -> None:
     }
 
 
-async def test_one_hosts_no_keeps_only_its_own_passwords(arrange: Arrange) -> None:
-    """Where SMTP's host says no and IMAP's does not, IMAP is still tested."""
+async def test_a_refusing_smtp_host_does_not_stop_imap(arrange: Arrange) -> None:
+    """If only the SMTP host refuses, IMAP is still tested."""
     run = await arrange(accounts(3), ServerFaults(smtp="expired"))
     await run.probe()
     assert run.statuses() == {"failed": 3}
@@ -237,7 +237,7 @@ async def test_one_hosts_no_keeps_only_its_own_passwords(arrange: Arrange) -> No
 
 @pytest.mark.parametrize(("fault", "times"), [("refused", 7), ("hang:greeting", 1)])
 async def test_a_host_that_cannot_be_reached(arrange: Arrange, fault: str, times: int) -> None:
-    """Mailboxes of hosts that do not answer stay pending and due, and no attempt is used up, ever."""
+    """Mailboxes of unreachable hosts stay pending and due, and never use up an attempt."""
     run = await arrange(accounts(3), ServerFaults(fault, fault), probe_timeout=0.3)
     for _ in range(times):
         await run.probe()
@@ -253,12 +253,12 @@ async def test_a_host_that_cannot_be_reached(arrange: Arrange, fault: str, times
 
 
 async def test_the_guard_stops_a_run_of_wrong_passwords(arrange: Arrange) -> None:
-    """When nearly all are wrong no login begins any more, and the rest wait until somebody asks."""
+    """When nearly all passwords are wrong, no more logins start, and the other mailboxes are held."""
     wrong = {f"user{n}@outlook.com": WRONG for n in range(1, 61)}
     run = await arrange(wrong, guard_after=10, probe_concurrency=5, probe_group_size=20)
     report = (await run.probe()).report()
     begun = run.logins(SMTP)
-    assert 10 <= begun.total() <= 14  # those under way come to their end
+    assert 10 <= begun.total() <= 14  # logins in progress finish
     assert report.stopped == Stop.GUARD
     assert (len(report.verdicts), report.untested) == (begun.total(), 60 - begun.total())
     rows = run.mailboxes()
@@ -273,7 +273,7 @@ async def test_the_guard_stops_a_run_of_wrong_passwords(arrange: Arrange) -> Non
 
 
 async def test_the_guard_leaves_verdicts_alone(arrange: Arrange) -> None:
-    """What was put off before the guard tripped keeps its own verdict and its own next time."""
+    """A mailbox that failed temporarily before the guard tripped keeps its verdict and its next attempt."""
     run = await arrange(
         {"busy@outlook.com": Account("pw", smtp="server-busy", imap="unavailable")}
         | {f"user{n}@outlook.com": WRONG for n in range(1, 41)},
@@ -289,7 +289,7 @@ async def test_the_guard_leaves_verdicts_alone(arrange: Arrange) -> None:
 
 
 async def test_the_guard_stops_between_the_protocols(arrange: Arrange) -> None:
-    """A mailbox whose SMTP login was under way when the guard tripped is not tried over IMAP."""
+    """A mailbox whose SMTP login is in progress when the guard trips is not tried over IMAP."""
     slow = {"slow@outlook.com": Account("pw", smtp="slow:0.5+ok")}
     wrong = {f"user{n}@outlook.com": WRONG for n in range(1, 11)}
     run = await arrange(slow | wrong, guard_after=10)
@@ -301,8 +301,8 @@ async def test_the_guard_stops_between_the_protocols(arrange: Arrange) -> None:
     assert (row["claimed_until"], row["next_attempt_at"]) == (None, None)
 
 
-async def test_the_guard_bears_with_some_wrong_passwords(arrange: Arrange) -> None:
-    """A run of which too few are wrong goes on to its end, though wrong passwords are known the soonest."""
+async def test_the_guard_tolerates_some_wrong_passwords(arrange: Arrange) -> None:
+    """A run with too few wrong passwords to trip the guard tests every mailbox, even if those fail first."""
     mixed = {f"user{n}@outlook.com": WRONG if n % 2 else Account("pw") for n in range(80)}
     run = await arrange(mixed, guard_after=20)
     assert (await run.probe()).report().stopped is None
@@ -314,7 +314,7 @@ def answered(reason: Reason, protocol: Protocol = SMTP, *, tried: bool = True) -
 
 
 def test_the_guard_counts_passwords_only() -> None:
-    """Only words on a password count: neither what a host said of itself nor what broke on the way."""
+    """The guard counts only replies about a password, not host problems or connection faults."""
     guard = LockoutGuard(after=10, share=0.9)
     for reason in (Reason.TIMED_OUT, Reason.SERVER_BUSY, Reason.SMTP_AUTH_OFF_TENANT):
         assert not guard.count(1, answered(reason))
@@ -332,7 +332,7 @@ def test_the_guard_counts_passwords_only() -> None:
 
 
 async def test_a_mailbox_of_another_run_is_left_alone(arrange: Arrange) -> None:
-    """What another run is testing is neither tried nor changed, and counts as untested."""
+    """A mailbox that another run has claimed is neither tested nor changed, and counts as untested."""
     run = await arrange(accounts(3))
     claim(run.db, run.ids[:1], now(), now() + LEASE)
     before = run.mailbox()
@@ -343,7 +343,7 @@ async def test_a_mailbox_of_another_run_is_left_alone(arrange: Arrange) -> None:
 
 
 async def test_an_expired_claim_is_taken_over(arrange: Arrange) -> None:
-    """A mailbox whose run was killed is tested by the next one, as its second attempt."""
+    """A mailbox whose run was killed is tested by the next run, as its second attempt."""
     run = await arrange(one())
     claim(run.db, run.ids, now(), now() - timedelta(seconds=1))
     await run.probe()
@@ -356,7 +356,7 @@ def verdict_on(claimed: Claimed, reason: Reason) -> Verdict:
 
 
 async def test_the_loser_of_a_claim_writes_nothing(arrange: Arrange) -> None:
-    """A run that comes too late neither stores its verdict nor gives up the other's claim."""
+    """A run that has lost its claim stores no verdict and does not release the other run's claim."""
     run = await arrange(accounts(2))
     late, kept = claim(run.db, run.ids, now(), now() - timedelta(seconds=1))
     (owner,) = claim(run.db, run.ids[:1], now(), now() + LEASE)
@@ -374,7 +374,7 @@ async def test_the_loser_of_a_claim_writes_nothing(arrange: Arrange) -> None:
 
 
 async def test_a_mailbox_that_was_deleted_meanwhile(arrange: Arrange) -> None:
-    """The verdict on a mailbox that is no more is dropped, and the others are stored."""
+    """The verdict on a mailbox that was deleted meanwhile is dropped, and the others are stored."""
     run = await arrange(accounts(2))
     claims = claim(run.db, run.ids, now(), now() + LEASE)
     with run.db.engine.begin() as connection:
@@ -390,8 +390,8 @@ class ShortLease(Settings):
         return timedelta(seconds=self.probe_timeout / 2)
 
 
-async def test_no_login_begins_under_a_claim_that_runs_out(arrange: Arrange) -> None:
-    """Where a claim may not last until the end of a login, the mailbox is left to whoever comes next."""
+async def test_no_login_starts_if_the_claim_may_expire(arrange: Arrange) -> None:
+    """No login starts if the claim could expire before the login ends."""
     run = await arrange(accounts(2))
     run.settings = ShortLease(**{name: getattr(run.settings, name) for name in ("servers", "ca_file")})
     report = (await run.probe()).report()
@@ -403,8 +403,8 @@ async def test_no_login_begins_under_a_claim_that_runs_out(arrange: Arrange) -> 
 
 
 @pytest.mark.parametrize("smtp", ["ok", "server-busy"])
-async def test_two_runs_at_once_test_nobody_twice(arrange: Arrange, smtp: str) -> None:
-    """Two runs over the same mailboxes share them, even where they stay pending, and both come to an end."""
+async def test_two_runs_at_once_test_no_mailbox_twice(arrange: Arrange, smtp: str) -> None:
+    """Two runs over the same mailboxes share them, even if those stay pending, and both finish."""
     run = await arrange(accounts(70, smtp=smtp), probe_group_size=7)
     backwards = Run(run.db, run.outlook, run.settings, run.targets[::-1])
     first, second = await asyncio.gather(run.probe(), backwards.probe())
@@ -415,7 +415,7 @@ async def test_two_runs_at_once_test_nobody_twice(arrange: Arrange, smtp: str) -
 
 
 async def test_claims_and_verdicts_never_deadlock(arrange: Arrange) -> None:
-    """Runs that claim, store and hold back the same mailboxes in any order wait for each other at most."""
+    """Runs that claim, store and hold the same mailboxes in any order never deadlock."""
     run = await arrange(accounts(60))
     until = now() + LEASE
 
@@ -436,7 +436,7 @@ async def test_claims_and_verdicts_never_deadlock(arrange: Arrange) -> None:
 
 
 async def test_attempts_and_growing_pauses(arrange: Arrange) -> None:
-    """A mailbox that is only ever put off waits longer each time, and is given up after the last attempt."""
+    """A mailbox that keeps failing temporarily waits longer each time, and fails after the last attempt."""
     run = await arrange(one(imap="unavailable"), probe_attempts=5)
     pauses = []
     for attempt in range(1, 6):
@@ -454,7 +454,7 @@ async def test_attempts_and_growing_pauses(arrange: Arrange) -> None:
 
 
 async def test_a_pause_that_the_server_names_is_kept(arrange: Arrange) -> None:
-    """Where the server asks for more time than the pause, it gets it; where it asks for less, the pause."""
+    """The next attempt waits for the longer of the server's pause and the usual one."""
     throttled = "451 4.7.0 Request is throttled. Suggested Backoff Time: {} milliseconds"
     run = await arrange(
         {
@@ -468,7 +468,7 @@ async def test_a_pause_that_the_server_names_is_kept(arrange: Arrange) -> None:
 
 
 async def test_imap_that_is_off_is_tried_twice_at_most(arrange: Arrange) -> None:
-    """A mailbox that is signed in but not connected is tried a second time and then failed."""
+    """A mailbox that is signed in but not connected is tried a second time, then fails."""
     run = await arrange(one(imap="not-connected"))
     await run.probe()
     assert run.mailbox()["status"] == "pending"
@@ -478,7 +478,7 @@ async def test_imap_that_is_off_is_tried_twice_at_most(arrange: Arrange) -> None
 
 
 async def test_a_second_attempt_may_succeed(arrange: Arrange, start: StartOutlook) -> None:
-    """A mailbox that was put off becomes active once its server is well again; both attempts are kept."""
+    """A mailbox that failed temporarily becomes active once its server recovers; both attempts are kept."""
     run = await arrange(one(imap="unavailable"))
     await run.probe()
     well = await start(one())
@@ -500,7 +500,7 @@ async def test_a_second_attempt_may_succeed(arrange: Arrange, start: StartOutloo
 
 
 async def test_an_interruption(arrange: Arrange) -> None:
-    """Ctrl-C ends at once: what has a verdict keeps it, all else is pending and due, and free again."""
+    """Ctrl-C ends the run at once: verdicts are kept, and all other mailboxes are pending and unclaimed."""
     slow = {f"b{n}@outlook.com": Account("pw", smtp="slow:30") for n in range(5)}
     quick = {f"{letter}{n}@outlook.com": Account("pw") for letter in "ac" for n in range(10)}
     run = await arrange(slow | quick, probe_concurrency=5)
@@ -529,12 +529,12 @@ async def test_an_interruption(arrange: Arrange) -> None:
         assert row["status"] == ("active" if row["email"] in done else "pending")
         assert row["attempts"] == (1 if row["email"] in begun else 0)
         assert row["email"] in done or row["next_attempt_at"] == due[row["email"]]
-    await run.probe(probing)  # what comes after an interruption begins nothing
+    await run.probe(probing)  # a claim after an interruption starts nothing
     assert run.logins(SMTP) == begun
 
 
 async def test_an_interruption_before_the_password(arrange: Arrange) -> None:
-    """A login that is given up before its password was sent uses up no attempt."""
+    """A login that is cancelled before its password is sent uses up no attempt."""
     run = await arrange(one(), delay=0.1)
     probing = run.probing()
     running = asyncio.create_task(run.probe(probing))
@@ -546,7 +546,7 @@ async def test_an_interruption_before_the_password(arrange: Arrange) -> None:
 
 
 async def test_an_interruption_of_the_preflight(arrange: Arrange) -> None:
-    """A host that hangs does not hold up an interruption."""
+    """A host that hangs does not delay an interruption."""
     run = await arrange(accounts(3), ServerFaults("hang:greeting"))
     probing = run.probing()
     running = asyncio.create_task(run.probe(probing))
@@ -560,7 +560,7 @@ async def test_an_interruption_of_the_preflight(arrange: Arrange) -> None:
 
 
 async def test_an_interruption_loses_no_answer(arrange: Arrange) -> None:
-    """What the servers have said by then is stored, even if the database is busy at that moment."""
+    """Answers received before an interruption are stored, even if the database is busy at that moment."""
     run = await arrange(accounts(3))
     probing = run.probing()
     with run.db.engine.connect() as connection:
@@ -569,7 +569,7 @@ async def test_an_interruption_loses_no_answer(arrange: Arrange) -> None:
         with connection.begin():
             connection.execute(sa.select(table_of(Mailbox)).with_for_update())
             await run.until(lambda: run.logins(IMAP).total() == 3)
-            await asyncio.sleep(0.2)  # the last IMAP dialogue comes to its end
+            await asyncio.sleep(0.2)  # the last IMAP dialogue finishes
             probing.interrupt()
     await running
     assert run.statuses() == {"active": 3}
@@ -583,7 +583,7 @@ async def test_an_interruption_loses_no_answer(arrange: Arrange) -> None:
 async def test_concurrency_per_host(
     arrange: Arrange, monkeypatch: pytest.MonkeyPatch, concurrency: int
 ) -> None:
-    """No host ever has more logins at once than the setting allows, whatever the size of the groups."""
+    """A host never has more logins at once than the setting allows, whatever the size of the groups."""
     run = await arrange(accounts(25), probe_concurrency=concurrency, probe_group_size=10)
     now_open: Counter[str] = Counter()
     most: Counter[str] = Counter()
@@ -595,17 +595,17 @@ async def test_concurrency_per_host(
     def left(protocol: str, _: str) -> None:
         now_open[protocol] -= 1
 
-    # Its own maximum is of connections, and those it counts until long after the goodbye.
+    # The stand-in's own maximum counts connections until long after the goodbye.
     monkeypatch.setattr(run.outlook.seen, "entered", entered)
     monkeypatch.setattr(run.outlook.seen, "left", left)
     await run.probe()
     assert run.statuses() == {"active": 25}
-    assert concurrency // 2 < most["smtp"] <= concurrency  # how far logins overlap is up to the machine
+    assert concurrency // 2 < most["smtp"] <= concurrency  # how far logins overlap depends on the machine
     assert 1 <= most["imap"] <= concurrency
 
 
 async def test_no_more_is_claimed_than_is_soon_tested(arrange: Arrange) -> None:
-    """With few slots a large group is claimed in parts: no claim runs out while its mailbox waits in line."""
+    """With few slots a large group is claimed in parts, so that no claim expires while its mailbox waits."""
     run = await arrange(accounts(20, smtp="slow:30"), probe_concurrency=2, probe_group_size=20)
     probing = run.probing()
     running = asyncio.create_task(run.probe(probing))
@@ -616,11 +616,11 @@ async def test_no_more_is_claimed_than_is_soon_tested(arrange: Arrange) -> None:
     assert {row["claimed_until"] for row in run.mailboxes()} == {None}
 
 
-# Faults of our own.
+# Internal errors.
 
 
 async def test_a_secret_that_does_not_open(arrange: Arrange) -> None:
-    """A wrong key is raised to whoever runs this; no password is sent, and no mailbox is judged by it."""
+    """A wrong key raises an error to the caller; no password is sent, and no mailbox gets a verdict."""
     run = await arrange(accounts(2))
     other = Database(run.db.engine, Sealer(parse_keys(new_key())))
     with pytest.raises(ExceptionGroup) as error:
@@ -632,7 +632,7 @@ async def test_a_secret_that_does_not_open(arrange: Arrange) -> None:
 
 
 async def test_a_verdict_that_cannot_be_stored(arrange: Arrange, caplog: pytest.LogCaptureFixture) -> None:
-    """A verdict is told to nobody before it is stored; where that fails the run says so."""
+    """A verdict is not reported before it is stored, and a failure to store it is raised."""
     caplog.set_level(logging.INFO, "tests")
     run = await arrange(accounts(2))
     with run.db.engine.begin() as connection:
@@ -649,7 +649,7 @@ async def test_a_verdict_that_cannot_be_stored(arrange: Arrange, caplog: pytest.
 
 
 async def test_a_verdict_is_stored_with_the_next_one(arrange: Arrange) -> None:
-    """What could not be stored at first is kept, and is stored as soon as the database is well again."""
+    """A verdict that could not be stored is kept, and stored as soon as the database works again."""
     run = await arrange(
         {"first@outlook.com": Account("pw"), "later@outlook.com": Account("pw", "slow:0.6+ok")}
     )

@@ -1,4 +1,4 @@
-"""Which servers an address is tested on."""
+"""The servers that an address is tested on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SANDBOX = Servers(Endpoint("127.0.0.1", 2587), Endpoint("::1", 2993))
     ],
 )
 def test_consumer_domains(domain: str) -> None:
-    """Hotmail, Live, MSN, Windows Live and Passport, in every country, have the consumer IMAP server."""
+    """Hotmail, Live, MSN, Windows Live and Passport, in every country, use the consumer IMAP server."""
     assert servers_for(f"ann@{domain}", {}) == CONSUMER
 
 
@@ -39,18 +39,18 @@ def test_consumer_domains(domain: str) -> None:
     ],
 )
 def test_other_domains(domain: str) -> None:
-    """Everything else, outlook.* included, has the common IMAP server: whole labels are matched."""
+    """All other domains, outlook.* included, use the common IMAP server, because whole labels are matched."""
     assert servers_for(f"ann@{domain}", {}) == OTHER
 
 
 def test_overrides() -> None:
-    """A domain's own servers win, then those for `*`, then Microsoft's."""
+    """A domain's own servers take priority over those for `*`, and those over Microsoft's."""
     assert servers_for("ann@contoso.com", {"contoso.com": OWN, "*": SANDBOX}) == OWN
     assert servers_for("ann@hotmail.com", {"contoso.com": OWN, "*": SANDBOX}) == SANDBOX
     assert servers_for("ann@mail.contoso.com", {"contoso.com": OWN}) == OTHER
 
 
 def test_endpoint_shows_itself() -> None:
-    """An endpoint is shown as host:port, an IPv6 address in brackets."""
+    """An endpoint is shown as host:port, with an IPv6 address in brackets."""
     assert str(OWN.smtp) == "mail.contoso.com:2587"
     assert str(SANDBOX.imap) == "[::1]:2993"

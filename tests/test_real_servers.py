@@ -1,4 +1,4 @@
-"""Against Dovecot and Exim, whose answers nobody here has written: exactly the good mailboxes are active."""
+"""Tests against Dovecot and Exim, real servers whose replies are not ours: only good mailboxes are active."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.support.postgresql import START_SECONDS, bound, ending, folder_of_nob
 MAILBOXES = 500
 ODD_CHARACTERS = " \"'\\{}()%*+,;:=~&#!?/<>@[]^`|äßñ漢🔑"
 
-# Both run from a folder of their own, as an ordinary user, and slow no failure down.
+# Both run from their own folder, as an ordinary user, without a delay after failures.
 DOVECOT = """
 base_dir = @D/run
 state_dir = @D/run
@@ -126,8 +126,8 @@ LOGIN:
 
 
 def odd_passwords(seed: int) -> dict[str, str]:
-    """Addresses with passwords of all lengths that are easily broken on their way."""
-    chance = random.Random(seed)  # noqa: S311  it has to be the same each time
+    """Addresses with passwords of all lengths that are easily corrupted in transit."""
+    chance = random.Random(seed)  # noqa: S311  must be the same each time
     letters = "abcdefghijklmnopqrstuvwxyz0123456789" + ODD_CHARACTERS
     lengths = (1, 8, 16, 64, 255)
     passwords = ["".join(chance.choices(letters, k=chance.choice(lengths))) for _ in range(MAILBOXES)]
@@ -138,7 +138,7 @@ def odd_passwords(seed: int) -> dict[str, str]:
 def serving(
     program: str, arguments: str, configuration: str, users: str, ca: trustme.CA
 ) -> Iterator[tuple[int, Path]]:
-    """Run a mail server on a free port for as long as the context lasts; yields the port and its folder."""
+    """Run a mail server on a free port in this context; yield the port and its folder."""
     found = shutil.which(program, path="/usr/sbin:/usr/local/sbin:/usr/bin:/bin")
     if found is None:
         pytest.skip(f"{program} is not installed")
@@ -165,7 +165,7 @@ def serving(
 
 
 def wait_for_greeting(port: int, ca_file: Path, *, tls: bool) -> None:
-    """An open port is not enough: Dovecot's listens before anybody is there who speaks."""
+    """Wait for the greeting, because Dovecot's port is open before a process can answer."""
     context = ssl.create_default_context(cafile=ca_file)
     deadline = time.monotonic() + START_SECONDS
     while True:
@@ -192,7 +192,7 @@ def b64(text: str) -> str:
 async def test_exactly_the_good_ones_are_active(
     settings: Settings, ca: trustme.CA, ca_file: Path, tmp_path: Path
 ) -> None:
-    """Of 500 mailboxes with odd passwords, every other one wrong, those with the right ones are active."""
+    """Of 500 mailboxes with odd passwords, exactly the half with the correct ones is active."""
     passwords = odd_passwords(seed=7)
     wrong = set(list(passwords)[::2])
     dovecot_users = "".join(f"{user}:{{PLAIN.b64}}{b64(password)}\n" for user, password in passwords.items())
@@ -230,7 +230,7 @@ async def test_exactly_the_good_ones_are_active(
             10,
         )
         refusals = (exim / "output").read_text().count("authenticator failed")
-    assert refusals == 250  # each wrong password went there once
+    assert refusals == 250  # each wrong password was sent once
     assert (no.reason, no.text) == (
         Reason.WRONG_CREDENTIALS,
         "NO [AUTHENTICATIONFAILED] Authentication failed.",

@@ -1,4 +1,4 @@
-"""What the servers' words mean: Microsoft's replies, other servers' and words made up like them."""
+"""The reasons that replies get: Microsoft's, other servers', and invented ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CANARY = "Canary-5ecret"
 IDENTITY = {Reason.WRONG_CREDENTIALS, Reason.LOGIN_REFUSED}
 BEFORE_LOGIN = [stage for stage in Stage if stage not in (Stage.LOGIN, Stage.CHECK)]
 
-# Stage, the whole reply, reason, transient.
+# Stage, whole reply, reason, transient.
 Row = tuple[Stage, str, Reason, bool]
 
 SMTP: list[Row] = [
@@ -356,7 +356,7 @@ def reply_of(said: str) -> Reply:
 
 @pytest.mark.parametrize(("protocol", "stage", "said", "reason", "transient"), KNOWN, ids=IDS)
 def test_known_replies(protocol: Protocol, stage: Stage, said: str, reason: Reason, transient: bool) -> None:
-    """A reply gives its reason, with and without the trailer and in whatever letter case."""
+    """A reply gives its reason, with and without the trailer and in any letter case."""
     code, text = reply_of(said)
     for variant in (text, f"{text} {TRAILER}", text.upper(), text.lower(), one_line(text)):
         assert classify(protocol, stage, Reply(code, variant)) is reason
@@ -387,12 +387,12 @@ def test_known_replies(protocol: Protocol, stage: Stage, said: str, reason: Reas
     ],
 )
 def test_from_the_sentence_to_the_code(said: str, reason: Reason) -> None:
-    """Where the sentence is unknown the enhanced status code speaks, and where that is unknown the code."""
+    """For an unknown sentence the enhanced status code decides, and if that is unknown, the basic code."""
     assert classify(Protocol.SMTP, Stage.LOGIN, reply_of(said)) is reason
 
 
 def test_sentence_before_code() -> None:
-    """The sentence speaks before the codes, the enhanced code before the plain one."""
+    """The sentence takes priority over the codes, and the enhanced code over the basic one."""
     said = "535 5.7.9 the user credentials were incorrect"
     assert classify(Protocol.SMTP, Stage.LOGIN, reply_of(said)) is Reason.WRONG_CREDENTIALS
 
@@ -402,8 +402,8 @@ ALL_TEXTS = sorted({reply_of(said).text for _, _, said, _, _ in KNOWN})
 
 @pytest.mark.parametrize("code", ["421", "432", "451", "454", "499"])
 @pytest.mark.parametrize("protocol", Protocol)
-def test_put_off_is_no_wrong_password(protocol: Protocol, code: str) -> None:
-    """A 4xx reply never becomes a verdict on the password or the account, whatever it says."""
+def test_a_temporary_failure_is_not_a_wrong_password(protocol: Protocol, code: str) -> None:
+    """A 4xx reply never becomes a verdict on the password or the account, whatever its text."""
     for stage, text in itertools.product(Stage, ALL_TEXTS):
         reason = classify(protocol, stage, Reply(code, text))
         assert reason not in {*IDENTITY, Reason.ACCOUNT_BLOCKED}, text
@@ -412,7 +412,7 @@ def test_put_off_is_no_wrong_password(protocol: Protocol, code: str) -> None:
 @pytest.mark.parametrize("stage", [*BEFORE_LOGIN, Stage.CHECK])
 @pytest.mark.parametrize("protocol", Protocol)
 def test_only_a_login_is_a_wrong_password(protocol: Protocol, stage: Stage) -> None:
-    """Nothing that is said before or after the login becomes a wrong password."""
+    """A reply before or after the login never becomes a wrong password."""
     codes = ("220", "421", "500", "530", "535", "550", "554", "NO", "BAD", "BYE")
     for code, text in itertools.product(codes, ALL_TEXTS):
         assert classify(protocol, stage, Reply(code, text)) not in IDENTITY, text
@@ -426,7 +426,7 @@ def test_only_a_login_is_a_wrong_password(protocol: Protocol, stage: Stage) -> N
     st.one_of(st.text(max_size=80), st.sampled_from(ALL_TEXTS)),
 )
 def test_any_reply_has_a_reason(protocol: Protocol, stage: Stage, code: str, text: str) -> None:
-    """Whatever a server says gets a reason, which is never that all is well, and SMTP's is never IMAP's."""
+    """Any reply gets a reason, which is never OK, and an SMTP reply never gets an IMAP reason."""
     reason = classify(protocol, stage, Reply(code, text))
     assert reason is not Reason.OK
     assert not (protocol is Protocol.SMTP and reason is Reason.IMAP_OFF)
@@ -443,7 +443,7 @@ def test_reply_shows_itself() -> None:
 
 @pytest.mark.parametrize("reason", Reason)
 def test_explanations(reason: Reason) -> None:
-    """Every reason has a title, a meaning and a remedy, and its own title."""
+    """Every reason has a unique title, a meaning and a remedy."""
     explanation = reason.explanation
     assert explanation is EXPLANATIONS[reason]
     assert all((explanation.title, explanation.meaning, explanation.remedy))
@@ -455,7 +455,7 @@ def test_explanations(reason: Reason) -> None:
 
 
 def test_nothing_but_reasons_is_explained() -> None:
-    """The table holds the reasons and nothing else."""
+    """The table contains the reasons and nothing else."""
     assert list(EXPLANATIONS) == list(Reason)
 
 
@@ -489,7 +489,7 @@ def test_nothing_but_reasons_is_explained() -> None:
     ],
 )  # fmt: skip
 def test_backoff_named(text: str, pause: timedelta | None) -> None:
-    """The pause that a reply names is read in its unit and never more than a day."""
+    """The pause that a reply names is read in its unit and is at most a day."""
     assert backoff_named(text) == pause
 
 
@@ -511,7 +511,7 @@ def test_backoff_named(text: str, pause: timedelta | None) -> None:
     ],
 )
 def test_one_line(text: str, line: str) -> None:
-    """A text becomes one printable, bounded line without the trailer."""
+    """A text becomes one printable line of limited length without the trailer."""
     assert one_line(text) == line
 
 
@@ -530,13 +530,13 @@ PLAIN = base64.b64encode(f"\0ann@example.com\0{SECRET}".encode()).decode()
     ],
 )
 def test_no_credentials(secret: str, echo: str) -> None:
-    """A server that echoes the password, in whatever form, does not get it into a report."""
+    """If a server repeats the password, in any form, it is removed from the text."""
     assert one_line(f"Cannot take <{echo}>, {echo}!", secret) == "Cannot take <…>, …!"
 
 
 @pytest.mark.parametrize("user", ["a@x.co", "an@x.co", "ann@x.co"])
 def test_no_credentials_in_plain(user: str) -> None:
-    """The password inside of a longer base64 text, as AUTH PLAIN sends it, goes as well."""
+    """A password inside a longer base64 text, as in AUTH PLAIN, is removed as well."""
     blob = base64.b64encode(f"\0{user}\0{CANARY}".encode()).decode()
     line = one_line(f"AUTH PLAIN {blob}", CANARY)
     rest = line.removeprefix("AUTH PLAIN ").rstrip("=").partition("…")
@@ -548,29 +548,29 @@ def test_no_credentials_in_plain(user: str) -> None:
 
 @pytest.mark.parametrize("gap", ["\r\n", "\t ", " [x.outlook.com] "])
 def test_no_credentials_in_two_pieces(gap: str) -> None:
-    """What an echo has in a space's place, and is taken out, does not bring the password through."""
+    """A password that a server repeats with a removable character instead of a space is still removed."""
     echo = f"{CANARY[:5]}{gap}{CANARY[5:]}"
     assert one_line(f"Cannot take <{echo}>", f"{CANARY[:5]} {CANARY[5:]}") == "Cannot take <…>"
 
 
 def test_no_trimmed_credentials() -> None:
-    """A server that trims the password before it echoes it does not get it into a report either."""
+    """A password that a server trims before repeating it is removed as well."""
     assert one_line("Cannot take <pass word>", " pass  word ") == "Cannot take <…>"
 
 
 def test_longer_secrets_go_first() -> None:
-    """Of two secrets of which one holds the other, nothing is left over."""
+    """If one secret contains another, both are removed completely."""
     assert one_line("no sesame-open", "sesame", "sesame-open") == "no …"
 
 
 @pytest.mark.parametrize("secret", ["", "a", "abc"])
 def test_short_secrets(secret: str) -> None:
-    """A secret of fewer than four characters is not looked for: it would only garble the text."""
+    """A secret of fewer than four characters is not removed, because that would only garble the text."""
     assert one_line("abc is a bad password", secret) == "abc is a bad password"
 
 
 def test_a_secret_at_the_bound() -> None:
-    """A secret that the bound would cut in two is gone before."""
+    """A secret that crosses the length limit is removed before the text is cut."""
     assert CANARY[:4] not in one_line("x" * (LONGEST_TEXT - 6) + CANARY, CANARY)
 
 
@@ -583,7 +583,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("piece", HOSTILE, ids=repr)
 def test_hostile_text(piece: str) -> None:
-    """10 kB of a server's malice take no time."""
+    """10 kB of hostile text take almost no time."""
     text = (piece * 10_000)[:10_000]
     started = time.process_time()
     for variant in (text, f"[{text}", f"wait {text}!", f"basic {text}", f"account{text}"):
@@ -595,7 +595,7 @@ def test_hostile_text(piece: str) -> None:
 
 @pytest.mark.parametrize("piece", ["account ", "wait ", "too many "])
 def test_hostile_reply(piece: str) -> None:
-    """A reply as long as a login reads takes little time: all other logins wait for it."""
+    """A reply as long as a login accepts takes little time, because all other logins wait for it."""
     started = time.process_time()
     classify(Protocol.SMTP, Stage.LOGIN, Reply("535", piece * (3_000_000 // len(piece))))
     assert time.process_time() - started < 0.5
@@ -611,7 +611,7 @@ def said(reason: Reason) -> str:
 
 
 def test_every_pair_is_one_line() -> None:
-    """Whatever both protocols said, the diagnosis is one line that ends in a full stop."""
+    """For any two answers the diagnosis is one line that ends in a full stop."""
     for smtp, imap in PAIRS:
         line = diagnose(smtp, imap)
         assert line.endswith(".")
@@ -620,7 +620,7 @@ def test_every_pair_is_one_line() -> None:
 
 
 def test_password_is_right() -> None:
-    """Where one side took the password, the diagnosis says so, and of the other only what is true then."""
+    """If one protocol accepted the password, the diagnosis says so, and suggests no new app password."""
     for reason in set(Reason) - {Reason.OK}:
         for pair, other in (((Reason.OK, reason), "IMAP"), ((reason, Reason.OK), "SMTP")):
             line = diagnose(*pair)
@@ -641,7 +641,7 @@ def test_password_is_right() -> None:
     ],
 )
 def test_named_cause_explains_the_bare_no(named: Reason) -> None:
-    """A cause that lies with the account speaks for a bare no on the other side, and for a side not tried."""
+    """A cause in the account explains an unexplained refusal by the other protocol, or a skipped one."""
     bare = Reason.LOGIN_REFUSED
     for smtp, imap in ((named, bare), (bare, named), (named, None), (named, named)):
         assert diagnose(smtp, imap) == said(named)
@@ -670,5 +670,5 @@ def test_named_cause_explains_the_bare_no(named: Reason) -> None:
     ],
 )
 def test_diagnoses(smtp: Reason | None, imap: Reason | None, line: str) -> None:
-    """Both sides are named where they differ, one sentence is enough where they agree."""
+    """If the protocols differ both are named, and if they agree one sentence is enough."""
     assert diagnose(smtp, imap) == line

@@ -1,4 +1,4 @@
-"""The CSV report: a line for each row, safe to open, private, whole or not there, and without a secret."""
+"""The CSV report: one line per row, safe to open, private, complete or absent, and without secrets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def answer(protocol: Protocol, reason: Reason, text: str = "") -> Answer:
 
 
 def report_of(*verdicts: tuple[str, str]) -> ProbeReport:
-    """Failed mailboxes: address and SMTP's words."""
+    """Failed mailboxes: address and SMTP's reply."""
     return ProbeReport(
         tuple(
             decide_verdict(1, email, 1, 5, (answer(Protocol.SMTP, Reason.WRONG_CREDENTIALS, text),))
@@ -78,7 +78,7 @@ def test_a_line_for_each_row(tmp_path: Path) -> None:
 
 
 def test_a_report_without_tests(tmp_path: Path) -> None:
-    """Where nothing was tested, imported mailboxes are pending and nothing is said of connections."""
+    """If no mailbox was tested, imported ones are pending and their connection columns are empty."""
     write_report.fn(tmp_path / "report.csv", summary("anna@outlook.com"), None)
     assert written(tmp_path / "report.csv")[0] | {"reason": ""} == {
         "line": "2",
@@ -94,7 +94,7 @@ def test_a_report_without_tests(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("first", ["=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n"])
 def test_no_cell_is_a_formula(tmp_path: Path, first: str) -> None:
-    """A cell that a spreadsheet would run gets an apostrophe in front, and stays readable."""
+    """A cell that a spreadsheet would run as a formula starts with an apostrophe, and stays readable."""
     email = f"{first}cmd|'/c calc'!A1@outlook.com"
     errors = (RowError(92, email, RowReason.INVALID_EMAIL),)
     write_report.fn(tmp_path / "report.csv", summary(errors=errors), None)
@@ -102,7 +102,7 @@ def test_no_cell_is_a_formula(tmp_path: Path, first: str) -> None:
 
 
 def test_excel_reads_it_as_utf8(tmp_path: Path) -> None:
-    """The file begins with the mark by which Excel knows UTF-8."""
+    """The file starts with the byte order mark that makes Excel read UTF-8."""
     write_report.fn(tmp_path / "report.csv", summary("größe@outlook.com"), None)
     data = (tmp_path / "report.csv").read_bytes()
     assert data.startswith(b"\xef\xbb\xbfline,email,")
@@ -110,7 +110,7 @@ def test_excel_reads_it_as_utf8(tmp_path: Path) -> None:
 
 
 def test_only_its_owner_reads_it(tmp_path: Path) -> None:
-    """The report is private, even in the place of one that was not."""
+    """The report is private, even if it replaces one that was not."""
     path = tmp_path / "report.csv"
     path.write_text("old")
     path.chmod(0o644)
@@ -121,14 +121,14 @@ def test_only_its_owner_reads_it(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    """A report that cannot be begun is an error."""
+    """A report in a missing folder raises an error."""
     with pytest.raises(FileNotFoundError):
         write_report.fn(tmp_path / "missing" / "report.csv", summary("anna@outlook.com"), None)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_is_taken(tmp_path: Path) -> None:
-    """A report that cannot be put in place leaves no draft behind, and what was there is as it was."""
+    """A report that cannot be moved into place leaves no temporary file, and the old content is unchanged."""
     path = tmp_path / "report.csv"
     path.mkdir()
     (path / "inside").touch()
@@ -141,7 +141,7 @@ def test_a_place_that_is_taken(tmp_path: Path) -> None:
 
 
 async def test_no_secret_is_in_it(settings: Settings, start: StartOutlook, tmp_path: Path) -> None:
-    """A report on real verdicts holds no password and no TOTP secret, not even one that a server repeats."""
+    """A report on real verdicts contains no password or TOTP secret, even if a server repeats one."""
     echo = "535 5.7.8 wrong: anna@outlook.com / hunter2hunter2"
     outlook = await start({"anna@outlook.com": Account("hunter2hunter2", smtp=echo)})
     settings = with_servers(settings, outlook)

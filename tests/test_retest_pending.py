@@ -1,4 +1,4 @@
-"""The retest: what a killed or stopped run left behind is finished, and nothing is tested twice at once."""
+"""The retest finishes what a killed or stopped run left, and never tests a mailbox twice at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAILBOXES = 200
 
 
 def let_time_pass(shell: Shell) -> None:
-    """Make every claim expire and every pending mailbox that has a next attempt due."""
+    """Make every claim expire, and every pending mailbox with a next attempt due."""
     shell.change("UPDATE mailbox SET claimed_until = '2020-01-01' WHERE claimed_until IS NOT NULL")
     shell.change("UPDATE mailbox SET next_attempt_at = '2020-01-01' WHERE next_attempt_at IS NOT NULL")
 
@@ -23,8 +23,8 @@ def statuses(shell: Shell) -> dict[object, object]:
 
 
 @pytest.mark.slow
-def test_killed_run_is_finished_by_retests_and_nobody_is_tested_twice_at_once(shell: Shell) -> None:
-    """After kill -9 amid 200 mailboxes two retests at once give all a verdict, one login at a time."""
+def test_killed_run_is_finished_by_retests_without_double_logins(shell: Shell) -> None:
+    """After kill -9 amid 200 mailboxes, two retests at once give all a verdict, one login at a time."""
     rows = [[f"user{n}@contoso.com", f"p{n}"] for n in range(MAILBOXES)]
     accounts = {email: Account(password) for email, password in rows}
     with running(accounts, folder=shell.folder, delay=0.05) as outlook:
@@ -48,14 +48,14 @@ def test_killed_run_is_finished_by_retests_and_nobody_is_tested_twice_at_once(sh
                 assert retest.returncode == 0, errors
         assert statuses(shell) == {"active": MAILBOXES}
         assert set(outlook.seen.mailbox_logins_at_once.values()) == {1}
-        # The killed run's own logins were repeated at most once, those with a verdict not at all.
+        # The killed run's own logins were repeated at most once, and those with a verdict not at all.
         assert max(outlook.seen.logins.values()) <= 2
     assert shell.rows("SELECT count(*) FROM mailbox WHERE claimed_until IS NOT NULL") == [(0,)]
 
 
 @pytest.mark.slow
 def test_retest_beside_a_running_import_takes_nothing_from_it(shell: Shell) -> None:
-    """A retest that runs during an import finds nothing due, and each mailbox is logged in to once."""
+    """A retest during an import finds nothing due, and each mailbox gets one login."""
     rows = [[f"user{n}@contoso.com", f"p{n}"] for n in range(100)]
     with running({e: Account(p) for e, p in rows}, folder=shell.folder, delay=0.1) as outlook:
         shell.environment |= at(outlook)
@@ -70,8 +70,8 @@ def test_retest_beside_a_running_import_takes_nothing_from_it(shell: Shell) -> N
 
 
 @pytest.mark.slow
-def test_untested_imports_wait_until_somebody_asks(shell: Shell) -> None:
-    """Mailboxes imported with --no-test are left alone by a retest, and tested by one with --held."""
+def test_retest_skips_untested_imports_by_default(shell: Shell) -> None:
+    """A retest skips mailboxes imported with --no-test, unless it has --held."""
     with running({"ann@contoso.com": Account("p")}, folder=shell.folder) as outlook:
         shell.environment |= at(outlook)
         shell.run(write_csv(shell.folder / "in.csv", [["ann@contoso.com", "p"]]), "--no-test")
@@ -99,8 +99,8 @@ def test_guard_holds_the_rest_back_from_later_retests(shell: Shell) -> None:
 
 
 @pytest.mark.slow
-def test_failed_mailbox_is_tested_again_once_somebody_asks(shell: Shell) -> None:
-    """A mailbox that failed for good stays so until `mailboxes retest` makes it due again."""
+def test_failed_mailbox_is_tested_again_on_request(shell: Shell) -> None:
+    """A failed mailbox stays failed until `mailboxes retest` makes it due again."""
     folder = shell.folder
     file = write_csv(folder / "in.csv", [["ann@contoso.com", "p"]])
     with running(
@@ -109,7 +109,7 @@ def test_failed_mailbox_is_tested_again_once_somebody_asks(shell: Shell) -> None
         shell.environment |= at(outlook)
         assert "1 failed" in shell.run(file)
     with running({"ann@contoso.com": Account("p")}, folder=folder) as outlook:
-        # The admin has mended it; the mailbox keeps the address of its servers.
+        # The administrator has fixed it; the mailbox keeps the address of its servers.
         ports = {"smtp": outlook.smtp_port, "imap": outlook.imap_port}
         shell.change("UPDATE mailbox SET smtp_port = :smtp, imap_port = :imap", **ports)
         shell.environment |= at(outlook)

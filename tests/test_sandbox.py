@@ -1,4 +1,4 @@
-"""The Outlook stand-in, from outside: smtplib, imaplib and bare sockets against the real thing."""
+"""The Outlook stand-in, tested from outside with smtplib, imaplib and plain sockets."""
 
 import asyncio
 import base64
@@ -46,7 +46,7 @@ ODD = "größe, \"{7}\" \\ 'ñ'"
 GOOD = {ADDRESS: Account(PASSWORD)}
 PROTOCOLS: tuple[Protocol, ...] = ("smtp", "imap")
 SAMPLE = Path(__file__).parent.parent / "data" / "samples" / "sandbox.csv"
-# Long enough for a slow machine; nothing waits for it when all is well.
+# Long enough for a slow machine; a healthy server answers much sooner.
 PATIENCE = 5.0
 
 Start = Callable[..., Outlook]
@@ -59,7 +59,7 @@ def ca() -> trustme.CA:
 
 @pytest.fixture
 def start(ca: trustme.CA, tmp_path: Path) -> Iterator[Start]:
-    """Starts servers with these mailboxes, by default one good one; all end with the test."""
+    """Start servers with these mailboxes, by default one good one; all of them stop when the test ends."""
     with ExitStack() as stack:
 
         def run(
@@ -73,7 +73,7 @@ def start(ca: trustme.CA, tmp_path: Path) -> Iterator[Start]:
 
 
 class Client:
-    """A bare connection that says what it is told and reads what is there."""
+    """A plain connection that sends what the test says and reads the reply."""
 
     def __init__(self, outlook: Outlook, protocol: Protocol) -> None:
         port = outlook.smtp_port if protocol == "smtp" else outlook.imap_port
@@ -87,13 +87,13 @@ class Client:
         self.socket.close()
 
     def secure(self) -> None:
-        # Python hides an end without TLS's goodbye unless told not to.
+        # By default, Python hides a connection that ends without TLS's close_notify.
         self.socket = self.tls.wrap_socket(
             self.socket, server_hostname="localhost", suppress_ragged_eofs=False
         )
 
     def read(self, wanted: int) -> bytes:
-        """So many bytes; OSError if the connection ends before."""
+        """This many bytes; OSError if the connection ends first."""
         found = b""
         while len(found) < wanted:
             more = self.socket.recv(wanted - len(found))
@@ -103,14 +103,14 @@ class Client:
         return found
 
     def line(self) -> str:
-        """One line; OSError if the connection ends before."""
+        """One line; OSError if the connection ends first."""
         found = b""
         while not found.endswith(b"\n"):
             found += self.read(1)
         return found.decode("utf-8", "replace").rstrip("\r\n")
 
     def ended(self) -> bool:
-        """Whether the next thing is the end of the connection, in good order or not."""
+        """Whether the connection ends next, cleanly or not."""
         try:
             self.line()
         except (ConnectionError, ssl.SSLError):
@@ -118,7 +118,7 @@ class Client:
         return False
 
     def smtp(self, command: str | None = None) -> str:
-        """Send a command line if there is one, and read the reply; its lines joined with `|`."""
+        """Send a command line if there is one, and read the reply, its lines joined with `|`."""
         if command is not None:
             self.say(command)
         lines = [self.line()]
@@ -127,7 +127,7 @@ class Client:
         return "|".join(lines)
 
     def imap(self, command: str) -> str:
-        """Send a command under the tag `a`, and read up to its tagged reply or a `+`; joined with `|`."""
+        """Send a command with the tag `a`, and read up to its tagged reply or a `+`, joined with `|`."""
         self.say(f"a {command}")
         return self.imap_reply()
 
@@ -156,7 +156,7 @@ def smtp_session(outlook: Outlook) -> Iterator[Client]:
 
 @contextmanager
 def before_tls(outlook: Outlook, protocol: Protocol) -> Iterator[Client]:
-    """A connection whose next bytes are the handshake."""
+    """A connection that starts the TLS handshake next."""
     with Client(outlook, protocol) as client:
         if protocol == "smtp":
             client.smtp()
@@ -182,7 +182,7 @@ def smtp_login(client: Client, address: str = ADDRESS, password: str = PASSWORD)
 
 @contextmanager
 def at_login(outlook: Outlook, protocol: Protocol) -> Iterator[Client]:
-    """A connection that has just sent the right credentials and has read nothing since."""
+    """A connection that has just sent the correct credentials and read nothing since."""
     with (smtp_session if protocol == "smtp" else imap_session)(outlook) as client:
         if protocol == "smtp":
             client.smtp(f"AUTH LOGIN {b64(ADDRESS)}")
@@ -204,11 +204,11 @@ def silent(client: Client, seconds: float = 0.3) -> bool:
     return not select.select([client.socket], [], [], seconds)[0]
 
 
-# The right conversation.
+# The correct conversation.
 
 
 def test_smtp_offers_auth_only_after_starttls(start: Start) -> None:
-    """The banner and the EHLO lines are Exchange Online's: STARTTLS first, AUTH in its place after."""
+    """The banner and the EHLO lines are Exchange Online's: STARTTLS first, then AUTH instead."""
     with Client(start(), "smtp") as client:
         assert client.smtp().startswith(
             "220 AM3PR05CA0094.outlook.office365.com Microsoft ESMTP MAIL Service"
@@ -233,7 +233,7 @@ def test_smtp_offers_auth_only_after_starttls(start: Start) -> None:
 
 @pytest.mark.parametrize("initial_response", [True, False])
 def test_smtplib_logs_in(start: Start, initial_response: bool) -> None:
-    """The standard library logs in by AUTH LOGIN, with and without an initial response."""
+    """The standard library logs in with AUTH LOGIN, with and without an initial response."""
     outlook = start()
     with smtplib.SMTP("localhost", outlook.smtp_port, timeout=PATIENCE) as smtp:
         smtp.starttls(context=ssl.create_default_context(cafile=outlook.ca_file))
@@ -257,7 +257,7 @@ def test_imaplib_logs_in(start: Start) -> None:
 
 
 def test_imap_capabilities(start: Start) -> None:
-    """The capabilities are those of the years in which LOGIN worked."""
+    """The capabilities are those from the years when LOGIN worked."""
     with imap_session(start()) as client:
         assert client.imap("CAPABILITY") == (
             "* CAPABILITY IMAP4 IMAP4rev1 AUTH=PLAIN AUTH=XOAUTH2 SASL-IR UIDPLUS ID UNSELECT CHILDREN IDLE "
@@ -296,7 +296,7 @@ def test_imap_login_forms(start: Start, parts: list[str]) -> None:
 
 @pytest.mark.parametrize("initial_response", [True, False])
 def test_auth_plain_where_offered(start: Start, initial_response: bool) -> None:
-    """A server told to offer PLAIN instead takes it, and LOGIN no more."""
+    """A server set to offer PLAIN instead accepts it, and no longer accepts LOGIN."""
     message = b64(f"\0{ADDRESS}\0{PASSWORD}")
     with smtp_session(start(server=ServerFaults(smtp_auth="PLAIN"))) as client:
         assert client.smtp("AUTH LOGIN").startswith("504 5.7.4 ")
@@ -308,14 +308,14 @@ def test_auth_plain_where_offered(start: Start, initial_response: bool) -> None:
 
 
 def test_imap_capabilities_can_be_chosen(start: Start) -> None:
-    """A server told to has other capabilities, and heeds LOGINDISABLED among them."""
+    """A server can be set to other capabilities, and obeys LOGINDISABLED among them."""
     with imap_session(start(server=ServerFaults(imap_capabilities="IMAP4rev1 LOGINDISABLED"))) as client:
         assert client.imap("CAPABILITY").startswith("* CAPABILITY IMAP4rev1 LOGINDISABLED|")
         assert client.imap(f"LOGIN {ADDRESS} {PASSWORD}").startswith("a NO ")
 
 
 def test_each_reply_can_be_delayed(start: Start) -> None:
-    """A delay is waited before each reply: here the banner and the answer to NOOP."""
+    """The server waits for the set delay before each reply: here the banner and the reply to NOOP."""
     with Client(start(delay=0.1), "smtp") as client:
         began = time.monotonic()
         client.smtp()
@@ -330,7 +330,7 @@ def test_each_reply_can_be_delayed(start: Start) -> None:
     ("address", "password"), [(ADDRESS, "wrong"), (ADDRESS, ""), ("nobody@outlook.com", PASSWORD)]
 )
 def test_wrong_credentials(start: Start, address: str, password: str) -> None:
-    """A wrong password and an unknown mailbox are told the same, over both protocols."""
+    """A wrong password and an unknown mailbox get the same reply, over both protocols."""
     outlook = start()
     with smtp_session(outlook) as client:
         assert smtp_login(client, address, password) == (
@@ -346,7 +346,7 @@ def test_wrong_credentials(start: Start, address: str, password: str) -> None:
 
 
 def test_smtp_states(start: Start) -> None:
-    """AUTH wants TLS and a second EHLO, MAIL wants AUTH, and no mail is taken even then."""
+    """AUTH needs TLS and a second EHLO, MAIL needs AUTH, and no mail is accepted even then."""
     with Client(start(), "smtp") as client:
         client.smtp()
         assert client.smtp("MAIL FROM:<a@example.com>").startswith("503 5.5.2 ")
@@ -368,7 +368,7 @@ def test_smtp_states(start: Start) -> None:
 
 
 def test_smtp_authentication_can_be_cancelled(start: Start) -> None:
-    """`*` cancels, nonsense is refused, and a login is still possible after both."""
+    """`*` cancels, invalid input is refused, and a login is still possible after both."""
     with smtp_session(start()) as client:
         client.smtp("AUTH LOGIN")
         assert client.smtp("*").startswith("501 ")
@@ -393,7 +393,7 @@ def test_smtp_authentication_can_be_cancelled(start: Start) -> None:
     ],
 )
 def test_imap_refuses_bad_grammar(start: Start, command: str) -> None:
-    """What the grammar of RFC 3501 does not allow is BAD, and the conversation goes on."""
+    """A command that breaks the grammar of RFC 3501 gets BAD, and the conversation continues."""
     outlook = start()
     with imap_session(outlook) as client:
         assert client.imap(command).startswith("a BAD ")
@@ -402,7 +402,7 @@ def test_imap_refuses_bad_grammar(start: Start, command: str) -> None:
 
 
 def test_imap_authentication_can_be_cancelled(start: Start) -> None:
-    """`*` cancels AUTHENTICATE; a token is never right."""
+    """`*` cancels AUTHENTICATE, and an access token is always refused."""
     with imap_session(start()) as client:
         client.imap("AUTHENTICATE PLAIN")
         client.say("*")
@@ -416,7 +416,7 @@ def test_imap_authentication_can_be_cancelled(start: Start) -> None:
 @pytest.mark.parametrize(("name", "text"), REPLIES["smtp"].items())
 @pytest.mark.parametrize("password", [PASSWORD, "wrong"])
 def test_smtp_catalogue(start: Start, name: str, text: str, password: str) -> None:
-    """A named behaviour says its text, whatever the password; 421 is the last word."""
+    """A named behaviour sends its text, whatever the password, and 421 ends the connection."""
     with smtp_session(start(account("smtp", name))) as client:
         assert smtp_login(client, password=password) == text
         if text.startswith("421"):
@@ -428,7 +428,7 @@ def test_smtp_catalogue(start: Start, name: str, text: str, password: str) -> No
 @pytest.mark.parametrize(("name", "text"), REPLIES["imap"].items())
 @pytest.mark.parametrize("password", [PASSWORD, "wrong"])
 def test_imap_catalogue(start: Start, name: str, text: str, password: str) -> None:
-    """A named behaviour says its text, whatever the password; BYE is the last word."""
+    """A named behaviour sends its text, whatever the password, and BYE ends the connection."""
     with imap_session(start(account("imap", name))) as client:
         client.say(f"a LOGIN {ADDRESS} {password}")
         for line in text.split("|"):
@@ -442,7 +442,7 @@ def test_imap_catalogue(start: Start, name: str, text: str, password: str) -> No
 
 
 def test_literal_replies(start: Start) -> None:
-    """A behaviour that is no name is said as it stands, line by line; 235 and OK let anybody in."""
+    """A behaviour that is not a name is sent as it is, line by line; 235 and OK accept any password."""
     outlook = start(
         {
             ADDRESS: Account(PASSWORD, "599-5.9.9 Größe|599 5.9.9 zählt", "NO [X] nein|* BYE aus"),
@@ -461,7 +461,7 @@ def test_literal_replies(start: Start) -> None:
 
 
 def test_a_slow_refusal(start: Start) -> None:
-    """slow:SECONDS+NAME says the text that much later, and nothing before."""
+    """slow:SECONDS+NAME sends the text that much later, and nothing before."""
     with at_login(start(account("smtp", "slow:0.5+wrong-credentials")), "smtp") as client:
         began = time.monotonic()
         assert "credentials were incorrect" in client.smtp()
@@ -470,7 +470,7 @@ def test_a_slow_refusal(start: Start) -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 class TestMailboxFaults:
-    """What each fault does to a login whose credentials are right."""
+    """What each fault does to a login with correct credentials."""
 
     def test_hang(self, start: Start, protocol: Protocol) -> None:
         """hang:auth never answers."""
@@ -485,7 +485,7 @@ class TestMailboxFaults:
         assert time.monotonic() - began > 2 * DRIP_INTERVAL - 0.1
 
     def test_drop(self, start: Start, protocol: Protocol) -> None:
-        """drop:auth ends the connection without TLS's own goodbye."""
+        """drop:auth ends the connection without TLS's close_notify."""
         with (
             at_login(start(account(protocol, "drop:auth")), protocol) as client,
             pytest.raises(ssl.SSLEOFError),
@@ -493,15 +493,15 @@ class TestMailboxFaults:
             client.socket.recv(1)
 
     def test_reset(self, start: Start, protocol: Protocol) -> None:
-        """reset:auth ends it by RST."""
+        """reset:auth ends it with a RST."""
         with at_login(start(account(protocol, "reset:auth")), protocol) as client:
             assert not silent(client, PATIENCE)
-            # Beneath TLS: Python 3.11 makes the same SSLEOFError of a FIN and of a RST.
+            # Below TLS, because Python 3.11 raises the same SSLEOFError for a FIN and a RST.
             with pytest.raises(ConnectionResetError):
                 os.read(client.socket.fileno(), 1)
 
     def test_garbage(self, start: Start, protocol: Protocol) -> None:
-        """garbage:auth sends a line that is no reply."""
+        """garbage:auth sends a line that is not a reply."""
         with at_login(start(account(protocol, "garbage:auth")), protocol) as client:
             assert client.read(2) == b"\xff\xfe"
             assert client.line()
@@ -522,7 +522,7 @@ class TestMailboxFaults:
             assert client.ended()
 
     def test_wrong_password(self, start: Start, protocol: Protocol) -> None:
-        """A fault after the login never comes to pass with a wrong password."""
+        """A fault after the login does not happen with a wrong password."""
         outlook = start({ADDRESS: Account("other", "drop:after", "drop:after")})
         with at_login(outlook, protocol) as client:
             assert client.line().startswith(("535 5.7.139", "a NO LOGIN failed."))
@@ -530,7 +530,7 @@ class TestMailboxFaults:
 
 @pytest.mark.parametrize("initial_response", [True, False])
 def test_fault_after_the_user_name(start: Start, initial_response: bool) -> None:
-    """drop:user ends the connection before the password is asked for."""
+    """drop:user ends the connection before it asks for the password."""
     outlook = start(account("smtp", "drop:user"))
     with smtp_session(outlook) as client:
         if not initial_response:
@@ -542,7 +542,7 @@ def test_fault_after_the_user_name(start: Start, initial_response: bool) -> None
 
 # Faults of a whole server.
 
-# A whole conversation: the stages of `SERVER_STAGES` but `connect`, which a client cannot see pass.
+# A whole conversation: the stages of `SERVER_STAGES` except `connect`, which a client cannot observe.
 STEPS: dict[Protocol, dict[str, str]] = {
     "smtp": {
         "greeting": "",
@@ -564,9 +564,9 @@ STEPS: dict[Protocol, dict[str, str]] = {
 
 
 def stages_passed(outlook: Outlook, protocol: Protocol) -> list[str]:
-    """Hold the whole conversation; the stages that were answered until it broke off."""
+    """Run the whole conversation; return the stages that were answered before it ended."""
     passed: list[str] = []
-    # Even connecting fails when the RST is quick.
+    # Even connecting fails if the RST is fast.
     with suppress(OSError), Client(outlook, protocol) as client:
         for stage, command in STEPS[protocol].items():
             if stage == "tls":
@@ -590,7 +590,7 @@ def stages_passed(outlook: Outlook, protocol: Protocol) -> list[str]:
 def test_server_faults_happen_at_their_stage(
     start: Start, protocol: Protocol, stage: str, fault: str
 ) -> None:
-    """Everything before the stage goes well, and nothing from it on."""
+    """Every stage before the fault succeeds, and every stage after it fails."""
     outlook = start(server=faults(protocol, f"{fault}:{stage}"))
     steps = list(STEPS[protocol])
     expected = [] if stage == "connect" else steps[: steps.index(stage)]
@@ -599,20 +599,20 @@ def test_server_faults_happen_at_their_stage(
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_sound_server_passes_all_stages(start: Start, protocol: Protocol) -> None:
-    """Without a fault the same conversation goes through."""
+    """Without a fault the same conversation succeeds."""
     assert stages_passed(start(), protocol) == list(STEPS[protocol])
 
 
 @pytest.mark.parametrize("stage", ["connect", "greeting"])
 def test_hanging_before_the_greeting(start: Start, stage: str) -> None:
-    """hang:connect and hang:greeting say nothing at all."""
+    """hang:connect and hang:greeting send nothing at all."""
     with Client(start(server=ServerFaults(smtp=f"hang:{stage}")), "smtp") as client:
         assert silent(client)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_hang_in_the_handshake(start: Start, protocol: Protocol) -> None:
-    """hang:tls takes the ClientHello and never answers it."""
+    """hang:tls accepts the ClientHello and never answers it."""
     with before_tls(start(server=faults(protocol, "hang:tls")), protocol) as client:
         client.socket.settimeout(0.3)
         with pytest.raises(TimeoutError):
@@ -621,7 +621,7 @@ def test_hang_in_the_handshake(start: Start, protocol: Protocol) -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_drip_in_the_handshake(start: Start, protocol: Protocol) -> None:
-    """drip:tls keeps the handshake going with the head of a TLS record and more of the same."""
+    """drip:tls keeps the handshake open with the header of a TLS record and more headers after it."""
     with before_tls(start(server=faults(protocol, "drip:tls")), protocol) as client:
         client.say("ClientHello")
         assert client.read(3) == b"\x16\x03\x03"
@@ -630,7 +630,7 @@ def test_drip_in_the_handshake(start: Start, protocol: Protocol) -> None:
 @pytest.mark.parametrize("fault", ["garbage", "overlong"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_nonsense_in_the_handshake(start: Start, protocol: Protocol, fault: str) -> None:
-    """garbage:tls and overlong:tls are no TLS to a client."""
+    """A client does not accept garbage:tls and overlong:tls as TLS."""
     with (
         before_tls(start(server=faults(protocol, f"{fault}:tls")), protocol) as client,
         pytest.raises(ssl.SSLError),
@@ -643,7 +643,7 @@ def test_nonsense_in_the_handshake(start: Start, protocol: Protocol, fault: str)
     [("smtp", "garbage:connect"), ("smtp", "garbage:greeting"), ("imap", "garbage:connect")],
 )
 def test_garbage_first(start: Start, protocol: Protocol, fault: str) -> None:
-    """The very first bytes can be no protocol."""
+    """The first bytes of a connection can be garbage."""
     with Client(start(server=faults(protocol, fault)), protocol) as client:
         assert client.read(2) == b"\xff\xfe"
 
@@ -666,7 +666,7 @@ def test_bad_certificates(start: Start, protocol: Protocol, fault: str, code: in
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_old_tls(start: Start, protocol: Protocol) -> None:
-    """old-tls ends the handshake for want of a common version."""
+    """old-tls ends the handshake because there is no common version."""
     with (
         before_tls(start(server=faults(protocol, "old-tls")), protocol) as client,
         pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"),
@@ -676,14 +676,14 @@ def test_old_tls(start: Start, protocol: Protocol) -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_certificate_is_good_for_the_address(start: Start, protocol: Protocol) -> None:
-    """The good certificate names 127.0.0.1 too."""
+    """The good certificate also covers 127.0.0.1."""
     with before_tls(start(), protocol) as client:
         client.tls.wrap_socket(client.socket, server_hostname="127.0.0.1").close()
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_refused(start: Start, protocol: Protocol) -> None:
-    """A refused server has a port at which nobody listens; the other one is there."""
+    """Nothing listens on the port of a refused server, and the other server still runs."""
     outlook = start(server=faults(protocol, "refused"))
     with pytest.raises(ConnectionRefusedError):
         Client(outlook, protocol)
@@ -695,7 +695,7 @@ def test_refused(start: Start, protocol: Protocol) -> None:
     [("smtp", "421 4.3.2 Service not available"), ("imap", "* BYE Server Unavailable. 15")],
 )
 def test_greeting_busy(start: Start, protocol: Protocol, text: str) -> None:
-    """greeting-busy turns a client away by the greeting and closes."""
+    """greeting-busy refuses a client in the greeting and closes the connection."""
     with Client(start(server=faults(protocol, "greeting-busy")), protocol) as client:
         if protocol == "imap":
             client.secure()
@@ -704,7 +704,7 @@ def test_greeting_busy(start: Start, protocol: Protocol, text: str) -> None:
 
 
 def test_no_starttls(start: Start) -> None:
-    """no-starttls neither offers nor takes STARTTLS."""
+    """no-starttls neither offers nor accepts STARTTLS."""
     with Client(start(server=ServerFaults(smtp="no-starttls")), "smtp") as client:
         client.smtp()
         assert "STARTTLS" not in client.smtp("EHLO client")
@@ -720,7 +720,7 @@ def test_starttls_refused(start: Start) -> None:
 
 
 def test_injected(start: Start) -> None:
-    """injected puts a false EHLO reply into the segment of the 220; TLS still works for who drops it."""
+    """injected adds a false EHLO reply to the segment of the 220; a client that drops it can use TLS."""
     with Client(start(server=ServerFaults(smtp="injected")), "smtp") as client:
         client.smtp()
         client.smtp("EHLO client")
@@ -734,7 +734,7 @@ def test_injected(start: Start) -> None:
 
 @pytest.mark.parametrize(("fault", "offer"), [("no-auth", ""), ("xoauth2-only", "250-AUTH XOAUTH2")])
 def test_no_password_mechanism(start: Start, fault: str, offer: str) -> None:
-    """Without a mechanism for passwords none is taken; one that comes all the same is counted."""
+    """Without a password mechanism no password is accepted, but one that is sent anyway is counted."""
     outlook = start(server=ServerFaults(smtp=fault))
     with smtp_session(outlook) as client:
         offers = [line for line in client.smtp("EHLO client").split("|") if "AUTH" in line]
@@ -746,7 +746,7 @@ def test_no_password_mechanism(start: Start, fault: str, offer: str) -> None:
 
 
 def test_login_disabled(start: Start) -> None:
-    """login-disabled is the IMAP of today: it says so by greeting and capabilities, and refuses by policy."""
+    """login-disabled is present-day IMAP: greeting and capabilities announce it, and logins are refused."""
     with Client(start(server=ServerFaults(imap="login-disabled")), "imap") as client:
         client.secure()
         greeting = client.line()
@@ -759,7 +759,7 @@ def test_login_disabled(start: Start) -> None:
         assert client.imap(f"LOGIN {ADDRESS} {PASSWORD}") == "a NO Basic authentication is disabled."
 
 
-# What the servers saw, and how they end.
+# What the servers recorded, and how they stop.
 
 
 def test_counts(start: Start) -> None:
@@ -784,7 +784,7 @@ def test_counts(start: Start) -> None:
 
 
 def test_one_after_the_other_is_not_at_once(start: Start) -> None:
-    """A mailbox that says QUIT before it goes on to IMAP is never there twice."""
+    """A mailbox that ends SMTP with QUIT before it starts IMAP never counts as two logins at once."""
     outlook = start()
     for _ in range(5):
         with smtp_session(outlook) as client:
@@ -797,7 +797,7 @@ def test_one_after_the_other_is_not_at_once(start: Start) -> None:
 
 
 async def test_nothing_is_left_behind(tmp_path: Path) -> None:
-    """Leaving ends every connection at once, whatever it waits for, and leaves no task."""
+    """Leaving the context ends every connection at once, in any state, and leaves no task."""
     async with Outlook(
         GOOD, server=ServerFaults(smtp="hang:greeting", imap="hang:tls"), folder=tmp_path
     ) as it:
@@ -814,7 +814,7 @@ async def test_nothing_is_left_behind(tmp_path: Path) -> None:
 
 
 async def test_many_at_once(tmp_path: Path) -> None:
-    """A hundred clients that come at the same moment are all served."""
+    """A hundred clients that connect at the same moment are all served."""
 
     async def banner(port: int) -> bytes:
         reader, writer = await asyncio.open_connection("localhost", port)
@@ -828,7 +828,7 @@ async def test_many_at_once(tmp_path: Path) -> None:
     assert set(banners) == {b"220 "}
 
 
-# What can be written in a script.
+# What a script can contain.
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -848,7 +848,7 @@ async def test_many_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_unknown_behaviours(tmp_path: Path, protocol: Protocol, behaviour: str) -> None:
-    """A behaviour that makes no sense is told before anything starts."""
+    """An invalid behaviour is refused before anything starts."""
     with pytest.raises(ScriptError, match="“"):
         Outlook(account(protocol, behaviour), folder=tmp_path)
 
@@ -857,13 +857,13 @@ def test_unknown_behaviours(tmp_path: Path, protocol: Protocol, behaviour: str) 
     ("protocol", "fault"), [("smtp", "hang:capability"), ("imap", "no-starttls"), ("smtp", "server-busy")]
 )
 def test_unknown_server_faults(tmp_path: Path, protocol: Protocol, fault: str) -> None:
-    """A fault that this server cannot have is told before anything starts."""
+    """A fault that the server does not support is refused before anything starts."""
     with pytest.raises(ScriptError, match=f"“{fault}”"):
         Outlook(GOOD, server=faults(protocol, fault), folder=tmp_path)
 
 
 def test_combined_behaviours() -> None:
-    """slow goes with a name, a literal, a fault, or alone; an empty cell is ok."""
+    """slow can be combined with a name, a literal or a fault, or used alone; an empty cell is ok."""
     assert mailbox_play("smtp", "slow:2").seconds == 2
     assert mailbox_play("smtp", "slow:2+hang:after").stage == "after"
     assert mailbox_play("imap", "slow:0.5+NO nein|* BYE aus").lines == ("NO nein", "* BYE aus")
@@ -871,12 +871,12 @@ def test_combined_behaviours() -> None:
 
 
 def test_passwords_stay_out_of_reprs() -> None:
-    """An account that turns up in a failing test does not show its password."""
+    """An account in the output of a failing test does not show its password."""
     assert PASSWORD not in repr(Account(PASSWORD))
 
 
 def test_sample_accounts() -> None:
-    """The sample has 20 mailboxes, 15 of them sound, and its odd passwords are read as they are."""
+    """The sample has 20 mailboxes, 15 of them good, and its odd passwords are read unchanged."""
     accounts = read_accounts(SAMPLE)
     assert len(accounts) == 20
     assert sum((it.smtp, it.imap) == ("ok", "ok") for it in accounts.values()) == 15
@@ -886,7 +886,7 @@ def test_sample_accounts() -> None:
 
 
 def test_optional_columns(tmp_path: Path) -> None:
-    """smtp and imap may be missing, as columns, as cells, or be empty."""
+    """smtp and imap may be missing, as columns or as cells, or empty."""
     file = tmp_path / "accounts.csv"
     file.write_text("email,password\nA@x.org,p\n")
     assert read_accounts(file) == {"a@x.org": Account("p")}
@@ -910,7 +910,7 @@ def test_optional_columns(tmp_path: Path) -> None:
     ],
 )
 def test_malformed_accounts(tmp_path: Path, content: bytes | None, sentence: str) -> None:
-    """A malformed accounts file is refused by one sentence with its line."""
+    """A malformed accounts file is refused with a message that names the line."""
     file = tmp_path / "accounts.csv"
     if content is not None:
         file.write_bytes(content)
@@ -921,7 +921,7 @@ def test_malformed_accounts(tmp_path: Path, content: bytes | None, sentence: str
 
 
 def test_servers_file(tmp_path: Path) -> None:
-    """A servers file gives each domain its faults; every named fault can stand in it."""
+    """A servers file gives each domain its faults, and accepts every named fault."""
     file = tmp_path / "servers.csv"
     rows = [
         f"{number}.example,{fault if protocol == 'smtp' else ''},{fault if protocol == 'imap' else ''}"
@@ -959,7 +959,7 @@ def sandbox(*arguments: str | Path, **variables: str) -> subprocess.CompletedPro
 
 @contextmanager
 def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """The sandbox in a session of its own, so that a signal here never meets a terminal's rules."""
+    """The sandbox in its own session, so that a signal here does not depend on a terminal."""
     with subprocess.Popen(
         [*PROGRAM, *arguments],
         stdout=subprocess.PIPE,
@@ -975,7 +975,7 @@ def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_command_gets_its_environment() -> None:
-    """A command finds the servers, the CA and a database of its own in the environment."""
+    """A command gets the servers, the CA and its own database in the environment."""
     done = sandbox(sys.executable, "-c", SHOW)
     found = json.loads(done.stdout)
     assert done.returncode == 0
@@ -988,13 +988,13 @@ def test_command_gets_its_environment() -> None:
 
 
 def test_database_of_the_user_stays() -> None:
-    """A database URL that is set already is left alone."""
+    """A database URL that is already set is kept."""
     done = sandbox(sys.executable, "-c", SHOW, OUTLOOK_IMPORT_DATABASE_URL="sqlite:///mine.db")
     assert json.loads(done.stdout)["OUTLOOK_IMPORT_DATABASE_URL"] == "sqlite:///mine.db"
 
 
 def test_domains_with_servers_of_their_own(tmp_path: Path) -> None:
-    """Each domain of the servers file has its own ports, and its faults on them."""
+    """Each domain of the servers file has its own ports, with its faults on them."""
     file = tmp_path / "servers.csv"
     file.write_text("domain,smtp,imap\nbusy.example,greeting-busy,\ndown.example,refused,refused\n")
     ask = (
@@ -1020,7 +1020,7 @@ def test_domains_with_servers_of_their_own(tmp_path: Path) -> None:
     ],
 )
 def test_exit_status(arguments: list[str], status: int) -> None:
-    """The exit status is the command's own, 127 if it cannot be started, 2 for wrong usage."""
+    """The exit status is the command's own, 127 if it cannot be started, or 2 for wrong usage."""
     done = sandbox(*arguments)
     assert done.returncode == status
     assert "Traceback" not in done.stderr
@@ -1031,7 +1031,7 @@ def test_exit_status(arguments: list[str], status: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_without_a_command(number: signal.Signals) -> None:
-    """Without a command it says what to export, serves until a signal, and ends well."""
+    """Without a command it prints what to export, serves until a signal, and exits with 0."""
     with started() as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(3)]

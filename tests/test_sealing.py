@@ -1,4 +1,4 @@
-"""Sealed secrets open for their owner and their key, and for nobody else."""
+"""Only its owner and its key can unseal a secret."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ KEY, OTHER_KEY = bytes(range(32)), bytes(range(32, 64))
     ids=ascii,
 )
 def test_round_trip(plaintext: str) -> None:
-    """Any string opens as what it was."""
+    """Any string is unsealed unchanged."""
     sealer = Sealer([KEY])
     assert sealer.open(sealer.seal(plaintext, OWNER), OWNER) == plaintext
 
 
 def test_layout() -> None:
-    """A sealed value is version, key id, nonce, ciphertext and tag, and holds nothing of the secret."""
+    """A sealed value is version, key id, nonce, ciphertext and tag, and contains nothing of the secret."""
     sealed = Sealer([KEY]).seal(SECRET, OWNER)
     assert sealed[:5] == b"\x01" + key_id(KEY)
     assert len(sealed) == 1 + 4 + 12 + len(SECRET) + 16
@@ -35,7 +35,7 @@ def test_layout() -> None:
 
 
 def test_two_seals_differ() -> None:
-    """The same secret sealed twice gives two values: nobody sees that two mailboxes share a password."""
+    """The same secret sealed twice gives two values, so equal passwords cannot be recognised."""
     sealer = Sealer([KEY])
     first, second = (sealer.seal(SECRET, OWNER) for _ in range(2))
     assert first != second
@@ -54,21 +54,21 @@ def test_two_seals_differ() -> None:
     ids=["workspace", "mailbox", "field", "shifted left", "shifted right"],
 )
 def test_wrong_owner(owner: Owner) -> None:
-    """A value that was copied to another workspace, mailbox or field does not open."""
+    """A value that was copied to another workspace, mailbox or field cannot be unsealed."""
     sealer = Sealer([KEY])
     with pytest.raises(UnsealError, match="damaged or belongs to another mailbox"):
         sealer.open(sealer.seal(SECRET, OWNER), owner)
 
 
 def test_wrong_key() -> None:
-    """A value of an unknown key does not open, and the error names the key's id."""
+    """A value with an unknown key cannot be unsealed, and the error names the key's id."""
     sealed = Sealer([OTHER_KEY]).seal(SECRET, OWNER)
     with pytest.raises(UnsealError, match=f"no encryption key has the id {key_id(OTHER_KEY).hex()}"):
         Sealer([KEY]).open(sealed, OWNER)
 
 
 def test_every_flipped_bit() -> None:
-    """One flipped bit anywhere, and the value does not open."""
+    """A value with any bit flipped cannot be unsealed."""
     sealer = Sealer([KEY])
     sealed = sealer.seal(SECRET, OWNER)
     for at in range(len(sealed) * 8):
@@ -79,7 +79,7 @@ def test_every_flipped_bit() -> None:
 
 
 def test_every_truncation() -> None:
-    """A value that was cut short, or has something behind it, does not open."""
+    """A value that is shortened or extended cannot be unsealed."""
     sealer = Sealer([KEY])
     sealed = sealer.seal(SECRET, OWNER)
     for value in (*(sealed[:length] for length in range(len(sealed))), sealed + b"\0"):
@@ -88,7 +88,7 @@ def test_every_truncation() -> None:
 
 
 def test_rotation() -> None:
-    """The first key seals and all of them open."""
+    """The first key seals, and every key unseals."""
     old, rotated = Sealer([KEY]), Sealer([OTHER_KEY, KEY])
     assert rotated.open(old.seal(SECRET, OWNER), OWNER) == SECRET
     assert rotated.seal(SECRET, OWNER)[1:5] == key_id(OTHER_KEY)
@@ -97,7 +97,7 @@ def test_rotation() -> None:
 
 
 def test_nothing_leaks() -> None:
-    """Neither a sealer nor an error shows a key or a secret, and a sealer is never pickled."""
+    """Neither a sealer nor an error shows a key or a secret, and a sealer cannot be pickled."""
     sealer = Sealer([KEY, OTHER_KEY])
     assert repr(sealer) == "<Sealer with 2 keys>"
     with pytest.raises(TypeError):
@@ -111,13 +111,13 @@ def test_nothing_leaks() -> None:
 
 
 def test_no_keys() -> None:
-    """Without a key there is no sealer."""
+    """A sealer without a key is refused."""
     with pytest.raises(ValueError, match="needs at least one key"):
         Sealer([])
 
 
-def test_key_id_tells_nothing() -> None:
-    """A key's id is four bytes that differ from key to key and are no part of it."""
+def test_key_id_reveals_nothing() -> None:
+    """A key's id is four bytes that differ between keys and are not part of the key."""
     ids = {key_id(bytes([at]) * KEY_BYTES) for at in range(256)}
     assert len(ids) == 256
     assert {len(name) for name in ids} == {4}
@@ -126,13 +126,13 @@ def test_key_id_tells_nothing() -> None:
 
 @pytest.mark.parametrize("text", ["{0},{1}", "{0} {1}", "{0}\n{1}\n", " ,{0} , {1},"])
 def test_parse_keys(text: str) -> None:
-    """Keys stand in base64 between commas or white space, in the order that is meant."""
+    """Keys are base64, separated by commas or white space, in the given order."""
     words = [base64.b64encode(key).decode() for key in (OTHER_KEY, KEY)]
     assert parse_keys(text.format(*words)) == [OTHER_KEY, KEY]
 
 
 def test_new_key() -> None:
-    """A new key is what `parse_keys` takes, and each is another."""
+    """`parse_keys` accepts a new key, and each new key is different."""
     first, second = new_key(), new_key()
     assert first != second
     assert [len(key) for key in parse_keys(f"{first},{second}")] == [32, 32]
@@ -140,7 +140,7 @@ def test_new_key() -> None:
 
 @pytest.mark.parametrize("text", ["", " \n", ","], ids=repr)
 def test_parse_no_keys(text: str) -> None:
-    """Nothing in it are no keys."""
+    """An empty text has no keys."""
     assert parse_keys(text) == []
 
 

@@ -1,4 +1,4 @@
-"""The settings: from the environment, when they are asked for, and never shown."""
+"""Settings come from the environment, are read only on request, and are never shown."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_read_at_import() -> None:
-    """Importing the module with a malformed environment is harmless; asking for the settings is not."""
+    """Importing the module with a malformed environment works; reading the settings fails."""
     program = (
         "import tasks.configuration as settings; print('imported')\n"
         "try: settings.load_settings()\n"
@@ -47,7 +47,7 @@ def test_nothing_is_read_at_import() -> None:
 
 
 def test_defaults() -> None:
-    """Without any variable everything has its documented default."""
+    """Without any variable every setting has its documented default."""
     settings = load_settings()
     assert settings.database_url.get_secret_value() == f"sqlite:///{DATA / 'mailboxes.db'}"
     assert settings.encryption_keys is None
@@ -68,7 +68,7 @@ def test_defaults() -> None:
 
 
 def test_overrides_by_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A setting is overridden by its variable, in whatever letter case."""
+    """A variable overrides its setting, in any letter case."""
     authority = tmp_path / "ca.pem"
     authority.touch()
     values = {
@@ -118,7 +118,7 @@ def test_overrides_by_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     "name", [name for name, field in Settings.model_fields.items() if field.annotation in (int, float)]
 )
 def test_numbers_by_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every setting that is a number takes 1, refuses a word, and is named by its variable."""
+    """Every numeric setting accepts 1, refuses a word, and is named by its variable."""
     monkeypatch.setenv(PREFIX + name.upper(), "1")
     assert getattr(load_settings(), name) == 1
     monkeypatch.setenv(PREFIX + name.upper(), SECRET)
@@ -127,14 +127,14 @@ def test_numbers_by_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty variable counts as one that is not set."""
+    """An empty variable counts as not set."""
     for name in Settings.model_fields:
         monkeypatch.setenv(PREFIX + name.upper(), "")
     assert load_settings() == Settings()
 
 
 def test_frozen() -> None:
-    """Settings do not change while a run uses them."""
+    """Settings cannot be changed."""
     with pytest.raises(ValidationError):
         load_settings().probe_timeout = 1  # type: ignore[misc]
 
@@ -187,7 +187,7 @@ MALFORMED = [
     ("name", "value", "fault"), MALFORMED, ids=[f"{name} {value[:40]}" for name, value, _ in MALFORMED]
 )
 def test_malformed(name: str, value: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A malformed setting is named together with its fault, and its value is nowhere in the error."""
+    """A malformed setting is named with its fault, and its value does not appear in the error."""
     monkeypatch.setenv(PREFIX + name, value)
     with pytest.raises(SettingsError) as caught:
         load_settings()
@@ -198,7 +198,7 @@ def test_malformed(name: str, value: str, fault: str, monkeypatch: pytest.Monkey
 
 
 def test_every_fault_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several faults are said at once."""
+    """Several faults are reported at once."""
     monkeypatch.setenv(f"{PREFIX}PROBE_TIMEOUT", SECRET)
     monkeypatch.setenv(f"{PREFIX}GUARD_AFTER", SECRET)
     with pytest.raises(
@@ -208,7 +208,7 @@ def test_every_fault_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The keys, the database's password and the webhook's address do not show where settings are printed."""
+    """Printed settings do not show the keys, the database's password or the webhook's address."""
     monkeypatch.setenv(f"{PREFIX}NOTIFY_WEBHOOK", f"https://example.com/{SECRET}")
     monkeypatch.setenv(f"{PREFIX}DATABASE_URL", f"postgresql+psycopg://me:{SECRET}@db/mail")
     monkeypatch.setenv(f"{PREFIX}ENCRYPTION_KEYS", SECRET)
@@ -218,5 +218,5 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_setting_is_described() -> None:
-    """Every setting says what it is for."""
+    """Every setting has a description."""
     assert all(field.description for field in Settings.model_fields.values())

@@ -1,4 +1,4 @@
-"""What became of a file is told the same everywhere, in the contract's form and with true counts."""
+"""Every place reports an import's result in the contract's form, with correct counts."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def summary(
     )
 
 
-def test_outcomes_stand_in_the_files_order() -> None:
-    """Imported, skipped and failed rows are one list, by line."""
+def test_outcomes_follow_the_files_order() -> None:
+    """Imported, skipped and failed rows are one list, ordered by line."""
     found = summary().outcomes
     assert [outcome.line for outcome in found] == list(range(2, 10))
     assert found[0] == Outcome(2, "anna@outlook.com", Result.IMPORTED, "")
@@ -56,7 +56,7 @@ def test_outcomes_stand_in_the_files_order() -> None:
 
 
 def test_counts_add_up() -> None:
-    """Imported, skipped and failed together are the rows."""
+    """Imported, skipped and failed rows add up to all rows."""
     it = summary()
     assert (it.imported, it.skipped, it.failed) == (2, 3, 3)
     assert it.imported + it.skipped + it.failed == len(it.outcomes)
@@ -64,7 +64,7 @@ def test_counts_add_up() -> None:
 
 
 def test_the_envelope_is_the_contracts() -> None:
-    """The envelope of a finished import is the import API's, to the key."""
+    """The envelope of a finished import has exactly the keys of the import API."""
     assert json.loads(json.dumps(summary().envelope())) == {
         "success": True,
         "data": {
@@ -81,7 +81,7 @@ def test_the_envelope_is_the_contracts() -> None:
 
 
 def test_fifty_errors_are_shown_and_all_are_counted() -> None:
-    """The envelope and the artifact hold the first fifty errors and the true number of them."""
+    """The envelope and the artifact have the first fifty errors and the total number."""
     errors = tuple(RowError(line, f"user{line}@", RowReason.INVALID_EMAIL) for line in range(10, 70))
     it = summary(errors)
     data = it.envelope()["data"]
@@ -94,7 +94,7 @@ def test_fifty_errors_are_shown_and_all_are_counted() -> None:
 
 
 def test_causes_come_with_a_remedy_the_most_frequent_first() -> None:
-    """Why rows were not imported: the failed ones first, each cause once, with what to do."""
+    """Causes are listed once, with a remedy, failed rows first and the most frequent first."""
     assert [(cause.rows, cause.reason) for cause in summary().causes()] == [
         (2, "Invalid email address"),
         (1, "Missing email or password"),
@@ -105,12 +105,12 @@ def test_causes_come_with_a_remedy_the_most_frequent_first() -> None:
 
 
 def test_warnings_are_of_imported_rows() -> None:
-    """What was imported and is worth a look is told apart from what was not."""
+    """Warnings on imported rows are listed apart from errors."""
     assert [(cause.rows, cause.reason) for cause in summary().warnings()] == [(1, EDGE_SPACE_WARNING)]
 
 
 def test_markdown_says_it_all() -> None:
-    """The artifact has the counts, the causes, the failed rows, and where it all belongs."""
+    """The artifact has the counts, the causes, the failed rows, and the names of file, tag and import."""
     text = summary(ignored=("Phone", "Notes")).markdown()
     assert text.startswith("## mailboxes.csv: imported 2, skipped 3, failed 3\n")
     assert "Workspace **sales**, tag **spring**, import 7, 8 rows." in text
@@ -120,8 +120,8 @@ def test_markdown_says_it_all() -> None:
     assert "Columns not used: “Phone”, “Notes”" in text
 
 
-def test_markdown_leaves_out_what_there_is_not() -> None:
-    """Without errors, tag, import and unused columns nothing is said about them."""
+def test_markdown_omits_what_is_missing() -> None:
+    """Without errors, tag, import and unused columns the artifact does not mention them."""
     it = summary_of("mailboxes.csv", "default", None, [(2, "anna@outlook.com", "")], [], [], ())
     text = it.markdown()
     assert not re.search(r"tag|import \d|Failed rows|Columns|Reason", text)
@@ -131,7 +131,7 @@ HOSTILE = "a|b <img src=x onerror=alert(1)> [click](http://evil.example) `c` **d
 
 
 def test_markdown_takes_nothing_from_a_file_as_markup() -> None:
-    """Names, headers and addresses from a file make no table cells, tags, links or emphasis."""
+    """Names, headers and addresses from a file create no table cells, tags, links or emphasis."""
     errors = (RowError(2, HOSTILE, RowReason.INVALID_EMAIL),)
     text = summary(errors, file=HOSTILE, ignored=(HOSTILE,)).markdown()
     assert "<img" not in text
@@ -155,13 +155,13 @@ def test_markdown_takes_nothing_from_a_file_as_markup() -> None:
     ],
 )
 def test_markdown_cell(value: object, cell: str) -> None:
-    """A cell is one line of text in which nothing means anything."""
+    """A cell is one line of text without active markup."""
     assert markdown_cell(value) == cell
 
 
 @given(st.text())
 def test_markdown_cell_loses_nothing(text: str) -> None:
-    """Whatever is escaped comes back as it was, but for its white space."""
+    """Escaped text can be unescaped to the original, except for its white space."""
     cell = markdown_cell(text)
     assert not re.search(r"(?<!\\)(\\\\)*[|`*_\[\]]|[<>\n]", cell.replace("\\\\", ""))
     assert html.unescape(re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", cell)) == " ".join(text.split())

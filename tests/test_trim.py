@@ -26,11 +26,11 @@ from tests.support.shell import Shell
 def test_superseded_answers_and_old_row_errors_go_and_the_last_ones_stay(
     db: Database, either_settings: Settings, tmp_path: Path
 ) -> None:
-    """Old answers but the last attempt's, and row errors of old imports, are removed; all else stays."""
+    """Answers of earlier attempts and row errors of old imports are removed; everything else stays."""
     file = write_csv(tmp_path / "in.csv", [["ann@contoso.com", "p"], ["bob@contoso.com", "p"], ["", "p"]])
     ann, bob = (target.mailbox_id for target in import_file(db, either_settings, file).targets)
     older, old, yesterday, today = (now() - timedelta(days=days) for days in (110, 100, 1, 0))
-    # Bob was made due anew behind his fifth attempt, and his second was cut off.
+    # Bob was made due again after his fifth attempt, and his second was interrupted.
     answers = [(ann, 1, old), (ann, 2, yesterday), (ann, 3, today), (bob, 5, older), (bob, 1, old)]
     with db.engine.begin() as connection:
         connection.execute(
@@ -68,7 +68,7 @@ def test_superseded_answers_and_old_row_errors_go_and_the_last_ones_stay(
 
 @pytest.mark.slow
 async def test_old_runs_of_this_project_are_removed_from_prefect(shell: Shell, prefect_server: str) -> None:
-    """Runs that ended before the given time are gone with their artifacts; later ones are there still."""
+    """Runs that ended before the given time are removed with their artifacts; later ones are kept."""
     file = write_csv(shell.folder / "to be trimmed.csv", [["ann@contoso.com", "p"]])
     shell.run(file, "--no-test")
     wanted = {"flow_runs": {"name": {"any_": ["to be trimmed.csv to default"]}}}
@@ -82,7 +82,7 @@ async def test_old_runs_of_this_project_are_removed_from_prefect(shell: Shell, p
 
 @pytest.mark.slow
 async def test_runs_that_prefect_has_forgotten_are_ended(prefect_server: str) -> None:
-    """A run that was to begin long ago and has not ended is marked as crashed; a young one runs on."""
+    """An unfinished run that was due long ago is marked as crashed; a recent one continues."""
     assert prefect_server
 
     @flow(name="trim-history")

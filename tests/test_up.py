@@ -19,7 +19,7 @@ TWO_TICKS = 120
 
 
 def test_dropped_file_is_done_within_two_ticks(machine: Machine) -> None:
-    """A file in the inbox is imported within two ticks of the schedule, with nothing else done."""
+    """A file in the inbox is imported within two ticks of the schedule, without any other step."""
     left = machine.dropped_at + TWO_TICKS - time.monotonic()
     done = machine.watched / "processed"
     (report,) = wait_for("the report", lambda: list(done.glob("dropped.*.report.csv")), max(left, 1))
@@ -30,7 +30,7 @@ def test_dropped_file_is_done_within_two_ticks(machine: Machine) -> None:
 
 
 def test_ctrl_c_ends_everything(machine: Machine) -> None:
-    """Ctrl-C ends server, worker and whatever runs, with exit code 0, and nothing keeps running."""
+    """Ctrl-C ends server, worker and their child processes, with exit code 0, and nothing keeps running."""
     assert {"prefect server start", "prefect worker start"} <= {
         " ".join(command.split()[2:5]) for command in machine.processes().values()
     }
@@ -42,7 +42,7 @@ def test_ctrl_c_ends_everything(machine: Machine) -> None:
 
 
 def test_taken_port_is_named(offline: Shell) -> None:
-    """Where something listens on the port already, nothing is started and a sentence says so."""
+    """If the port is in use, nothing is started and a message says so."""
     offline.environment["OUTLOOK_IMPORT_WATCH_FOLDER"] = str(offline.folder)
     with HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
         offline.run("--port", str(server.server_port), module="flows.up", code=1)

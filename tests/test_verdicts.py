@@ -1,4 +1,4 @@
-"""What answers make of a mailbox, and what a run's verdicts look like to a person."""
+"""How answers become a verdict, and how a run's verdicts are shown."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def answer(
     return Answer(protocol, MAIL, reason, Stage.LOGIN, text, 20, wait, tried)
 
 
-def judged(*answers: Answer, attempt: int = 1, email: str = "anna@outlook.com") -> Verdict:
+def verdict_of(*answers: Answer, attempt: int = 1, email: str = "anna@outlook.com") -> Verdict:
     return decide_verdict(1, email, attempt, MOST, answers)
 
 
@@ -66,35 +66,35 @@ def judged(*answers: Answer, attempt: int = 1, email: str = "anna@outlook.com") 
 def test_answers_make_a_status(
     smtp: Reason, imap: Reason | None, attempt: int, status: MailboxStatus
 ) -> None:
-    """Two yeses make a mailbox active, a lasting no failed, a passing one pending until the last attempt."""
+    """Two successes make a mailbox active, a permanent refusal failed, a temporary one pending."""
     answers = [answer(SMTP, smtp)] + ([answer(IMAP, imap)] if imap else [])
-    verdict = judged(*answers, attempt=attempt)
+    verdict = verdict_of(*answers, attempt=attempt)
     assert (verdict.status, verdict.attempt, verdict.counted) == (status, attempt, True)
     assert (verdict.pause is not None) is (status is PENDING)
 
 
 @pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.OK])
 def test_every_reason_is_final_or_not(reason: Reason) -> None:
-    """Each reason alone leaves a mailbox pending where another try may help, and failed where none will."""
+    """Each reason alone leaves a mailbox pending if another try may help, and failed if not."""
     expected = PENDING if reason.explanation.transient else FAILED
-    assert judged(answer(SMTP, reason), answer(IMAP, Reason.OK)).status is expected
-    assert judged(answer(SMTP, Reason.OK), answer(IMAP, reason)).status is expected
-    assert judged(answer(SMTP, reason), answer(IMAP, reason), attempt=MOST).status is FAILED
+    assert verdict_of(answer(SMTP, reason), answer(IMAP, Reason.OK)).status is expected
+    assert verdict_of(answer(SMTP, Reason.OK), answer(IMAP, reason)).status is expected
+    assert verdict_of(answer(SMTP, reason), answer(IMAP, reason), attempt=MOST).status is FAILED
 
 
 def test_a_host_that_cannot_be_reached_uses_up_no_attempt() -> None:
-    """Where no login was begun the attempt is not counted, and nothing is given up."""
-    verdict = judged(
+    """If no login was started, the attempt is not counted, and the mailbox stays pending."""
+    verdict = verdict_of(
         answer(SMTP, Reason.NAME_NOT_FOUND, tried=False),
         answer(IMAP, Reason.TIMED_OUT, tried=False),
         attempt=99,
     )
     assert (verdict.status, verdict.counted) == (PENDING, False)
-    assert judged(answer(SMTP, Reason.TIMED_OUT, tried=False), answer(IMAP, Reason.OK)).counted
+    assert verdict_of(answer(SMTP, Reason.TIMED_OUT, tried=False), answer(IMAP, Reason.OK)).counted
 
 
 def test_pauses_grow_to_half_a_day() -> None:
-    """Five minutes, then four times as long each time, and never more than twelve hours."""
+    """The first pause is five minutes, each next one is four times as long, up to twelve hours."""
     hours = [pause_after(attempt) / timedelta(hours=1) for attempt in (1, 2, 3, 4, 5, 6, 1000)]
     assert hours == pytest.approx([1 / 12, 1 / 3, 4 / 3, 16 / 3, 12, 12, 12])
 
@@ -108,15 +108,15 @@ def test_pauses_grow_to_half_a_day() -> None:
     ],
 )
 def test_a_servers_own_pause_counts_where_it_is_longer(named: timedelta | None, pause: timedelta) -> None:
-    """Of the two pauses the longer one is kept, whichever protocol it was named in."""
+    """The next attempt waits for the longer of the server's pause and the usual one."""
     for protocol, other in ((SMTP, IMAP), (IMAP, SMTP)):
         throttled = answer(protocol, Reason.THROTTLED, wait=named)
-        assert judged(throttled, answer(other, Reason.OK)).pause == pause
+        assert verdict_of(throttled, answer(other, Reason.OK)).pause == pause
 
 
-def test_a_verdict_speaks() -> None:
-    """A verdict has a diagnosis with a remedy, and a headline of what each side said."""
-    verdict = judged(answer(SMTP, Reason.OK), answer(IMAP, Reason.THROTTLED), attempt=5)
+def test_a_verdict_explains_itself() -> None:
+    """A verdict has a diagnosis with a remedy, and a headline with the result of each protocol."""
+    verdict = verdict_of(answer(SMTP, Reason.OK), answer(IMAP, Reason.THROTTLED), attempt=5)
     assert verdict.headline == "SMTP: Connected, IMAP: Throttled"
     assert verdict.diagnosis.startswith("The password is right. IMAP: Throttled.")
     assert verdict.diagnosis.endswith("Gave up after 5 attempts.")
@@ -127,15 +127,15 @@ def test_a_verdict_speaks() -> None:
 WORDS = '535 5.7.139 user|name <b>"was"</b>, incorrect'
 REPORT = ProbeReport(
     (
-        judged(answer(SMTP, Reason.OK), answer(IMAP, Reason.OK), email="dora@outlook.com"),
-        judged(answer(SMTP, Reason.OK), answer(IMAP, Reason.SERVER_BUSY), email="cleo@outlook.com"),
-        judged(answer(SMTP, Reason.WRONG_CREDENTIALS, WORDS), email="bert@outlook.com"),
-        judged(
+        verdict_of(answer(SMTP, Reason.OK), answer(IMAP, Reason.OK), email="dora@outlook.com"),
+        verdict_of(answer(SMTP, Reason.OK), answer(IMAP, Reason.SERVER_BUSY), email="cleo@outlook.com"),
+        verdict_of(answer(SMTP, Reason.WRONG_CREDENTIALS, WORDS), email="bert@outlook.com"),
+        verdict_of(
             answer(SMTP, Reason.PASSWORD_SIGN_IN_DISABLED),
             answer(IMAP, Reason.PASSWORD_SIGN_IN_DISABLED),
             email="anna@outlook.com",
         ),
-        judged(answer(SMTP, Reason.WRONG_CREDENTIALS), email="emma@outlook.com"),
+        verdict_of(answer(SMTP, Reason.WRONG_CREDENTIALS), email="emma@outlook.com"),
     ),
     untested=2,
     stopped=Stop.GUARD,
@@ -143,14 +143,14 @@ REPORT = ProbeReport(
 
 
 def test_a_report_counts() -> None:
-    """The one-line form names every count that is not nought."""
+    """The one-line form names every count that is not zero."""
     assert str(REPORT) == "1 active, 3 failed, 1 to retry, 2 not tested"
     assert str(ProbeReport(REPORT.verdicts[:1], 0)) == "1 active, 0 failed"
     assert str(ProbeReport((), 0)) == "no mailbox to test"
 
 
 def test_a_report_counts_mailboxes_by_reason() -> None:
-    """A reason that both protocols give counts once for its mailbox; the most frequent comes first."""
+    """A reason that both protocols give counts once per mailbox; the most frequent comes first."""
     assert REPORT.reasons() == [
         (Reason.WRONG_CREDENTIALS, 2),
         (Reason.SERVER_BUSY, 1),
@@ -159,7 +159,7 @@ def test_a_report_counts_mailboxes_by_reason() -> None:
 
 
 def test_reports_add_up() -> None:
-    """Two runs together are the verdicts of both, and how the later one ended."""
+    """Two added reports have the verdicts of both runs, and the end of the later one."""
     both = ProbeReport(REPORT.verdicts[:1], 1, Stop.INTERRUPTED) + ProbeReport(
         REPORT.verdicts[1:], 1, Stop.GUARD
     )
@@ -167,7 +167,7 @@ def test_reports_add_up() -> None:
 
 
 def test_a_reports_markdown() -> None:
-    """The artifact has the counts, why the run ended, and each reason with its remedy; no server's markup."""
+    """The artifact has the counts, why the run ended, and each reason with its remedy; no server's text."""
     text = REPORT.markdown()
     assert text.startswith(f"## {REPORT}\n")
     assert "**Stopped by the lockout guard: " in text
@@ -180,7 +180,7 @@ def test_a_reports_markdown() -> None:
 
 
 def test_a_reports_table() -> None:
-    """A row for each mailbox, the failed ones first, each by its address, with the server's own words."""
+    """The table has one row per mailbox, failed ones first, then by address, with the server's own text."""
     rows = REPORT.table()
     assert [(row["email"], row["status"]) for row in rows] == [
         ("anna@outlook.com", "failed"),
@@ -205,7 +205,7 @@ def test_an_empty_report() -> None:
 
 
 def test_groups_hold_one_pair_of_hosts() -> None:
-    """Targets are cut by their servers and then by size, and no mailbox is lost or doubled."""
+    """Targets are split by their servers and then by size, and no mailbox is lost or duplicated."""
     other = Endpoint("imap-mail.outlook.com", 993)
     targets = [Target(n, MAIL, other if n % 3 == 0 else MAIL) for n in range(1, 61)]
     groups = group_targets(targets, 25)
@@ -220,7 +220,7 @@ def test_groups_hold_one_pair_of_hosts() -> None:
 
 
 def test_a_group_is_named_by_its_hosts() -> None:
-    """A task run's name says which hosts and which mailboxes of the run it is about."""
+    """A task run's name contains the hosts and the numbers of its mailboxes."""
     other = Endpoint("imap-mail.outlook.com", 993)
     names = [str(group) for group in group_targets([Target(n, MAIL, MAIL) for n in range(30)], 25)]
     assert [name.replace("–", "-") for name in names] == ["mail.contoso.com 1-25", "mail.contoso.com 26-30"]
