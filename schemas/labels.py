@@ -20,6 +20,11 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def printable(text: str) -> str:
+    """A text in which nothing steers a terminal: each control character becomes a space."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
 def is_label(text: str) -> bool:
     """Whether a text may be the name of a tag or a workspace; see `LABEL_RULE`."""
     return len(text) <= LONGEST_LABEL and re.fullmatch(LABEL_PATTERN, text) is not None

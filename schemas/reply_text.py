@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
+from schemas.labels import printable
+
 _BACKOFF = re.compile(
     r"(?:back-?off time|retry[ -]after|try again (?:in|after)|\bwait)\D{0,20}?"
     r"(\d[\d,]{0,20}(?:\.\d{1,9})?)(?![.:,]?\d)\s{0,3}"
@@ -59,7 +61,7 @@ def one_line(text: str, *secrets: str) -> str:
         reverse=True,
     )
     text = _without(traces, text)
-    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    line = " ".join(printable(text).split())
     line = _TRAILER.sub("", line)
     line = _without(traces, line)  # again: characters in the middle of an echoed secret are gone now
     return line if len(line) <= LONGEST_TEXT else line[: LONGEST_TEXT - 1] + "…"

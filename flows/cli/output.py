@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from flows.cli.exit_codes import USAGE
+from schemas.labels import printable
 
 FULL_LENGTH = 100_000
 
@@ -64,4 +65,4 @@ def cell(value: object) -> str:
         return ""
     if hasattr(value, "strftime"):
         return f"{value:%Y-%m-%d %H:%M}"
-    return "".join(char if char.isprintable() else " " for char in str(value))
+    return printable(str(value))

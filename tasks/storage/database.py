@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import secrets
 import sqlite3
 import threading
@@ -171,7 +172,8 @@ def through_restarts(
             # The second limit is for a server that comes back each time and crashes from this operation.
             if max(database.outage.seconds(), waited) > PATIENCE:
                 raise DatabaseLostError(f"the database went away for over {PATIENCE:.0f} seconds: {cause}")
-            time.sleep(pause)
+            # Not all at once: every process lost the database at the same moment.
+            time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  it is no secret
             pause = min(2 * pause, LONGEST_PAUSE)
 
     return repeated
