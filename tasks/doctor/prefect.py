@@ -87,7 +87,7 @@ async def _look(client: PrefectClient, place: str, parts: Parts) -> AsyncIterato
 
 
 async def _check_doors(address: str) -> list[Finding]:
-    """Ask the server as a stranger: whoever may use its API can run code as the worker."""
+    """Ask the server without its login: anyone who may use its API can run code as the worker."""
     profile = f"run `{command('prefect-profile')}` and start the server with the profile that it writes"
     async with httpx.AsyncClient(timeout=LONGEST_WAIT) as stranger:
         answer = await stranger.get(f"{address}/admin/version")

@@ -26,7 +26,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_api_key")),
         sa.UniqueConstraint("prefix", name=op.f("uq_api_key_prefix")),
     )
-    # Not as a batch operation: that would make the table anew, and take the rows that refer to it along.
+    # Not as a batch operation, which would rebuild the table and delete the rows that refer to it.
     op.add_column("import_batch", sa.Column("idempotency_key", sa.String(length=255), nullable=True))
     op.add_column("import_batch", sa.Column("fingerprint", sa.LargeBinary(), nullable=True))
     op.create_index(
