@@ -186,8 +186,8 @@ def test_fault_shows_only_its_type_and_place(
     monkeypatch.setattr(where, what, quoting)
     with pytest.raises(StepError, match=r"^ValueError at canary.py:\d+ quoting < ") as caught:
         step(file, settings)
-    told = "".join(traceback.format_exception(caught.value)).encode() + pickle.dumps(caught.value)
-    assert canaries.in_bytes(told) == []
+    shown = "".join(traceback.format_exception(caught.value)).encode() + pickle.dumps(caught.value)
+    assert canaries.in_bytes(shown) == []
 
 
 @pytest.mark.parametrize("flag", ["--check", "--json"])
@@ -222,8 +222,8 @@ async def test_fault_in_a_login_shows_only_its_type_and_place(
         with db.engine.connect() as connection:
             claims = connection.scalars(sa.text("SELECT claimed_until FROM mailbox")).all()
     assert claims == [None]
-    told = "".join(traceback.format_exception(caught.value)).encode() + pickle.dumps(caught.value)
-    assert canaries.in_bytes(told) == []
+    shown = "".join(traceback.format_exception(caught.value)).encode() + pickle.dumps(caught.value)
+    assert canaries.in_bytes(shown) == []
 
 
 # --- Core files ------------------------------------------------------
@@ -453,14 +453,14 @@ def test_no_secret_is_left_anywhere(tmp_path: Path) -> None:
     # These copies of the input, and the key file, are expected.
     spared = [*aviary.inputs, tmp_path / "mailboxes.key"]
     spared += [tmp_path / "watched" / name for name in ("inbox", "processing", "failed", "rejected")]
-    told = "\n".join(said)
-    assert "sqlalchemy.engine" in told
-    assert "DEBUG" in told
+    output = "\n".join(said)
+    assert "sqlalchemy.engine" in output
+    assert "DEBUG" in output
     assert (home / ".prefect" / "prefect.db").stat().st_size > 100_000
     assert len(list((home / ".prefect" / "storage").iterdir())) > 3
     for canaries in (aviary.canaries, hidden):
         assert canaries.in_files(tmp_path, spared) == []
-        assert canaries.in_bytes(told.encode()) == []
+        assert canaries.in_bytes(output.encode()) == []
     assert len(processes) > 4
     assert aviary.canaries.in_bytes(b"\n".join(processes)) == []
 

@@ -134,6 +134,6 @@ def test_crashed_run_is_reported(machine: Machine) -> None:
     (process,) = machine.processes("PREFECT__FLOW_RUN_ID", run_id)
     os.kill(process, signal.SIGKILL)
     assert machine.ended(run_id)["state"]["type"] == "CRASHED"
-    told = "The run hanging.csv to default crashed. The next scan or retest continues from there."
-    wait_for("the message", lambda: told in machine.webhook.texts, 20)
+    text = "The run hanging.csv to default crashed. The next scan or retest continues from there."
+    wait_for("the message", lambda: text in machine.webhook.texts, 20)
     assert PASSWORD not in str(machine.webhook.bodies)

@@ -183,14 +183,14 @@ async def test_the_log_names_every_mailbox(arrange: Arrange, caplog: pytest.LogC
 
 async def test_an_observer_is_notified(arrange: Arrange) -> None:
     """An observer receives the number of mailboxes, and each verdict once it is stored."""
-    told: list[object] = []
+    received: list[object] = []
 
     class Watcher(Observer):
         def begin(self, probing: Probing, total: int) -> None:  # noqa: ARG002
-            told.append(total)
+            received.append(total)
 
         def verdict(self, verdict: Verdict) -> None:
-            told.append((verdict.email, run.mailbox(verdict.email)["status"]))
+            received.append((verdict.email, run.mailbox(verdict.email)["status"]))
 
     run = await arrange(accounts(2))
     token = observer.set(Watcher())
@@ -198,8 +198,8 @@ async def test_an_observer_is_notified(arrange: Arrange) -> None:
         await run.probe()
     finally:
         observer.reset(token)
-    assert told[0] == 2
-    assert set(told[1:]) == {("user1@outlook.com", "active"), ("user2@outlook.com", "active")}
+    assert received[0] == 2
+    assert set(received[1:]) == {("user1@outlook.com", "active"), ("user2@outlook.com", "active")}
 
 
 # Preflight.

@@ -1,13 +1,15 @@
-"""Known secrets, and a search for them in everything that is written: in plain and in what they become.
+"""Known secrets, and a search for them in everything that is written, in every encoding.
 
-A canary holds a core of letters and digits that nothing else holds. The core is what is looked for, so that
-it is found whatever an encoding makes of the characters around it.
+A canary contains a core of letters and digits that appears nowhere else. The search looks for the core, so
+that it finds the secret even if an encoding changes the characters around it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import json
+import logging
 import secrets
 import shutil
 import sqlite3
@@ -16,6 +18,7 @@ import sys
 import threading
 from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -31,24 +34,24 @@ def new_core(letters: str = string.ascii_letters + string.digits) -> str:
 
 
 class Canaries:
-    """The secrets of one test, each under the name of the way that it takes."""
+    """The secrets of one test, each under the name of the way in that it uses."""
 
     def __init__(self) -> None:
         self._cores: dict[str, str] = {}
 
     def password(self, way: str) -> str:
-        """A new password; what is around its core wants quotes in CSV and IMAP, and an encoding in a URL."""
+        """A new password; the text around its core needs quotes in CSV and IMAP, and an encoding in a URL."""
         return f'{self._new(way, new_core())} +"ä%'
 
     def app_password(self, way: str) -> str:
-        """A new password in the letters and the length of Microsoft's app passwords."""
+        """A new password with the letters and the length of Microsoft's app passwords."""
         return self._new(way, new_core(string.ascii_lowercase)[:16])
 
     def totp_secret(self, way: str) -> str:
         return self._new(way, new_core("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567")[:16])
 
     def add(self, way: str, secret: str) -> None:
-        """Look for a secret that was made elsewhere, such as a key."""
+        """Also search for a secret that was created elsewhere, such as a key."""
         self._cores[way] = secret
 
     def _new(self, way: str, core: str) -> str:
@@ -57,8 +60,8 @@ class Canaries:
         return core
 
     def in_bytes(self, data: bytes) -> list[str]:
-        """Which of them lie in the data, with the form that they have there."""
-        # Base64 is broken into lines, and those into JSON.
+        """Which secrets the data contains, and in which form."""
+        # Base64 is split into lines, and the lines are embedded in JSON.
         joined = data.replace(b"\r", b"").replace(b"\n", b"").replace(b"\\n", b"")
         return [
             f"{way} ({form})"
@@ -68,16 +71,16 @@ class Canaries:
         ]
 
     def in_files(self, folder: Path, spared: Iterable[Path] = ()) -> list[str]:
-        """Which of them lie where below a folder; spared are the input files and the key file, by their path.
+        """Which secrets the files below a folder contain, except the files in `spared`.
 
-        A SQLite database is read by its tables too: it cuts long values into pages.
+        A SQLite database is also read by its tables, because it splits long values across pages.
         """
         kept = set(spared)
         found = []
         for path in sorted(folder.rglob("*")):
             if path.is_symlink() or not path.is_file() or kept & {path, *path.parents}:
                 continue
-            with suppress(FileNotFoundError):  # Prefect still tidies up
+            with suppress(FileNotFoundError):  # Prefect still deletes temporary files
                 data = path.read_bytes()
                 if data.startswith(b"SQLite format 3\0"):
                     data += dump(path)
@@ -86,7 +89,7 @@ class Canaries:
 
 
 def forms(core: str) -> Mapping[str, bytes]:
-    """What a secret may become on its way."""
+    """The forms that a secret can take."""
     plain = core.encode()
     found = {
         "plain": plain,
@@ -96,7 +99,7 @@ def forms(core: str) -> Mapping[str, bytes]:
         "HEX": plain.hex().upper().encode(),
         "URL-encoded": "".join(f"%{byte:02X}" for byte in plain).encode(),
     }
-    for before in range(3):  # what its base64 is depends on how many bytes stand before it
+    for before in range(3):  # its base64 depends on how many bytes come before it
         whole = base64.b64encode(bytes(before) + plain)
         trace = whole[(before * 8 + 5) // 6 : (before + len(plain)) * 8 // 6]
         found[f"base64 behind {before} bytes"] = trace
@@ -105,14 +108,14 @@ def forms(core: str) -> Mapping[str, bytes]:
 
 
 def dump(path: Path) -> bytes:
-    """Every value of a SQLite database."""
+    """Every value in a SQLite database."""
     values: list[bytes] = []
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
     connection.text_factory = bytes
     try:
         tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         for (name,) in tables:
-            for row in connection.execute(f'SELECT * FROM "{name.decode()}"'):  # noqa: S608  names of its own
+            for row in connection.execute(f'SELECT * FROM "{name.decode()}"'):  # noqa: S608  its own names
                 values += (value if isinstance(value, bytes) else str(value).encode() for value in row)
     finally:
         connection.close()
@@ -121,7 +124,7 @@ def dump(path: Path) -> bytes:
 
 @contextmanager
 def processes_watched(mark: str) -> Iterator[set[bytes]]:
-    """Gathers command lines and environments of the processes whose environment names `mark`. Linux only."""
+    """Collect command lines and environments of processes whose environment contains `mark`. Linux only."""
     seen: set[bytes] = set()
     stop = threading.Event()
 
@@ -144,7 +147,7 @@ def processes_watched(mark: str) -> Iterator[set[bytes]]:
 
 # --- A fault in each step of the flow --------------------------------
 
-# Step → a function that is given what the step works on.
+# Step → the function that gets the step's data.
 STEPS = {
     "read": "schemas.csv_file:_read_with_polars",
     "validate": "schemas.prepare:validate",
@@ -159,13 +162,13 @@ STEPS = {
 
 
 def quoting(*arguments: object, **named: object) -> NoReturn:
-    """A fault at its worst: it quotes all that it was given, and carries it."""
+    """The worst kind of fault: it quotes and carries all its arguments."""
     raise ValueError(f"no good: {arguments!r} {named!r}", arguments, named)
 
 
 @contextmanager
 def breaking(place: str) -> Iterator[None]:
-    """Puts the fault in a function's place."""
+    """Replace a function with the fault."""
     owner, _, name = place.rpartition("." if "." in place.partition(":")[2] else ":")
     whole = resolve_name(owner)
     before = getattr(whole, name)
@@ -179,7 +182,7 @@ def breaking(place: str) -> Iterator[None]:
 def break_every_step(folder: Path) -> None:
     """Import `folder/STEP.csv` with a fault in that step, for every step, then scan the inbox with one.
 
-    For a process of its own; prints how each run ended.
+    Runs in a separate process, and prints how each run ended.
     """
     from flows.import_outlook import import_outlook
     from flows.watch_inbox import watch_inbox
@@ -204,3 +207,63 @@ def break_every_step(folder: Path) -> None:
         shutil.copy(folder / name, folder / "watched" / "inbox")
     with breaking("tasks.files.inbox:extract_rows"):
         tell("broken scan", scan())
+
+
+# --- Every library's log ---------------------------------------------
+
+LIBRARIES = (
+    *("alembic", "asyncio", "fastapi", "flows", "h11", "httpcore", "httpx", "prefect", "python_multipart"),
+    *("sqlalchemy", "sqlalchemy.engine", "sqlalchemy.pool", "tasks", "uvicorn", "websockets"),
+)
+
+
+def log_everything(file: Path) -> None:
+    """Log what every library says to a file, and what the database is told. For a process of its own."""
+    import prefect  # noqa: F401  it configures logging when it is imported, and would undo this
+
+    import tasks.storage.database as storage
+
+    handler = logging.FileHandler(file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    logging.getLogger().setLevel(logging.DEBUG)
+    for name in {*LIBRARIES, *logging.root.manager.loggerDict}:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.DEBUG)
+        logger.propagate = True
+    storage.create_engine = partial(storage.create_engine, echo="debug")
+
+
+def run_on_request(log: Path, busy_seconds: float) -> None:
+    """Run flows as lines on standard input ask for them, and print how each one ended, as JSON.
+
+    A line is a list in JSON: ["import", FILE, REPORT or null] or ["scan"]. For a process of its own.
+    """
+    log_everything(log)
+    import tasks.storage.database as storage
+    from flows.import_outlook import import_outlook
+    from flows.watch_inbox import watch_inbox
+
+    storage.BUSY_SECONDS = busy_seconds
+
+    async def run(what: str, *paths: str | None) -> list[str]:
+        if what == "scan":
+            state: State[Any] = await watch_inbox(return_state=True)
+        else:
+            file, report = (path and Path(path) for path in paths)
+            state = await import_outlook(file, report=report, return_state=True)
+        return [state.type.value, str(state.message)]
+
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(asyncio.run(run(*json.loads(line)))) + "\n")
+        sys.stdout.flush()
+
+
+def run_command(log: Path, busy_seconds: float, *words: str) -> int:
+    """Run a command of the command line with all logs. For a process of its own."""
+    log_everything(log)
+    import tasks.storage.database as storage
+    from flows.cli.app import main
+
+    storage.BUSY_SECONDS = busy_seconds
+    return main(words)

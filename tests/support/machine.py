@@ -1,4 +1,4 @@
-"""Everything on one machine, as `make up` runs it, for tests to share; and a webhook to tell."""
+"""Everything on one machine, as `make up` runs it, for tests to share; and a webhook receiver."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def free_port() -> int:
 
 
 def wait_for(what: str, look: Callable[[], T | None], seconds: float) -> T:
-    """Look again and again until there is something to see, and return it."""
+    """Poll until there is a result, and return it."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < deadline, f"not within {seconds} seconds: {what}"
@@ -50,7 +50,7 @@ def wait_for(what: str, look: Callable[[], T | None], seconds: float) -> T:
 
 @dataclass
 class Webhook:
-    """A real receiver of messages on loopback; the path of its address is its secret."""
+    """A real HTTP receiver on loopback; the path of its address is its secret."""
 
     port: int
     bodies: list[str] = field(default_factory=list)
@@ -112,7 +112,7 @@ class Machine:
 
     @property
     def signed_in(self) -> dict[str, str]:
-        """The variables with which commands use the machine's server."""
+        """The variables that let commands use the machine's server."""
         return self.environment | {"PREFECT_PROFILES_PATH": str(self.profile)}
 
     @property
@@ -124,7 +124,7 @@ class Machine:
         return found
 
     def create_run(self, **parameters: object) -> httpx.Response:
-        """Ask for a run of the import by hand, as the form does; again while Prefect's SQLite is locked."""
+        """Create a run of the import by hand, as the form does; retry while Prefect's SQLite is locked."""
         place = f"/deployments/{self.deployment('import-outlook/manual')['id']}/create_flow_run"
         wanted = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
 
@@ -139,7 +139,7 @@ class Machine:
         return found
 
     def ended(self, run_id: str, seconds: float = 60) -> dict[str, Any]:
-        """Wait for the end of a run, and return it."""
+        """Wait until a run ends, and return it."""
         ends = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 
         def look() -> dict[str, Any] | None:
@@ -153,9 +153,9 @@ class Machine:
         return {one["key"]: one for one in self.api.post("/artifacts/filter", json=wanted).json()}
 
     def processes(self, name: str = "PREFECT_HOME", value: str = "") -> dict[int, str]:
-        """What runs with a variable of that value: process ids with their commands. Linux only.
+        """Processes with this value of a variable, as process ids with their commands. Linux only.
 
-        Everything that belongs to this machine, by default.
+        By default, all processes of this machine.
         """
         wanted = f"{name}={value or self.environment[name]}".encode()
         found = {}
@@ -170,7 +170,7 @@ class Machine:
 
 @contextmanager
 def machine_running(folder: Path, port: int, outlook: Outlook, webhook: Webhook) -> Iterator[Machine]:
-    """Start everything, wait until it says that it is ready, and end it as Ctrl-C does."""
+    """Start everything, wait until it is ready, and end it with Ctrl-C."""
     folders = {"OUTLOOK_IMPORT_WATCH_FOLDER": str(folder / "watched")}
     folders["OUTLOOK_IMPORT_IMPORT_FOLDERS"] = json.dumps([str(SAMPLES)])
     settings = folders | {
@@ -209,7 +209,7 @@ def sign_in(api: httpx.Client, profile: Path) -> None:
 
 
 def end(machine: Machine) -> None:
-    """Ctrl-C, and what is left after it is killed, so that a failed test leaves nothing running."""
+    """Send Ctrl-C, then kill what is left, so that a failed test leaves nothing running."""
     if machine.process.poll() is None:
         machine.process.send_signal(signal.SIGINT)
     try:

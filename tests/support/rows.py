@@ -1,4 +1,4 @@
-"""Prepared rows and summaries without a file, for tests of what comes after it."""
+"""Prepared rows and summaries without a file, for tests of the steps after it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def prepared_of(
     errors: tuple[RowError, ...] = (),
     ignored: tuple[str, ...] = (),
 ) -> Prepared:
-    """Rows with these lines, addresses and warnings, each with a password of its own."""
+    """Rows with these lines, addresses and warnings, each with its own password."""
     data = [(line, email, email.casefold(), f"pw {line}", None, None, text) for line, email, text in rows]
     kept = pl.DataFrame(data, schema=COLUMNS, orient="row")
     return Prepared(kept, duplicates, errors, ignored)
@@ -44,7 +44,7 @@ def summary_of(
     ignored: tuple[str, ...] = (),
     import_id: int | None = None,
 ) -> Summary:
-    """The summary of a file with these new and stored mailboxes, repeated and failed rows."""
+    """The summary of a file with these new, stored, repeated and failed rows."""
     fresh = list(new)
     rows = [*fresh, *((line, email, "") for line, email in old)]
     prepared = prepared_of(*rows, duplicates=tuple(duplicates), errors=errors, ignored=ignored)

@@ -1,8 +1,8 @@
-"""Scans of the watched inbox, one after the other, in processes that can be killed at any moment.
+"""Repeated scans of the inbox, in processes that can be killed at any moment.
 
-They are forked from a process that has imported the flow already, so that a kill hits the work and not the
-seconds before it. Two of them are what two workers are, only that the deployment's own concurrency limit, by
-which one scan runs at a time, does not keep them apart.
+They are forked from a process that has already imported the flow, so that a kill hits the work and not the
+start-up. Two of them behave like two workers, but without the deployment's concurrency limit, which allows
+one scan at a time.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pathlib import Path
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["flows.watch_inbox"])
-LIMIT_SECONDS = 330  # after which a scanner ends by itself, whatever became of its test
+LIMIT_SECONDS = 330  # a scanner ends by itself after this time
 
 
 class Scanner:
-    """A process that scans until it is told to stop, or killed."""
+    """A process that scans until it is stopped or killed."""
 
     def __init__(self, variables: Mapping[str, str], folder: Path, number: int) -> None:
         self.log = folder / f"scanner-{number}.log"
@@ -35,7 +35,7 @@ class Scanner:
 
     @property
     def messages(self) -> list[str]:
-        """What each scan came to, the ones without a file left out."""
+        """The result of each scan, without the scans that found no file."""
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         return [line for line in lines if line != "no file"]
 
@@ -44,7 +44,7 @@ class Scanner:
         self._process.join()
 
     def stop(self) -> None:
-        """Let it end its scan, and end."""
+        """Let it finish its scan, and end."""
         self._stop.touch()
         self._process.join(60)
         assert self._process.exitcode == 0, self.messages

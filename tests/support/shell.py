@@ -1,4 +1,4 @@
-"""Runs the project's commands as its users do: processes of their own, with settings of their own."""
+"""Runs the project's commands as users do: in separate processes, with their own settings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SCAN = (
 
 @dataclass
 class Shell:
-    """Runs the project's commands with a database of its own and nothing of this environment's settings."""
+    """Runs the project's commands with its own database, without the settings in this environment."""
 
     folder: Path
     environment: dict[str, str]
@@ -63,11 +63,11 @@ class Shell:
         )
 
     def run(self, *arguments: str | Path, module: str = "flows.import_outlook", code: int = 0) -> str:
-        """Run to the end, hold the exit code to `code`, and return standard output."""
+        """Run a command to its end, check that the exit code is `code`, and return standard output."""
         return self._finish(self.start(*arguments, module=module), code)
 
     def scan(self) -> str:
-        """Scan the watched inbox once, and return what it came to."""
+        """Scan the inbox once, and return the result."""
         return self._finish(self.start_program(SCAN), 0).strip()
 
     def _finish(self, started: subprocess.Popen[str], code: int) -> str:
@@ -78,7 +78,7 @@ class Shell:
         return output
 
     def is_untouched(self) -> bool:
-        """Whether nothing was stored: there is not even a file, or on PostgreSQL no workspace."""
+        """Whether nothing was stored: no SQLite file, or no workspace on PostgreSQL."""
         address = url_of(self.settings)
         if address.get_backend_name() == "sqlite":
             return not Path(address.database or "").exists()
@@ -93,7 +93,7 @@ class Shell:
             connection.execute(text(statement), values)
 
     def open_password(self, email: str) -> str:
-        """What the database gives back of a mailbox's password."""
+        """The unsealed password of a mailbox."""
         with database(self.settings) as opened, opened.engine.connect() as connection:
             sealed = connection.scalars(
                 select(col(Mailbox.password)).where(col(Mailbox.email) == email)
@@ -116,6 +116,6 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def at(outlook: Outlook) -> dict[str, str]:
-    """The settings that point at a sandbox."""
+    """The settings that use a sandbox."""
     servers = {"*": {"smtp": f"localhost:{outlook.smtp_port}", "imap": f"localhost:{outlook.imap_port}"}}
     return {"OUTLOOK_IMPORT_SERVERS": json.dumps(servers), "OUTLOOK_IMPORT_CA_FILE": str(outlook.ca_file)}

@@ -1,7 +1,7 @@
-"""Looks up the locked packages in the database of known vulnerabilities: `make audit`.
+"""Checks the locked packages for known vulnerabilities: `make audit`.
 
-Asks OSV (https://osv.dev) by pip-audit. Exit codes: 0 nothing is known, or the database cannot be reached (it
-says which); 1 something is known, or pip-audit itself failed.
+Asks OSV (https://osv.dev) through pip-audit. Exit codes: 0 if there are none, or if the database cannot be
+reached (the output says which); 1 if there are some, or if pip-audit itself failed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 LOCK = "requirements.lock"
 OPTIONS = (
-    # A mirror of the package index, where pip-audit would ask otherwise, knows of no vulnerability at all.
+    # By default pip-audit may ask a mirror of the package index, which knows no vulnerabilities.
     *("--vulnerability-service=osv", "--timeout=10"),
     *("--require-hashes", "--disable-pip"),
     *("--format=json", "--progress-spinner=off"),
@@ -33,17 +33,17 @@ def main(more: Sequence[str] = (), lock: str = LOCK) -> int:
         if any(word in cause for word in UNREACHABLE):
             return say(f"skipped: its database cannot be reached ({cause})", 0)
         return say(f"pip-audit failed: {done.stderr}", 1)
-    return judge(json.loads(done.stdout)["dependencies"])
+    return show_vulnerabilities(json.loads(done.stdout)["dependencies"])
 
 
-def judge(packages: list[dict[str, Any]]) -> int:
-    """Print what is known of each package; returns the exit code."""
+def show_vulnerabilities(packages: list[dict[str, Any]]) -> int:
+    """Print the known vulnerabilities of each package; return the exit code."""
     for package in packages:
         if reason := package.get("skip_reason"):
             say(f"{package['name']}: not looked up: {reason}", 0)
         for known in package.get("vulns", ()):
-            mended = ", ".join(known["fix_versions"]) or "no release yet"
-            say(f"{package['name']} {package['version']}: {known['id']}, mended in {mended}", 0)
+            fixed = ", ".join(known["fix_versions"]) or "no release yet"
+            say(f"{package['name']} {package['version']}: {known['id']}, mended in {fixed}", 0)
     found = sum(bool(package.get("vulns")) for package in packages)
     looked_up = sum("skip_reason" not in package for package in packages)
     return say(

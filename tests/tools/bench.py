@@ -1,6 +1,6 @@
-"""The benchmark: every figure is a ratio of two measurements of one run, on this machine, at this load.
+"""The benchmark: every figure is a ratio of two measurements in one run, on this machine, at this load.
 
-`python -m tests.tools.bench [PART …]`; without a part, all of them. Loopback only; it ends by itself.
+`python -m tests.tools.bench [PART …]`; without a part, all of them. Uses loopback only and ends by itself.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def command(*arguments: str, env: dict[str, str]) -> float:
 
 
 def show(what: str, ratio: float, limit: float, detail: str, *, least: bool = False) -> None:
-    """Print a figure; its aim is to stay under the limit, or with `least` to reach it."""
+    """Print a figure; the goal is to stay under the limit, or with `least` to reach it."""
     met = ratio >= limit if least else ratio <= limit
     verdict = "ok" if met else "UNDER" if least else "OVER"
     aim = "" if limit == math.inf else f"(at {'least' if least else 'most'} {limit:g}: {verdict})"
@@ -59,13 +59,13 @@ def mailboxes_csv(rows: int = ROWS) -> bytes:
 
 
 def pipeline(folder: Path) -> None:
-    """Read, validate, dedupe, seal and store 500 rows in a warm process, against the 150 ms they may take."""
+    """Read, validate, dedupe, seal and store 500 rows in a warm process, with a limit of 150 ms."""
     best = plain_import(folder)
     show("read to store, 500 rows / 150 ms", best / 0.150, 1, f"{best * 1000:.0f} ms")
 
 
 def plain_import(folder: Path) -> float:
-    """Seconds that the plain functions take from reading 500 rows to having stored them."""
+    """Seconds that the plain functions take to read and store 500 rows."""
     from schemas.prepare import Prepared
     from schemas.settings import Settings
     from tasks.prepare import prepare
@@ -90,7 +90,7 @@ def plain_import(folder: Path) -> float:
 
 
 def check(folder: Path) -> None:
-    """`check` on 500 rows against importing Polars and Pandera."""
+    """`check` on 500 rows compared with importing Polars and Pandera."""
     file = folder / "check.csv"
     file.write_bytes(mailboxes_csv())
     env = dict(os.environ)
@@ -100,7 +100,7 @@ def check(folder: Path) -> None:
 
 
 def start_up(folder: Path) -> None:
-    """A whole `--no-test` run of the sample against an empty flow, each with a server of its own."""
+    """A whole `--no-test` run of the sample compared with an empty flow, each with its own server."""
     env = dict(os.environ) | {
         "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -109,7 +109,7 @@ def start_up(folder: Path) -> None:
     }
     env.pop("PREFECT_API_URL", None)
     run = ("-m", "flows.cli", "import", str(SAMPLE), "--no-test")
-    command("-c", EMPTY_FLOW, env=env)  # makes Prefect's database
+    command("-c", EMPTY_FLOW, env=env)  # creates Prefect's database
     empty = median(lambda: command("-c", EMPTY_FLOW, env=env), 3)
     whole = median(lambda: command(*run, env=env), 3)
     show("--no-test run of the sample / an empty flow", whole / empty, 1.15, f"{whole:.1f} s / {empty:.1f} s")
@@ -157,7 +157,7 @@ assert good == len(rows), good
 print(time.perf_counter() - begun)
 """
 
-# The same logins with this project's prober and nothing around it.
+# The same logins with only this project's login code.
 BARE = """
 import asyncio, csv, sys, time
 from schemas.reasons import Protocol, Reason
@@ -210,7 +210,7 @@ print(clock.ended - clock.begun)
 
 @contextmanager
 def sandbox(accounts: Path, delay: float) -> Iterator[tuple[dict[str, str], int]]:
-    """The stand-in as a process of its own; yields the settings that point at it, and the process's id."""
+    """The stand-in in a separate process; yield the settings that use it, and its process id."""
     process = subprocess.Popen(
         [sys.executable, "-m", "sandbox", "--accounts", str(accounts), "--delay", str(delay)],
         stdout=subprocess.PIPE,
@@ -228,7 +228,7 @@ def sandbox(accounts: Path, delay: float) -> Iterator[tuple[dict[str, str], int]
 
 @contextmanager
 def prefect_server(folder: Path) -> Iterator[dict[str, str]]:
-    """A running Prefect server; yields the settings of its clients."""
+    """A running Prefect server; yield the settings of its clients."""
     from flows.cli.temporary_server import TemporaryServer
 
     os.environ["PREFECT_HOME"] = str(folder / "prefect")
@@ -241,7 +241,7 @@ def prefect_server(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def timed(program: str, file: Path, env: dict[str, str]) -> tuple[float, float]:
-    """Run a program; returns the seconds that it prints, and those that it took as a whole."""
+    """Run a program; return the seconds that it prints, and those that it took in total."""
     begun = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", program, str(file)], env=env, check=True, stdout=subprocess.PIPE, text=True
@@ -282,7 +282,7 @@ def probing_late(folder: Path) -> None:
 
 @contextmanager
 def api_server(folder: Path) -> Iterator[Any]:
-    """The HTTP API as a process of its own, whose mailboxes are on no server; yields a client of it."""
+    """The HTTP API in a separate process, whose mailboxes are on no server; yield a client."""
     import httpx
 
     from schemas.settings import Settings
@@ -326,7 +326,7 @@ def is_live(client: Any) -> bool:
 
 
 def upload(client: Any, data: bytes, workspace: str) -> float:
-    """Seconds from sending 500 rows to having the answer, which has to be right."""
+    """Seconds from sending 500 rows to a correct response."""
     begun = time.perf_counter()
     answer = client.post(
         "/v1/mailboxes/import/outlook",
@@ -340,7 +340,7 @@ def upload(client: Any, data: bytes, workspace: str) -> float:
 
 
 def api(folder: Path) -> None:
-    """A 500-row upload, alone and 32 at once, against the same rows through the plain functions."""
+    """A 500-row upload, alone and 32 at once, compared with the same rows through the plain functions."""
     plain = plain_import(folder)
     data = mailboxes_csv()
     with api_server(folder) as client:
@@ -349,7 +349,7 @@ def api(folder: Path) -> None:
             seconds = upload(client, data, f"turn{turn}")
             owner = {"X-Workspace": f"turn{turn}"}
             progress = {"tested": 0}
-            while progress["tested"] < ROWS:  # its tests, which begin now, are not part of the next turn
+            while progress["tested"] < ROWS:  # the tests of its mailboxes are not part of the next turn
                 time.sleep(0.05)
                 shown = client.get(f"/v1/imports/{turn + 1}", headers=owner).json()
                 progress = shown["data"]["progress"]

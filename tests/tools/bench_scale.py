@@ -1,8 +1,8 @@
-"""The benchmark of scale: many workers, the size of a task run's group, and a table that grows.
+"""The scale benchmark: many workers, the size of a task run's group, and a table that grows.
 
 `python -m tests.tools.bench_scale [PART …] [--imports 200] [--rows 500] [--workers 1,2,4]`; without a part,
-all of them. A PostgreSQL of its own holds the mailboxes and Prefect's server; the Outlook stand-in answers
-100 ms late. Loopback only, every wait has a limit, and nothing is left behind. Reads /proc: Linux only.
+all of them. One PostgreSQL holds the mailboxes and Prefect's data; the Outlook stand-in answers after
+100 ms. Uses loopback only, limits every wait, and leaves nothing behind. Reads /proc: Linux only.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ DELAY = 0.1
 POOL = "outlook-import"
 START_SECONDS = 120
 PROGRAM_SECONDS = 600
-SECONDS_AN_IMPORT = 60  # no import of one worker takes as long, not even on a loaded machine
+SECONDS_AN_IMPORT = 60  # no import of one worker takes this long, even on a loaded machine
 GROUP_SIZES = (1, 10, 25, 50, 100)
 GROUP_TURNS = 3
 STORED = (1_000, 100_000, 1_000_000)
@@ -64,7 +64,7 @@ class Bounds(NamedTuple):
     workers: tuple[int, ...]
 
 
-# --- Programs of their own process ------------------------------------
+# --- Programs in their own process -------------------------------------
 
 # CPU seconds of this project's code without a flow run around it: `libraries` to import what Prefect has not
 # imported yet, `work` for one import from reading the file to the last verdict.
@@ -111,7 +111,7 @@ print(json.dumps({"seconds": seconds, "cpu": time.process_time(), "memory": memo
 
 
 def run(*arguments: str | Path, env: dict[str, str]) -> str:
-    """Run a program of this project's environment to its end; returns what it prints."""
+    """Run a program in this project's environment; return its output."""
     command = [sys.executable, *map(str, arguments)]
     done = subprocess.run(
         command, cwd=PROJECT, env=env, capture_output=True, text=True, check=False, timeout=PROGRAM_SECONDS
@@ -121,7 +121,7 @@ def run(*arguments: str | Path, env: dict[str, str]) -> str:
 
 
 def figures(program: str, *arguments: str | Path, env: dict[str, str]) -> dict[str, float]:
-    """The figures that a program prints in its last line."""
+    """The figures in the last line that a program prints."""
     found: dict[str, float] = json.loads(run("-c", program, *arguments, env=env).splitlines()[-1])
     return found
 
@@ -139,7 +139,7 @@ def stat(pid: int) -> list[str]:
 
 
 def family(pid: int) -> list[int]:
-    """A process and everything below it."""
+    """A process and all its descendants."""
     children = defaultdict(list)
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -153,7 +153,7 @@ def family(pid: int) -> list[int]:
 
 
 def cpu_seconds(*pids: int) -> float:
-    """CPU time, user and system, of processes, of all below them, and of all those that have ended."""
+    """CPU time, user and system, of processes, their descendants, and all of those that have ended."""
     total = 0
     for member in {one for pid in pids for one in family(pid)}:
         try:
@@ -169,7 +169,7 @@ def own_cpu_seconds(pids: Sequence[int]) -> float:
 
 
 def peak_mb(pid: int) -> float:
-    """The most memory that a process has had resident, in MB; 0 when it has ended."""
+    """The peak resident memory of a process in MB; 0 if it has ended."""
     try:
         status = (Path("/proc") / str(pid) / "status").read_text()
     except OSError:
@@ -180,7 +180,7 @@ def peak_mb(pid: int) -> float:
 
 @contextmanager
 def watched_memory(workers: Sequence[int]) -> Iterator[dict[str, float]]:
-    """Looks every half second; yields peaks in MB: of a worker's own process, of one that it started."""
+    """Measure every half second; yield peaks in MB: of a worker's own process, and of one it started."""
     peaks = {"worker": 0.0, "flow": 0.0}
     over = threading.Event()
 
@@ -201,7 +201,7 @@ def watched_memory(workers: Sequence[int]) -> Iterator[dict[str, float]]:
 
 @contextmanager
 def part(name: str, *command: str, env: dict[str, str], folder: Path) -> Iterator[int]:
-    """A program of this project's environment that runs beside this one and ends with it; yields its id."""
+    """A program in this project's environment that runs next to this one and ends with it; yield its id."""
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
             bound([sys.executable, "-m", *command]), cwd=PROJECT, env=env, stdout=log, stderr=log
@@ -215,7 +215,7 @@ def part(name: str, *command: str, env: dict[str, str], folder: Path) -> Iterato
 
 @dataclass(frozen=True)
 class Installation:
-    """Prefect's server and empty tables on a PostgreSQL, and the settings of whatever works there.
+    """Prefect's server and empty tables on a PostgreSQL, and the settings of the programs that use them.
 
     Attributes:
         history: Address of the database of Prefect's server.
@@ -231,7 +231,7 @@ class Installation:
     postgresql: int
 
     def statuses(self, workspace: str) -> dict[str, int]:
-        """How many mailboxes of a workspace have which status."""
+        """How many mailboxes of a workspace have each status."""
         query = """
             SELECT status, count(*) FROM mailbox JOIN workspace ON workspace.id = workspace_id
             WHERE workspace.name = %s GROUP BY status
@@ -240,7 +240,7 @@ class Installation:
             return dict(connection.execute(query, [workspace]).fetchall())
 
     def footprint(self) -> dict[str, int]:
-        """What Prefect has written: rows by table, and "bytes", once nothing more comes."""
+        """What Prefect has written: rows by table, and "bytes", once nothing more arrives."""
         with psycopg.connect(self.history, autocommit=True) as connection:
             self._settle(connection)
             connection.execute("VACUUM")
@@ -253,7 +253,7 @@ class Installation:
             }
 
     def _settle(self, connection: psycopg.Connection[Any]) -> None:
-        """Task runs and events reach the tables after the run that they are of has ended."""
+        """Wait, because task runs and events reach the tables after their run has ended."""
         seen: list[tuple[int, ...]] = []
 
         def settled() -> bool:
@@ -282,7 +282,7 @@ def postgresql() -> Iterator[PostgreSql]:
 
 @contextmanager
 def installed(folder: Path, server: PostgreSql, outlook: dict[str, str]) -> Iterator[Installation]:
-    """Fresh databases, tables, and a Prefect server that answers."""
+    """New databases, tables, and a Prefect server that answers."""
     from tasks.files.prefect_profile import RECORDER_SETTINGS
 
     with ExitStack() as stack:
@@ -294,7 +294,7 @@ def installed(folder: Path, server: PostgreSql, outlook: dict[str, str]) -> Iter
             "OUTLOOK_IMPORT_DATABASE_URL": mailboxes,
             "OUTLOOK_IMPORT_ENCRYPTION_KEYS": new_key(),
             "OUTLOOK_IMPORT_IMPORT_FOLDERS": json.dumps([str(folder)]),
-            "OUTLOOK_IMPORT_PROBE_TIMEOUT": "300",  # a loaded machine shall be slow, and not fail
+            "OUTLOOK_IMPORT_PROBE_TIMEOUT": "300",  # a loaded machine is slow, and must not fail
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_API_URL": url,
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": history.replace("postgresql", "postgresql+asyncpg", 1),
@@ -320,7 +320,7 @@ def answers(api: httpx.Client) -> bool:
 
 
 def write_files(folder: Path, imports: int, rows: int) -> tuple[Path, list[Path]]:
-    """Files of different mailboxes, and one of all of them for the stand-in."""
+    """Files of different mailboxes, and one with all of them for the stand-in."""
     together, files = folder / "accounts.csv", []
     with together.open("w") as accounts:
         accounts.write("email,password\n")
@@ -339,9 +339,9 @@ def write_files(folder: Path, imports: int, rows: int) -> tuple[Path, list[Path]
 class Shift(NamedTuple):
     """What some workers did: `seconds` from the first run's start to the last one's end.
 
-    `waiting`, `starting` and `running` are a worker's seconds in an import, on average: from one run's end to
-    the taking of the next, from there to the flow's start, from there to its end. `cpu` has CPU seconds in an
-    import by whose they are, `memory` peaks in MB, `growth` rows and bytes that one leaves with Prefect.
+    `waiting`, `starting` and `running` are a worker's average seconds per import: from one run's end to the
+    claim of the next, from there to the flow's start, and from there to its end. `cpu` has CPU seconds per
+    import by process, `memory` peaks in MB, `growth` rows and bytes per import in Prefect's database.
     """
 
     seconds: float
@@ -354,7 +354,7 @@ class Shift(NamedTuple):
 
 
 def workers(folder: Path, bounds: Bounds) -> None:
-    """The same imports by 1, 2 and 4 workers on PostgreSQL."""
+    """The same imports with 1, 2 and 4 workers on PostgreSQL."""
     accounts, files = write_files(folder, bounds.imports, bounds.rows)
     plain: dict[str, float] = {}
     base: float | None = None
@@ -380,7 +380,7 @@ def plain_figures(site: Installation, file: Path) -> dict[str, float]:
 
 
 def work(site: Installation, files: Sequence[Path], number: int, stand_in: int) -> Shift:
-    """Have the files imported by so many workers, one import at a time each."""
+    """Import the files with this many workers, one import at a time each."""
     order(site, files)
     before = site.footprint()
     limit = START_SECONDS + SECONDS_AN_IMPORT * math.ceil(len(files) / number)
@@ -390,7 +390,7 @@ def work(site: Installation, files: Sequence[Path], number: int, stand_in: int) 
         owners = {"Prefect's server": site.server, "PostgreSQL": site.postgresql, "stand-in": stand_in}
         spent = {name: -cpu_seconds(pid) for name, pid in owners.items()}
         wait_for("the end of all imports", lambda: ended(site) >= len(files), limit)
-        time.sleep(1)  # until the last process has gone too, and counts among those of its worker
+        time.sleep(1)  # until the last process has ended, and counts among its worker's
         spent = {name: spent[name] + cpu_seconds(pid) for name, pid in owners.items()}
         spent["workers"] = own_cpu_seconds(pids)
         spent["flows"] = cpu_seconds(*pids) - spent["workers"]
@@ -409,7 +409,7 @@ def work(site: Installation, files: Sequence[Path], number: int, stand_in: int) 
 
 
 def order(site: Installation, files: Sequence[Path]) -> None:
-    """Ask for all the runs; what is scheduled besides would only disturb the measurement."""
+    """Request all the runs, and pause the schedules, which would only disturb the measurement."""
     for one in site.api.post("/deployments/filter", json={}).raise_for_status().json():
         place = f"/deployments/{one['id']}"
         if one["name"] != "manual":
@@ -428,7 +428,7 @@ def worker(site: Installation, name: str) -> Iterator[int]:
 
 
 def ended(site: Installation) -> int:
-    """How many imports have ended, all of them well."""
+    """How many imports have ended, all of them successfully."""
     with psycopg.connect(site.history) as connection:
         query = "SELECT state_type, count(*) FROM flow_run WHERE end_time IS NOT NULL GROUP BY state_type"
         found: dict[str, int] = dict(connection.execute(query).fetchall())
@@ -438,8 +438,8 @@ def ended(site: Installation) -> int:
 
 
 def run_times(site: Installation) -> tuple[float, ...]:
-    """Seconds to the last run's end, from the first one's start and from a worker's taking it; and of one run
-    on average, from its taking to its start and from there to its end.
+    """Seconds to the last run's end, from the first start and from the first claim by a worker; and the
+    averages per run, from its claim to its start and from its start to its end.
     """
     query = """
         SELECT extract(epoch FROM max(end_time) - min(start_time)),
@@ -539,7 +539,7 @@ SERIES = {
     "sqlite": "WITH RECURSIVE series(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM series WHERE n < {})",
     "postgresql": "WITH series(n) AS (SELECT generate_series(1::bigint, {}))",
 }
-# Addresses in no order: squares modulo a prime. What is spread more evenly would fill every page of an index
+# Addresses in random-looking order: squares modulo a prime. Evenly spread ones would fill every index page
 # at the same moment, and the next import would split them all.
 SCATTER = "(n * n % 4294967291 * 2654435 % 4294967291)"
 SCATTERED = {
@@ -562,7 +562,7 @@ FILL = (
 
 
 def store_step(folder: Path, bounds: Bounds) -> None:
-    """Storing one import, by the mailboxes that are stored already."""
+    """Storing one import, by the number of mailboxes already stored."""
     with postgresql() as server, ExitStack() as stack:
         for name in SERIES:
             stores = {}
@@ -571,7 +571,7 @@ def store_step(folder: Path, bounds: Bounds) -> None:
                 if name == "postgresql":
                     address = stack.enter_context(server.new_database())
                 stores[stored] = stack.enter_context(filled(address, stored))
-            # In turn, so that whatever else the machine does meets all of them alike.
+            # In turn, so that other load on the machine affects all of them equally.
             seconds: dict[int, list[float]] = {stored: [] for stored in STORED}
             for turn in range(STORE_TURNS + 1):
                 for stored, once in stores.items():
@@ -596,17 +596,17 @@ def show_growth(name: str, seconds: dict[int, list[float]]) -> None:
 
 
 def quarter(seconds: Sequence[float]) -> float:
-    """What the fastest quarter takes at most.
+    """The maximum of the fastest quarter.
 
-    Every other commit or so waits longer than all the rest takes until the disk has it, however large the
-    table is: a median falls on either side by chance.
+    About every other commit waits longer for the disk than everything else takes, at any table size, so a
+    median would be random.
     """
     return statistics.quantiles(seconds, n=4)[0]
 
 
 @contextmanager
 def filled(address: str, stored: int) -> Iterator[Callable[[Path, int], float]]:
-    """A database with so many mailboxes; yields what stores a file of others and returns the seconds."""
+    """A database with this many mailboxes; yield a function that stores a file of others and times it."""
     from schemas.settings import Settings
     from tasks.storage.database import database, make_engine, upgrade, url_of
 
@@ -669,7 +669,7 @@ def main() -> None:
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(unknown)}")
     bounds = Bounds(options.imports, options.rows, tuple(map(int, options.workers.split(","))))
-    # However this is ended, its programs and folders go with it.
+    # However this ends, its programs and folders are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     for name in options.parts or PARTS:
         sys.stdout.write(f"\n{name}: {PARTS[name].__doc__} {bounds}\n")

@@ -1,6 +1,6 @@
 """Writes the parts of the documentation that the code knows best: `make docs`.
 
-A generated block stands between `<!-- NAME: written by make docs -->` and `<!-- end -->`; NAME is a key of
+A generated block is between `<!-- NAME: written by make docs -->` and `<!-- end -->`; NAME is a key of
 `BLOCKS`.
 """
 
@@ -61,9 +61,7 @@ def licences_page() -> str:
     """A page of its own, and no block: the packages differ a little from one Python to the next."""
     rows = ((package.metadata["Name"], licence_of(package)[0]) for package in run_time_packages())
     table = _table(("Package", "Licence"), rows)
-    about = (
-        "The packages that the program needs at run time, each with the licence in its metadata."
-    )
+    about = "The packages that the program needs at run time, each with the licence in its metadata."
     return f"# Licences\n\n{about}\n`make docs` writes this page.\n\n{table}\n"
 
 
@@ -101,7 +99,7 @@ def options(app: App) -> list[Argument]:
 
 
 def option_name(argument: Argument) -> str:
-    """The name as it is typed, such as `--tag` or `FILE`."""
+    """The name as the user types it, such as `--tag` or `FILE`."""
     return next(iter(argument.parameter.name or argument.names))
 
 
@@ -156,7 +154,7 @@ BLOCKS = {
 
 
 def renewed(text: str) -> str:
-    """A page with every generated block as the code has it now."""
+    """A page with every generated block as the code defines it now."""
     return BLOCK.sub(lambda block: f"{block[1]}\n{BLOCKS[block[2]]()}\n\n{block[3]}", text)
 
 

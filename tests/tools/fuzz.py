@@ -1,8 +1,8 @@
-"""What holds for any file, any upload and any server, and strategies that look for what breaks it.
+"""Properties of any file, any upload and any server, and strategies that look for counterexamples.
 
     python -m tests.tools.fuzz [--minutes 20]
 
-runs every property in turn with new examples until the time is over, prints how many there were, and ends
+runs every property in turn with new examples until the time is up, prints how many there were, and stops
 with 1 and the smallest example of the first finding. The test suite runs the same properties briefly.
 """
 
@@ -66,14 +66,14 @@ CANARY = "Canary-5ecret"
 
 
 class File(NamedTuple):
-    """A file as it is handed in: its bytes, and the encoding that somebody may name for it."""
+    """An input file: its bytes, and the encoding that the user may name for it."""
 
     data: bytes
     encoding: str | None
 
 
 ANY_TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
-# What readers of CSV, terminals, spreadsheets and mail servers trip over.
+# Text that causes problems in CSV readers, terminals, spreadsheets and mail servers.
 SPLINTERS = [
     *('"', '""', ",", ";", "\t", "|", "\n", "\r\n", "\r", "\r\r\n", "\x0b", "\x0c", "\x1c", "\x85"),
     *(
@@ -92,7 +92,7 @@ SPLINTERS = [
     *("é", "e\u0301", "😀", "ß", "ſ", "İ", "\ufffd", "--", ":", "@", "=1+1", "+A1", "-2", "#", "%00"),
     *("null", "NA", "00123", "1e5", "x" * 257, "error", CANARY),
 ]
-# And what makes a file no text: for the bytes of a whole file only.
+# Bytes that make a file invalid as text: for whole files only.
 NO_TEXT = [b"\0", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xef\xbb\xbf"]
 EMAILS = st.one_of(
     st.sampled_from(
@@ -143,7 +143,7 @@ def written_as(header: str, style: int) -> str:
 
 @st.composite
 def headers(draw: st.DrawFn) -> list[tuple[str, str]]:
-    """The columns of a file: what each holds, and its header. Email and password are nearly always there."""
+    """The columns of a file: what each contains, and its header; usually with email and password."""
     fields = draw(
         st.lists(st.sampled_from(["", "name", "totpsecret", "email", "password"]), max_size=3).map(
             lambda more: [*dict.fromkeys(["email", "password", *more])]
@@ -164,7 +164,7 @@ def headers(draw: st.DrawFn) -> list[tuple[str, str]]:
 
 
 def quoted(cell: str, delimiter: str, style: int) -> str:
-    """A cell as a CSV writer puts it; style 9 leaves it bare whatever is in it, style 8 quotes it always."""
+    """A cell as a CSV writer writes it; style 9 never quotes it, style 8 always does."""
     if style == 9 or (style != 8 and not re.search(rf'["\r\n{re.escape(delimiter)}]', cell)):
         return cell
     return '"' + cell.replace('"', '""') + '"'
@@ -172,7 +172,7 @@ def quoted(cell: str, delimiter: str, style: int) -> str:
 
 @st.composite
 def texts(draw: st.DrawFn) -> str:
-    """A file of mailboxes, most often a good one: some rows are ragged, blank or badly quoted."""
+    """A file of mailboxes, usually a good one: some rows are ragged, blank or badly quoted."""
     delimiter = draw(st.sampled_from([",", ",", *DELIMITERS]))
     line_end = draw(st.sampled_from(LINE_ENDS))
     columns = draw(headers())
@@ -214,7 +214,7 @@ ENCODINGS = [
 
 @st.composite
 def files(draw: st.DrawFn, mutated: bool | None = None) -> File:
-    """A file by the grammar above in some encoding, and now and then with some of its bytes changed."""
+    """A file from the grammar above in some encoding, sometimes with some of its bytes changed."""
     text, (encoding, mark) = draw(texts()), draw(st.sampled_from(MARKED))
     data = mark + text.encode(encoding, "surrogatepass" if encoding.startswith("utf-") else "replace")
     if draw(st.integers(0, 3)) == 0 if mutated is None else mutated:
@@ -226,7 +226,7 @@ def files(draw: st.DrawFn, mutated: bool | None = None) -> File:
 
 
 def mutate(draw: st.DrawFn, data: bytes) -> bytes:
-    """One change: a piece is put in, taken out, doubled, moved, or overwritten."""
+    """One change: a piece is inserted, removed, doubled, moved or overwritten."""
     at, to = sorted(draw(st.tuples(*[st.integers(0, len(data))] * 2)))
     piece = draw(st.sampled_from([*NO_TEXT, *map(str.encode, SPLINTERS)]) | st.binary(max_size=4))
     match draw(st.sampled_from(["put in", "put in", "take out", "double", "swap", "overwrite", "cut"])):
@@ -251,12 +251,12 @@ ANY_FILE = st.one_of(
     files(), files(), st.builds(File, SOUP | st.binary(max_size=60), st.sampled_from([None, None, "cp1252"]))
 )
 
-# --- What holds for any file -----------------------------------------
+# --- Properties of any file ------------------------------------------
 
 
 @dataclass(frozen=True)
 class Read:
-    """What the plain functions make of a file."""
+    """The result of the plain functions for a file."""
 
     table: CsvTable
     validated: Validated
@@ -280,13 +280,13 @@ def read(file: File) -> Read | Refusal:
 
 
 def ends_in_the_envelope(file: File) -> str:
-    """A file is read, or refused in one printable sentence: nothing is raised, and no password is shown."""
+    """A file is read, or refused in one printable sentence; nothing is raised, and no password is shown."""
     found = read(file)
     if isinstance(found, Refusal):
         assert 10 < len(found.message) < 250
         assert found.message.isprintable()
         json.dumps(found.envelope()).encode()
-        # A doubled header is named, and in a file without a header that may be anything.
+        # A duplicate header is named, and in a file without a header it may be any value.
         assert CANARY not in re.sub("“[^”]*”", "", str(found))
         return "refused"
     assert CANARY not in f"{found!r} {found.table} {found.validated}"
@@ -294,7 +294,7 @@ def ends_in_the_envelope(file: File) -> str:
 
 
 def by_the_csv_module(file: File) -> list[list[tuple[str, str]]]:
-    """The email and password cells of a file as Python's own reader sees them, per delimiter that fits."""
+    """The email and password cells of a file according to Python's own reader, by delimiter that fits."""
     codec = file.encoding or "utf-8"
     for mark, marked in MARKS.items():
         if file.data.startswith(mark):
@@ -330,7 +330,7 @@ def with_unix_line_ends(rows: Iterable[tuple[str, str]]) -> list[tuple[str, ...]
 
 
 def keeps_every_password(file: File) -> str:
-    """What is read is what Python's own reader reads, to the byte, but for the spaces of app passwords."""
+    """The result equals what Python's own reader reads, byte for byte, except for spaces in app passwords."""
     found = read(file)
     if isinstance(found, Refusal):
         return "refused"
@@ -357,7 +357,7 @@ def counts_every_row(file: File) -> str:
 
 
 def depends_on_no_order(shuffled: tuple[File, int]) -> str:
-    """The rows in any other order get the same verdicts; only which duplicate wins is another."""
+    """The rows in any other order give the same results; only which duplicate is imported differs."""
     file, order = shuffled
     found = read(file)
     if isinstance(found, Refusal):
@@ -377,7 +377,7 @@ def depends_on_no_order(shuffled: tuple[File, int]) -> str:
 
 
 def gives_failed_rows_back(file: File) -> str:
-    """The copy of the failed rows is a file again, whose rows fail for the same causes, copy after copy."""
+    """The file of failed rows can be read again, and its rows fail for the same causes every time."""
     found = read(File(file.data, None))
     if isinstance(found, Refusal):
         return "refused"
@@ -397,7 +397,7 @@ def gives_failed_rows_back(file: File) -> str:
 
 
 def is_checked_by_the_command(file: File) -> str:
-    """`--check` ends with the counts or the refusal, in JSON and in words, and nothing else is said."""
+    """`--check` prints only the counts or the refusal, as JSON and as text."""
     found = read(file)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "in.csv"
@@ -421,7 +421,7 @@ def is_checked_by_the_command(file: File) -> str:
 
 
 class Store:
-    """A real database, with a workspace of its own for each file."""
+    """A real database, with a new workspace for each file."""
 
     def __init__(self, folder: Path, db: Database, settings: Settings) -> None:
         self._folder = folder
@@ -430,10 +430,10 @@ class Store:
         self._numbers = count(1)
 
     def keeps(self, file: File) -> str:
-        """What was read is stored and opens again; the same file again adds nothing; the report tells all."""
+        """Rows are stored and can be unsealed, repeating the file adds nothing, and the report is complete."""
         from tests.conftest import (
             import_file,
-        )  # before all else that imports Prefect: it sets up its settings
+        )  # before any other import of Prefect, because it sets up Prefect's settings
 
         from tasks.report import write_report  # isort: skip
 
@@ -472,7 +472,7 @@ class Store:
 
 
 class Body(NamedTuple):
-    """A request's body: `whole` is the file in it where nothing about the body is malformed."""
+    """A request's body; `whole` is the file in it, if the body is well formed."""
 
     kind: str
     pieces: tuple[bytes, ...]
@@ -481,7 +481,7 @@ class Body(NamedTuple):
 
 @st.composite
 def bodies(draw: st.DrawFn) -> Body:
-    """A multipart body, cut anywhere, and now and then malformed."""
+    """A multipart body, split anywhere, and sometimes malformed."""
     boundary = draw(st.sampled_from(["b", "b", "b", "b", "-" * 40, "'()+_,-./:=? x", "x" * 300, "é"]))
     data = draw(files()).data
     names = draw(
@@ -526,7 +526,7 @@ def bodies(draw: st.DrawFn) -> Body:
 
 
 def is_taken_as_a_form(body: Body) -> str:
-    """A body gives its file to the byte, wherever the network cuts it, or a refusal that quotes nothing."""
+    """A body gives its file byte for byte, however the network splits it, or a refusal without quotes."""
     messages = iter(
         [{"type": "http.request", "body": piece, "more_body": True} for piece in body.pieces]
         + [{"type": "http.request", "body": b"", "more_body": False}]
@@ -606,7 +606,7 @@ WORDS = [
 
 
 def echoes(secret: str) -> list[str]:
-    """What a server may make of a password: itself, trimmed, as an IMAP string, in base64, in SASL PLAIN."""
+    """The forms in which a server may repeat a password: unchanged, trimmed, quoted, base64, SASL PLAIN."""
     plain, sasl = (base64.b64encode(text.encode()).decode() for text in (secret, f"\0a@x.co\0{secret}"))
     escaped = secret.replace("\\", "\\\\").replace('"', '\\"')
     return [secret, " ".join(secret.split()), escaped, plain, plain.rstrip("="), sasl]
@@ -614,7 +614,7 @@ def echoes(secret: str) -> list[str]:
 
 @st.composite
 def replies(draw: st.DrawFn) -> tuple[str, str]:
-    """A password, and a server's words in which it may stand."""
+    """A password, and a server's text that may contain it."""
     secret = draw(SECRETS)
     pieces = st.sampled_from(
         [*WORDS, *echoes(secret), secret[: len(secret) // 2], secret[len(secret) // 2 :]]
@@ -623,7 +623,7 @@ def replies(draw: st.DrawFn) -> tuple[str, str]:
 
 
 def assert_clean(line: str, secret: str) -> None:
-    """One printable line of bounded length that does not hold the password."""
+    """Check for one printable line of limited length without the password."""
     assert line.isprintable()
     assert len(line) <= LONGEST_TEXT
     for form in echoes(secret)[:-1]:
@@ -631,7 +631,7 @@ def assert_clean(line: str, secret: str) -> None:
 
 
 def has_a_reason(reply: tuple[str, str]) -> str:
-    """Whatever a server says gets a reason that is none of success, and a line without the password."""
+    """Any reply gets a reason other than success, and a line without the password."""
     secret, words = reply
     found = {
         classify(protocol, stage, Reply(code, words))
@@ -647,7 +647,7 @@ def has_a_reason(reply: tuple[str, str]) -> str:
 
 
 class Dialogue(NamedTuple):
-    """What a server says: each piece once the client has sent a line, or has not for a moment."""
+    """What a server sends: each piece after the client has sent a line, or has been silent for a moment."""
 
     protocol: Protocol
     secret: str
@@ -668,7 +668,7 @@ GOOD_PIECES = {
 
 @st.composite
 def dialogues(draw: st.DrawFn) -> Dialogue:
-    """A good dialogue up to some reply, and from there on anything."""
+    """A good dialogue up to some reply, and anything after it."""
     protocol = draw(st.sampled_from(Protocol))
     secret, _ = draw(replies())
     pieces = list(GOOD_PIECES[protocol])
@@ -690,7 +690,7 @@ def dialogues(draw: st.DrawFn) -> Dialogue:
 
 
 class Server:
-    """A mail server on loopback, with TLS, that says what it is told to say."""
+    """A mail server on loopback, with TLS, that sends what the test defines."""
 
     def __init__(self, folder: Path) -> None:
         ca = trustme.CA()
@@ -699,7 +699,7 @@ class Server:
         ca.cert_pem.write_to_path(self._ca_file)
 
     def is_understood(self, dialogue: Dialogue) -> str:
-        """Whatever a server says, the login ends in a reason, and its text does not hold the password."""
+        """Whatever a server sends, the login ends with a reason, whose text does not contain the password."""
         return asyncio.run(self._log_in(dialogue))
 
     async def _log_in(self, dialogue: Dialogue) -> str:
@@ -745,23 +745,23 @@ PAUSE_SECONDS = 0.05
 # --- All of them -----------------------------------------------------
 
 
-class Finding(Exception):  # noqa: N818  it is what was looked for
-    """A property that does not hold, and the smallest example of it."""
+class Finding(Exception):  # noqa: N818  this is what the search looks for
+    """A property that fails, and its smallest example."""
 
 
 @dataclass(frozen=True)
 class Property:
-    """Something that holds for every example; `check` says in a word what became of one."""
+    """A property that every example must have; `check` returns a one-word result for an example."""
 
     name: str
     examples: st.SearchStrategy[Any]
     check: Callable[[Any], str]
 
     def run(self, number: int, at_random: int | None = None) -> Counter[str]:
-        """Try so many examples, always the same ones unless a seed is given; returns what became of them.
+        """Try this many examples, the same ones unless there is a seed; return the count of each result.
 
         Raises:
-            Finding: When one of them breaks it; the smallest such one, with what was raised as its cause.
+            Finding: If an example fails; it names the smallest one, with the exception as its cause.
         """
         became: Counter[str] = Counter()
         last = None
@@ -771,7 +771,7 @@ class Property:
             last = example
             became[self.check(example)] += 1
 
-        one.__name__ = self.name.replace(" ", "_")  # by which Hypothesis keeps what it has found
+        one.__name__ = self.name.replace(" ", "_")  # where Hypothesis stores what it has found
         tried = given(self.examples)(one)
         if at_random is not None:
             tried = seed(at_random)(tried)
@@ -784,7 +784,7 @@ class Property:
                     derandomize=at_random is None,
                     suppress_health_check=list(HealthCheck),
                 )(tried)()
-            except Exception as error:  # whatever it is, it is what this looks for
+            except Exception as error:  # any exception counts as a finding
                 raise Finding(f"{self.name}: {last!r}") from error
         return became
 
@@ -792,7 +792,7 @@ class Property:
 @contextmanager
 def properties() -> Iterator[dict[str, Property]]:
     """Every property by its name, with the database and the mail server that some of them need."""
-    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # as the API's own logging has it
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # the same as in the API's own logging
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         own = Settings(database_url=SecretStr(f"sqlite:///{folder}/mailboxes.db"))
@@ -825,7 +825,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     became: dict[str, Counter[str]] = {}
     with properties() as all_of_them:
         wanted = [one for name, one in all_of_them.items() if name in (options.property or all_of_them)]
-        batch = dict.fromkeys(all_of_them, 100)  # so many that each property gets the same time
+        batch = dict.fromkeys(all_of_them, 100)  # the number that gives each property the same time
         for one in cycle(wanted):
             begun = time.monotonic()
             if begun > until:

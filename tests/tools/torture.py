@@ -1,13 +1,13 @@
-"""The torture test: imports by all four ways at once, while what serves them is killed again and again.
+"""The torture test: imports by all four ways at once, while their programs are killed again and again.
 
     python -m tests.tools.torture [--kills 100] [--seed N] [--minutes LIMIT]
 
 Command lines, workers with their flow runs, the API, Prefect's server and PostgreSQL get kill -9 at random
-points, and are started again by and by, as systemd would. Then nobody kills any more, until all work is done;
-then it is looked whether anything was lost, doubled, stuck or leaked. Exit code 1 says that something was.
+points, and are restarted after a moment, as systemd would do. Then the kills stop until all work is done,
+and the test checks whether anything is lost, duplicated, stuck or leaked. If so, the exit code is 1.
 
-Fewer than 25 kills make a short form: one worker, fewer files, and no waiting until Prefect has found the
-runs whose process died. Loopback only; Linux only; it ends by itself, and ends all that it started.
+Fewer than 25 kills make a short form: one worker, fewer files, and no wait until Prefect has found the
+runs whose process died. Loopback only; Linux only; it ends by itself, and stops all that it started.
 """
 
 from __future__ import annotations
@@ -55,23 +55,23 @@ from tests.tools.torture_checks import (
 from tests.tools.torture_imports import WAYS, Files, Site, feed, make_accounts
 
 ACCOUNTS = 8000
-REPLY_SECONDS = 0.03  # the stand-in's delay, so that kills find logins under way
+REPLY_SECONDS = 0.03  # the stand-in's delay, so that kills hit logins in progress
 START_SECONDS = 120
 STOP_SECONDS = 10
 
 
 class Form(NamedTuple):
-    """How long and how thorough a run is.
+    """The length and thoroughness of a run.
 
     Attributes:
-        deck: Of so many kills, who gets how many.
-        workers: How many there are.
-        pause: Least and most seconds between two kills.
-        rest: Seconds that a client rests between two files.
-        patience: Seconds that somebody waits for the end of a run before starting another one.
-        probe_timeout: Seconds; what a killed run had claimed is free six times as long after it, and 10 s.
-        quiet: Seconds that the work may take to come to its end.
-        dead_runs: Wait until Prefect has found the runs whose process died, which takes it two minutes.
+        deck: How the kills are divided among the kinds of process.
+        workers: Number of workers.
+        pause: Minimum and maximum seconds between two kills.
+        rest: Seconds that a client waits between two files.
+        patience: Seconds that a client waits for the end of a run before it starts another one.
+        probe_timeout: Seconds; the claims of a killed run expire after six times this, plus 10 s.
+        quiet: Seconds that the remaining work may take.
+        dead_runs: Wait until Prefect has found the runs whose process died, which takes two minutes.
     """
 
     deck: Mapping[str, int]
@@ -130,12 +130,12 @@ LOST_AFTER = timedelta(minutes=5)  # the automation marks a dead run as crashed 
 
 @dataclass
 class Part:
-    """A program that is started again when it has ended, as systemd would."""
+    """A program that is restarted when it has ended, as systemd would do."""
 
     name: str
     words: list[str]
     site: Site
-    not_always: str = ""  # a variable that every second start goes without
+    not_always: str = ""  # a variable that every second start omits
     process: subprocess.Popen[bytes] | None = None
     due: float = 0.0
     starts: int = 0
@@ -167,7 +167,7 @@ class Part:
 
 @dataclass
 class Machine:
-    """Everything that runs, and the tally of its deaths."""
+    """Everything that runs, and the number of kills."""
 
     site: Site
     form: Form
@@ -191,7 +191,7 @@ class Machine:
         return [number for number, variables in self.processes() if b"PREFECT__FLOW_RUN_ID=" in variables]
 
     def processes(self) -> Iterator[tuple[int, bytes]]:
-        """What belongs to this machine: process ids with their environments."""
+        """The processes of this machine: process ids with their environments."""
         own = f"\0PREFECT_HOME={self.site.environment['PREFECT_HOME']}\0".encode()
         for entry in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
@@ -215,7 +215,7 @@ def parent_of(number: int) -> int:
 
 @contextmanager
 def machine_of(form: Form, seed: int) -> Iterator[Machine]:
-    """Set up everything from nothing, and end it."""
+    """Set up everything, and stop it at the end."""
     accounts = make_accounts(ACCOUNTS, random.Random(seed))  # noqa: S311
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="torture-")))
@@ -226,7 +226,7 @@ def machine_of(form: Form, seed: int) -> Iterator[Machine]:
         site = site_of(folder, database, key, outlook, Files(accounts, seed), form)
         prefect = ["prefect", "server", "start", "--host", "127.0.0.1", "--no-ui"]
         server = Part("prefect", [*prefect, "--port", port_of(site.prefect_url)], site)
-        # Without Prefect the API tests the mailboxes itself: both ways are to be killed.
+        # Without Prefect the API tests the mailboxes itself; the kills must hit both ways.
         api = Part("api", ["flows.api", "--port", port_of(site.api_url)], site, VARIABLE)
         worker = ["prefect", "worker", "start", "--pool", WORK_POOL, "--limit", "3", "--name"]
         names = [f"worker-{number}" for number in range(1, form.workers + 1)]
@@ -271,7 +271,7 @@ def site_of(folder: Path, database: str, key: str, outlook: Outlook, files: File
 
 
 def set_up(machine: Machine) -> None:
-    """Start the parts in turn; the tables are made while Prefect's server starts."""
+    """Start the parts in turn; the tables are created while Prefect's server starts."""
     site = machine.site
     say("Starting …")
     machine.server.start()
@@ -311,7 +311,7 @@ def say(line: object) -> None:
 
 
 def torture(machine: Machine, kills: int, dice: random.Random, deadline: float) -> None:
-    """Kill at random points, and look after what has to be started again."""
+    """Kill at random points, and restart what has ended."""
     for number, victim in enumerate(deck(machine.form, kills, dice), 1):
         tend_for(machine, dice.uniform(*machine.form.pause))
         if dice.random() < 0.5:
@@ -341,7 +341,7 @@ def tend_for(machine: Machine, seconds: float) -> None:
 
 
 def wait_for_work(machine: Machine, dice: random.Random) -> None:
-    """Wait until a login is under way or a file in processing/: else most kills hit programs that start."""
+    """Wait for a login in progress or a file in processing/, or most kills would hit starting programs."""
     until = time.monotonic() + 4
     before = machine.seen.passwords_received
     processing = machine.site.watched / "processing"
@@ -354,7 +354,7 @@ def wait_for_work(machine: Machine, dice: random.Random) -> None:
 
 
 def kill(machine: Machine, victim: str, dice: random.Random) -> list[int]:
-    """Kill one of these; the process ids, none where there is no such process at this moment."""
+    """Kill one of these; return the process ids, none if there is no such process at this moment."""
     by = signal.SIGTERM if victim.endswith("SIGTERM") else signal.SIGKILL
     if victim == "PostgreSQL":
         numbers = machine.postgresql.workers()
@@ -377,7 +377,7 @@ def kill(machine: Machine, victim: str, dice: random.Random) -> list[int]:
 
 
 def end_of(process: subprocess.Popen[bytes]) -> None:
-    """Wait for the end of a process that has its signal; like systemd, not for ever."""
+    """Wait for the end of a process that was signalled, with a time-out like systemd's."""
     with suppress(subprocess.TimeoutExpired):
         process.wait(STOP_SECONDS)
     process.kill()
@@ -385,12 +385,12 @@ def end_of(process: subprocess.Popen[bytes]) -> None:
 
 
 def candidates(machine: Machine) -> dict[str, list[list[int]]]:
-    """Whom one may kill at this moment: process ids, each with those that die along with it."""
+    """The processes that may be killed now: process ids, each with those that die with it."""
     runs = machine.flow_runs()
     workers = [part.lives for part in machine.workers if part.lives]
     with_runs = [(lives, [one for one in runs if parent_of(one) in lives]) for lives in workers]
     return {
-        # One whose worker has died already is found dead by Prefect itself only, two minutes later.
+        # If its worker is already dead, only Prefect itself finds the run, two minutes later.
         "flow run": [[one] for one in runs if machine.form.dead_runs or [parent_of(one)] in workers],
         "worker": workers,
         "worker with its flow runs": [lives + mine for lives, mine in with_runs if mine],
@@ -402,7 +402,7 @@ def candidates(machine: Machine) -> dict[str, list[list[int]]]:
 
 
 def trigger(machine: Machine, dice: random.Random) -> None:
-    """Now and then ask for a scan or a retest out of turn, as an impatient operator would."""
+    """Sometimes request an extra scan or retest, as an impatient operator would."""
     if dice.random() < 0.5 and machine.site.unfinished_files():
         machine.site.create_run("watch-inbox/scheduled")
     if dice.random() < 0.1:
@@ -412,8 +412,8 @@ def trigger(machine: Machine, dice: random.Random) -> None:
 # --- The quiet time --------------------------------------------------
 
 
-def come_to_rest(machine: Machine, clients: Collection[Future[None]]) -> list[str]:
-    """Tend everything until all work is done; what is still to be done when the time is over."""
+def finish_work(machine: Machine, clients: Collection[Future[None]]) -> list[str]:
+    """Restart everything until all work is done; return what is still left when the time is over."""
     site, deadline, looked = machine.site, time.monotonic() + machine.form.quiet, 0.0
     while True:
         machine.tend()
@@ -426,7 +426,7 @@ def come_to_rest(machine: Machine, clients: Collection[Future[None]]) -> list[st
             return left
         say(f"still to do: {', '.join(left)}")
         if site.unfinished_files():
-            site.create_run("watch-inbox/scheduled")  # refused by Prefect where one is running
+            site.create_run("watch-inbox/scheduled")  # Prefect refuses it while one is running
         if due(machine):
             site.create_run("retest-pending/scheduled")
 
@@ -443,7 +443,7 @@ def still_to_do(machine: Machine, clients: Collection[Future[None]]) -> list[str
 
 
 def due(machine: Machine) -> bool:
-    """Whether a retest would find something to test at this moment."""
+    """Whether a retest would find a mailbox to test now."""
     mailboxes = read_stored(machine.database).mailboxes
     moment = datetime.now(UTC)
     free = (one for one in mailboxes if (one["claimed_until"] or moment) <= moment)
@@ -451,7 +451,7 @@ def due(machine: Machine) -> bool:
 
 
 def unended_runs(site: Site, younger: timedelta = timedelta.max) -> list[dict[str, Any]]:
-    """The flow runs that Prefect holds to be at work, or about to begin, for less than so long."""
+    """The flow runs that Prefect considers running, or about to start, for less than this time."""
     wanted = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}}
     found: list[dict[str, Any]] | None = site.prefect("POST", "/flow_runs/filter", wanted)
     if found is None:
@@ -464,7 +464,7 @@ def unended_runs(site: Site, younger: timedelta = timedelta.max) -> list[dict[st
 
 
 def checks_of(machine: Machine, left: list[str], kills: int) -> Iterator[Check]:
-    """What has to be true of a machine at rest; ends it before it searches its files."""
+    """The checks of a machine at rest, which stop it before they search its files."""
     site = machine.site
     made = site.files.made
     told = ", ".join(f"{number} {victim}" for victim, number in machine.killed.items())
@@ -488,12 +488,12 @@ def checks_of(machine: Machine, left: list[str], kills: int) -> Iterator[Check]:
 
 
 def check_runs(site: Site, lost: int) -> Check:
-    """No run is held to be at work whose process has died, but for those that Prefect's server has forgotten.
+    """Every run whose process died has ended, except for those that Prefect's server has forgotten.
 
-    It keeps in memory what an automation has fired: killed in that moment, it never acts.
+    The server keeps fired automations in memory, and if it is killed at that moment, never runs them.
 
     Args:
-        lost: How many it may have forgotten: one each time that it was killed.
+        lost: The maximum number of forgotten runs: one per kill of the server.
     """
     states: Counter[str] = Counter()
     for offset in range(0, 10_000, 200):
@@ -513,7 +513,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=6, help="of the random choices (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=40, help="kill no longer (default: %(default)s)")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that all ends well
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # for a clean exit
     form = SHORT if options.kills < SHORT_KILLS else LONG
     dice = random.Random(options.seed)  # noqa: S311
     deadline = time.monotonic() + 60 * options.minutes
@@ -523,7 +523,7 @@ def main() -> int:
         try:
             torture(machine, options.kills, dice, deadline)
             machine.site.full.set()
-            left = come_to_rest(machine, clients)
+            left = finish_work(machine, clients)
         finally:
             machine.site.full.set()
             machine.site.closed.set()

@@ -1,4 +1,4 @@
-"""What has to be true once the torture is over: nothing lost, doubled, stuck or leaked."""
+"""What must be true after the torture: nothing is lost, duplicated, stuck or leaked."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from schemas.sealing import Owner, Sealer, UnsealError
 from tests.support.canary import Canaries
 from tests.tools.torture_imports import MARKS, Counts, Import
 
-# A refused password leaves once; where a run is killed between login and verdict, the next one repeats it.
-# Each login is an attempt, counted before the password leaves, and a mailbox has five (PROBE_ATTEMPTS).
+# A rejected password is sent once; if a run is killed between login and verdict, the next run repeats it.
+# Each login is an attempt, counted before the password is sent, and a mailbox has five (PROBE_ATTEMPTS).
 MOST_ATTEMPTS = 5
 WORKSPACE = "default"
-RUNTIME = "runtime"  # where the parts keep their temporary files, as a RuntimeDirectory of systemd
+RUNTIME = "runtime"  # where the parts keep their temporary files, like a RuntimeDirectory of systemd
 
 
 class Check(NamedTuple):
-    """One line of the outcome; it is good when it has no faults."""
+    """One line of the result; it is good if it has no faults."""
 
     name: str
     counts: str
@@ -42,7 +42,7 @@ class Check(NamedTuple):
 
 @dataclass(frozen=True)
 class Stored:
-    """What the database holds, as rows of its tables."""
+    """The content of the database, as rows of its tables."""
 
     imports: list[dict[str, Any]]
     mailboxes: list[dict[str, Any]]
@@ -72,7 +72,7 @@ def counts_of(row: Mapping[str, Any]) -> Counts:
 
 
 def check_answers(made: Collection[Import], stored: Stored) -> Iterator[Check]:
-    """Each client was told the truth, and each file that had to be refused was refused."""
+    """Each client got a correct answer, and each bad file was refused."""
     for way, imports in groupby(sorted(made, key=lambda one: one.way), lambda one: one.way):
         mine = list(imports)
         rows = sum(sum(one.counts) for one in mine if one.counts)
@@ -84,12 +84,14 @@ def check_answers(made: Collection[Import], stored: Stored) -> Iterator[Check]:
             "tried more than once": sum(one.tries > 1 for one in mine),
         }
         told = ", ".join(f"{number} {what}" for what, number in counts.items())
-        faults = [f"{one.name}: {fault}" for one in mine for fault in (*one.faults, *lies(one, stored))]
+        faults = [
+            f"{one.name}: {fault}" for one in mine for fault in (*one.faults, *wrong_answers(one, stored))
+        ]
         yield Check(f"answers by {way}", told, faults)
 
 
-def lies(one: Import, stored: Stored) -> Iterator[str]:
-    """Where an answer, or its absence, is at odds with the file or with what is stored."""
+def wrong_answers(one: Import, stored: Stored) -> Iterator[str]:
+    """Yield each answer, or missing answer, that disagrees with the file or with what is stored."""
     imports = [row for row in stored.imports_of(one) if one.import_id in (0, row["id"])]
     if one.patient and not one.answered:
         yield f"never answered, tried {one.tries} times"
@@ -103,7 +105,7 @@ def lies(one: Import, stored: Stored) -> Iterator[str]:
 
 
 def check_imports(made: Collection[Import], stored: Stored) -> Iterator[Check]:
-    """Each import is stored as a whole or not at all, and once for each key."""
+    """Each import is stored completely or not at all, and once for each key."""
     by_name = {one.name: one for one in made}
     faults = []
     for row in stored.imports:
@@ -113,7 +115,7 @@ def check_imports(made: Collection[Import], stored: Stored) -> Iterator[Check]:
             faults.append(f"{one.name}: import {row['id']} has {counts} of {one.rows} rows, kept {kept}")
     repeated = len(stored.imports) - len({row["file_name"] for row in stored.imports})
     yield Check("imports whole", f"{len(stored.imports)}, {repeated} of them repeated by a kill", faults)
-    # The other ways in make a key for each run, and nobody repeats that one.
+    # The other ways in create a key for each run, which is not repeated.
     keys = Counter(key for row in stored.imports if (key := row["idempotency_key"]) in by_name)
     sent = sum(one.tries > 1 or one.sent_again for one in made if one.way == "API")
     doubled = [f"{key}: {number} imports" for key, number in keys.items() if number > 1]
@@ -124,7 +126,7 @@ def check_imports(made: Collection[Import], stored: Stored) -> Iterator[Check]:
 
 
 def check_mailboxes(made: Collection[Import], stored: Stored, sealer: Sealer) -> Iterator[Check]:
-    """Exactly the distinct valid mailboxes of what was accepted, each with what its file said."""
+    """The stored mailboxes are exactly the distinct valid ones of the accepted files, with their values."""
     by_name = {one.name: one for one in made}
     accepted = [one for one in made if one.counts or stored.imports_of(one)]
     wanted = {key for one in accepted for key in one.secrets}
@@ -156,7 +158,7 @@ def opened(mailbox: Mapping[str, Any], sealer: Sealer) -> tuple[str, str] | None
 
 
 def is_put_off(mailbox: Mapping[str, Any]) -> bool:
-    """Whether it waits for its next attempt, tested and not claimed by anybody."""
+    """Whether a mailbox waits for its next attempt, tested and unclaimed."""
     due = mailbox["next_attempt_at"]
     return bool(
         mailbox["status"] == "pending"
@@ -168,7 +170,7 @@ def is_put_off(mailbox: Mapping[str, Any]) -> bool:
 
 
 def unfinished(mailboxes: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The mailboxes that wait for a test at this moment, or are being tested."""
+    """The mailboxes that are waiting for a test now, or are being tested."""
     return [
         one
         for one in mailboxes
@@ -179,7 +181,7 @@ def unfinished(mailboxes: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]
 def check_verdicts(
     made: Collection[Import], stored: Stored, accounts: Mapping[str, Account], seen: Seen
 ) -> Iterator[Check]:
-    """Each mailbox has the status that it deserves, nobody holds one, and no password left too often."""
+    """Each mailbox has the expected status, none is claimed, and no password was sent too often."""
     waiting = unfinished(stored.mailboxes)
     stuck = [f"{one['email']}: {one['status']}, claimed until {one['claimed_until']}" for one in waiting]
     put_off = [one for one in stored.mailboxes if is_put_off(one)]
@@ -188,7 +190,7 @@ def check_verdicts(
     yield Check("no mailbox stuck", f"{counts}; {len(put_off)} put off until later", stuck)
     deserved = deserved_statuses(made, stored, accounts)
     others = [one for one in stored.mailboxes if one["status"] != deserved[one["email_key"]]]
-    # Who is only ever put off fails with the last attempt, and a login may take too long on a loaded machine.
+    # A mailbox that only fails temporarily fails with its last attempt, and a loaded machine delays logins.
     wrong = [
         f"{one['email']}: {one['status']}, not {deserved[one['email_key']]}: {one['diagnosis']}"
         for one in others
@@ -204,7 +206,7 @@ def check_verdicts(
 def deserved_statuses(
     made: Collection[Import], stored: Stored, accounts: Mapping[str, Account]
 ) -> dict[str, str]:
-    """What each stored mailbox deserves, by the password that its file gave it and by how it is treated."""
+    """The expected status of each stored mailbox, from its file's password and its behaviour."""
     by_name = {one.name: one for one in made}
     files = {row["id"]: by_name[row["file_name"]] for row in stored.imports}
     found = {}
@@ -219,7 +221,7 @@ DESERVED = {"ok": "active", "slow:1+ok": "active", "wrong-credentials": "failed"
 
 
 def check_attempts(stored: Stored, refused: Collection[str], seen: Seen) -> Iterator[Check]:
-    """Every login was counted before its password left, and a refused one was not repeated at will."""
+    """Every login was counted before its password was sent, and a rejected password was not repeated."""
     attempts = {mailbox["email_key"]: mailbox["attempts"] for mailbox in stored.mailboxes}
     faults = [
         f"{key}: {number} logins over {protocol}, {attempts.get(key, 0)} attempts counted"
@@ -240,11 +242,11 @@ def check_attempts(stored: Stored, refused: Collection[str], seen: Seen) -> Iter
     yield Check("one login at a time", f"{len(seen.mailbox_logins_at_once)} mailboxes logged in to", at_once)
 
 
-# --- What lies in the folders ----------------------------------------
+# --- What the folders contain ----------------------------------------
 
 
 def check_places(made: Collection[Import], watched: Path) -> Iterator[Check]:
-    """Every file of the inbox has left one outcome in one place; takes down what the reports say."""
+    """Every file of the inbox has left one outcome in one place; records what the reports say."""
     places = {
         "processed": outcomes(watched / "processed", ".report.csv"),
         "failed": outcomes(watched / "failed", ".csv"),
@@ -259,7 +261,7 @@ def check_places(made: Collection[Import], watched: Path) -> Iterator[Check]:
         wanted = [good, int(bool(one.failed)), refused, refused]
         if [*map(len, found.values())] != wanted:
             faults.append(f"{one.name}: {[*map(len, found.values())]} in {[*found]}, not {wanted}")
-        elif not heed_outcome(one, found):
+        elif not record_outcome(one, found):
             faults.append(f"{one.name}: its failed rows, or the refused file, are not what they were")
     left = [path for place in ("inbox", "processing") for path in (watched / place).rglob("*.csv")]
     left += watched.rglob("*.tmp")
@@ -268,8 +270,8 @@ def check_places(made: Collection[Import], watched: Path) -> Iterator[Check]:
     yield Check("places", f"{len(dropped)} files dropped: {sums}, {len(left)} left behind", faults)
 
 
-def heed_outcome(one: Import, found: Mapping[str, list[Path]]) -> bool:
-    """Take down what became of a file; False where it lies there with other rows than it came with."""
+def record_outcome(one: Import, found: Mapping[str, list[Path]]) -> bool:
+    """Record the outcome of a file; return False if it was moved with other rows than it arrived with."""
     if one.refusal:
         one.refused_with = found["explained"][0].read_text().strip()
         return found["rejected"][0].read_bytes() == one.content
@@ -290,21 +292,21 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-# --- What nobody may read --------------------------------------------
+# --- What must not be readable ---------------------------------------
 
 
 def check_leaks(
     folder: Path, others: Collection[Path], keys: Mapping[str, str], shown: Iterable[bytes]
 ) -> Iterator[Check]:
-    """No secret lies in any file but the CSV files themselves, nor stood among a process's arguments.
+    """Only the CSV files contain secrets, and no process had one in its arguments.
 
     Prefect's worker writes its environment, and so the encryption key, into a private temporary folder for
-    each run, and leaves it there when it is killed: those folders have to go with the service.
+    each run, and leaves it there when it is killed: those folders must be removed with the service.
 
     Args:
-        folder: Everything but the database.
-        others: Folders to search besides, such as the database's.
-        keys: The encryption key and the API's key; all other secrets are known by their marks.
+        folder: Everything except the database.
+        others: More folders to search, such as the database's.
+        keys: The encryption key and the API's key; all other secrets are recognised by their marks.
         shown: The arguments of processes.
     """
     marks, anything = Canaries(), Canaries()

@@ -1,6 +1,6 @@
-"""What the torture test imports, and its clients: for each way in, somebody who tries again until answered.
+"""What the torture test imports, and a client for each way in that retries until it gets an answer.
 
-Every password begins with one mark and every TOTP secret with another, so that one search finds them all.
+Every password starts with one mark and every TOTP secret with another, so that one search finds them all.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ WAYS = ("command line", "watched folder", "form", "API")
 
 # How the stand-in treats a mailbox, and how many in a hundred.
 KINDS = {"ok": 72, "slow:1+ok": 12, "wrong-credentials": 9, "server-busy": 7}
-STALE = 0.05  # of the rows hold another password than the mailbox
+STALE = 0.05  # of the rows have a different password from the mailbox
 REFUSED = 0.12  # of the files
 REPEATED = 0.3  # of the answered requests are sent again
-IMPATIENT = 0.2  # of the requests are given up when nobody answers
+IMPATIENT = 0.2  # of the requests are given up without an answer
 FEWEST, MOST = 5, 60
 MOST_DROPPED = 4  # files that wait in the inbox
-REST = {"API": 6}  # times as long as the others: it is done in no time
+REST = {"API": 6}  # times as long as the others, because it needs almost no time
 
 
 class Counts(NamedTuple):
@@ -54,16 +54,16 @@ class Counts(NamedTuple):
 
 @dataclass
 class Import:
-    """A file, what has to become of it, and what its client was told.
+    """A file, its expected result, and the answers that its client got.
 
     Attributes:
         secrets: Password and TOTP secret of each mailbox in it, by the key of its address.
-        refusal: The beginning of the sentence with which it has to be refused; "" where it is good.
-        patient: Its client tries again until somebody answers.
-        sent_again: Its client sends it once more behind the answer.
-        counts: What an import came to, as told; None as long as nobody said so.
+        refusal: The start of the message that must refuse it; "" for a good file.
+        patient: Its client retries until it gets an answer.
+        sent_again: Its client sends it once more after the answer.
+        counts: The reported counts of the import; None until they are reported.
         import_id: The API's number for it.
-        faults: What its client was told that nobody should be.
+        faults: Answers that its client should not have got.
     """
 
     way: str
@@ -90,7 +90,7 @@ class Import:
 
 
 def make_accounts(number: int, dice: random.Random) -> dict[str, Account]:
-    """So many mailboxes of the stand-in, of every kind."""
+    """This many mailboxes of the stand-in, of every kind."""
     kinds = dice.choices(list(KINDS), list(KINDS.values()), k=number)
     return {
         f"user{n}@contoso.com": Account(f'{MARK}{n} +"ä%{dice.getrandbits(40):x}', smtp=kind)
@@ -99,7 +99,7 @@ def make_accounts(number: int, dice: random.Random) -> dict[str, Account]:
 
 
 class Files:
-    """Makes files of 5 to 60 mailboxes: most are new, some were in an earlier file, of whatever way in."""
+    """Creates files of 5 to 60 mailboxes: most are new, some were in an earlier file, by any way in."""
 
     def __init__(self, accounts: Mapping[str, Account], seed: int) -> None:
         self.made: list[Import] = []
@@ -163,13 +163,13 @@ def as_csv(
 
 @dataclass
 class Site:
-    """Where everything is, for the clients.
+    """The addresses and folders that the clients use.
 
     Attributes:
-        full: Set when no new import is to begin.
-        patience: Seconds that somebody waits for the end of a run before starting another one.
-        closed: Set when nobody is to try again.
-        commands: The command lines that run at this moment.
+        full: Set when no new import may start.
+        patience: Seconds that a client waits for the end of a run before it starts another one.
+        closed: Set when clients must stop retrying.
+        commands: The command lines that are running.
     """
 
     folder: Path
@@ -193,12 +193,12 @@ class Site:
         return self.folder / "watched"
 
     def unfinished_files(self) -> list[str]:
-        """What lies in the inbox or in processing/; os.walk, because folders of claims vanish meanwhile."""
+        """The files in the inbox or in processing/; os.walk, because folders of claims vanish meanwhile."""
         places = (self.watched / "inbox", self.watched / "processing")
         return [name for place in places for _, _, names in os.walk(place) for name in names]
 
     def create_run(self, deployment: str, key: str = "", **parameters: object) -> str | None:
-        """Ask Prefect's server for a run, as the form does; its id, or None where nobody answers."""
+        """Create a run on Prefect's server, as the form does; return its id, or None without an answer."""
         wanted: dict[str, Any] = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
         if key:
             wanted["idempotency_key"] = key
@@ -207,7 +207,7 @@ class Site:
         return str(run["id"]) if run else None
 
     def prefect(self, method: str, path: str, body: object = None) -> Any:
-        """An answer of Prefect's server; None where there is none, or none that helps."""
+        """An answer of Prefect's server; None if there is none, or an error."""
         try:
             with httpx.Client(base_url=self.prefect_url, timeout=20) as client:
                 sign_in(client, self.profile)
@@ -218,7 +218,7 @@ class Site:
 
 
 def feed(site: Site, pool: ThreadPoolExecutor, rest: float) -> list[Future[None]]:
-    """Begin to import by all four ways at once; each client rests so many seconds between two files."""
+    """Start importing by all four ways at once; each client waits this many seconds between two files."""
     clients = {
         "command line": run_command,
         "watched folder": drop,
@@ -236,7 +236,7 @@ def feed(site: Site, pool: ThreadPoolExecutor, rest: float) -> list[Future[None]
 
 
 def tries(site: Site, one: Import) -> bool:
-    """Whether to try once more, after a pause where it is not the first time."""
+    """Whether to try again, after a pause unless it is the first time."""
     if one.answered or (one.tries and not one.patient) or (one.tries and site.closed.wait(1)):
         return False
     one.tries += 1
@@ -258,11 +258,11 @@ def run_command(site: Site, one: Import) -> None:
             site.commands.discard(process)
             log.write(output)
         if process.returncode in (0, 1):
-            heed_envelope(one, output.decode())
+            record_envelope(one, output.decode())
 
 
-def heed_envelope(one: Import, text: str) -> None:
-    """Take down what the contract's envelope says."""
+def record_envelope(one: Import, text: str) -> None:
+    """Record what the contract's envelope says."""
     try:
         envelope = json.loads(text)
     except ValueError:
@@ -276,7 +276,7 @@ def heed_envelope(one: Import, text: str) -> None:
 
 
 def drop(site: Site, one: Import) -> None:
-    """Put a file into the inbox in one step; its outcome is looked for at the end."""
+    """Put a file into the inbox in one step; its outcome is checked at the end."""
     draft = site.watched / "inbox" / f".{one.name}"
     draft.write_bytes(one.content)
     draft.rename(draft.with_name(one.name))
@@ -293,11 +293,11 @@ def fill_in_form(site: Site, one: Import) -> None:
             "import-outlook/manual", f"{one.name} {one.tries}", file=str(path), tag="form"
         )
         if run_id is not None:
-            heed_run(one, watch_run(site, run_id))
+            record_run(one, watch_run(site, run_id))
 
 
 def watch_run(site: Site, run_id: str) -> dict[str, str]:
-    """The state in which a run ends; empty where that takes longer than anybody waits."""
+    """The state in which a run ends; empty if that takes longer than the client waits."""
     deadline = time.monotonic() + site.patience
     while time.monotonic() < deadline and not site.closed.wait(1):
         run = site.prefect("GET", f"/flow_runs/{run_id}")
@@ -306,7 +306,7 @@ def watch_run(site: Site, run_id: str) -> dict[str, str]:
     return {}
 
 
-def heed_run(one: Import, state: Mapping[str, str]) -> None:
+def record_run(one: Import, state: Mapping[str, str]) -> None:
     if state.get("type") == "COMPLETED":
         words = state["message"].partition(";")[0].replace(",", "").split()
         one.counts = Counts(*map(int, words[1::2]))
@@ -315,7 +315,7 @@ def heed_run(one: Import, state: Mapping[str, str]) -> None:
 
 
 def upload(site: Site, one: Import) -> None:
-    """A client of the HTTP API: the same key with each try, and now and then once more behind the answer."""
+    """A client of the HTTP API: each retry has the same key, and sometimes it repeats an answered request."""
     while tries(site, one):
         post(site, one)
     if one.counts is not None and one.sent_again:
@@ -332,15 +332,15 @@ def post(site: Site, one: Import) -> None:
         )
     except httpx.TransportError:
         return
-    heed_answer(one, answer)
+    record_answer(one, answer)
 
 
-def heed_answer(one: Import, answer: httpx.Response) -> None:
+def record_answer(one: Import, answer: httpx.Response) -> None:
     if answer.status_code == HTTPStatus.TOO_MANY_REQUESTS:
         time.sleep(int(answer.headers["Retry-After"]))
     elif answer.status_code in (HTTPStatus.OK, HTTPStatus.BAD_REQUEST):
         before = (one.counts, one.import_id) if one.counts else None
-        heed_envelope(one, answer.text)
+        record_envelope(one, answer.text)
         one.import_id = int(answer.headers.get("X-Import-Id", 0))
         if before not in (None, (one.counts, one.import_id)):
             one.faults.append("another answer to the same key")
