@@ -430,7 +430,7 @@ class Store:
         self._numbers = count(1)
 
     def keeps(self, file: File) -> str:
-        """Rows are stored and can be unsealed, repeating the file adds nothing, and the report is complete."""
+        """Rows are stored and can be unsealed, the same file adds nothing, and the report is complete."""
         from tests.conftest import (
             import_file,
         )  # before any other import of Prefect, because it sets up Prefect's settings
