@@ -67,15 +67,15 @@ class KnownKeys:
         self._tries[address] += 1
 
     async def _look_up(self, key: str, digest: bytes, address: str) -> Holder | None:
-        wrong = False
         try:
             holder = await asyncio.to_thread(find_key, self._database, key)
-            wrong = holder is None
-        finally:
-            if not wrong:
-                self._tries[address] -= 1
-        if wrong:
+        except BaseException:
+            self._tries[address] -= 1
+            self._lookups.pop(digest, None)  # the next request tries again
+            raise
+        if holder is None:
             self._right.discard(digest)
         else:
+            self._tries[address] -= 1
             self._right.add(digest)
         return holder
