@@ -1,4 +1,4 @@
-"""Which header means what."""
+"""The meaning of headers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def no_values(column: int) -> list[str]:
     ],
 )
 def test_known_names(header: str, field: str) -> None:
-    """The usual names are known whatever their case, spaces, underscores and hyphens."""
+    """The usual names are recognised in any case, with spaces, underscores and hyphens."""
     others = [name for name in FIELDS if name != field]
     columns = find_columns([*others, header], no_values)
     assert columns is not None
@@ -47,7 +47,7 @@ def test_known_names(header: str, field: str) -> None:
 
 
 def test_known_names_are_normal() -> None:
-    """The table of names is in the form that headers are compared in, and no name means two things."""
+    """The table of names is normalised, and no name has two meanings."""
     names = [name for known in KNOWN_HEADERS.values() for name in known]
     assert names == [normalise(name) for name in names]
     assert len(names) == len(set(names))
@@ -87,13 +87,13 @@ def test_no_columns(header: list[str]) -> None:
     ids=["addresses", "blank cells beside", "a slip", "a bare name", "only blanks", "nothing"],
 )
 def test_user_name(values: list[str], counts: bool) -> None:
-    """A bare `user name` is the address only when every value that there is looks like one."""
+    """A bare `user name` is the address only if every non-empty value looks like one."""
     columns = find_columns(["Password", "User Name"], lambda column: values if column == 1 else [])
     assert (columns is not None and columns.position == {"email": 1, "password": 0}) == counts
 
 
 def test_user_name_beside_an_email() -> None:
-    """A `user name` beside an email column is ignored, and nobody looks into it."""
+    """A `user name` next to an email column is ignored, and its values are not read."""
     columns = find_columns(["user name", "email", "password"], no_values)
     assert columns is not None
     assert columns.position == {"email": 1, "password": 2}
@@ -122,14 +122,14 @@ def test_user_name_beside_an_email() -> None:
     ids=["one name", "one unknown name", "one meaning", "which ones", "too many", "blank ones are no names"],
 )
 def test_faults(header: list[str], fault: str) -> None:
-    """Two columns of one name or meaning, or far too many of them, are a fault of the file."""
+    """Two columns with one name or meaning, or far too many columns, are a fault of the file."""
     columns = find_columns(header, no_values)
     assert columns is not None
     assert columns.fault == fault
 
 
 def test_ignored() -> None:
-    """Unknown columns are named in the file's order, blank ones are not, and the width counts them all."""
+    """Unknown columns are listed in the file's order without blank ones, but the width counts them all."""
     columns = find_columns(["b", "email", " ", "password", "a\tc", ""], no_values)
     assert columns is not None
     assert columns.ignored == ("b", "a c")
@@ -151,7 +151,7 @@ def test_shown(header: str, line: str) -> None:
 
 
 def test_export_of_the_microsoft_365_admin_centre() -> None:
-    """With a column of passwords added, the admin centre's export of users is understood as it is."""
+    """The admin centre's export of users can be imported once it has a column of passwords."""
     header = [
         *("Block credential", "City", "Display name", "Fax", "First name", "Last name"),
         *("Last password change time stamp", "Licenses", "Password never expires", "Proxy addresses"),

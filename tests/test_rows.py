@@ -1,4 +1,4 @@
-"""The rules for rows, each both ways, and what may be shown of a row that failed."""
+"""The rules for rows, with valid and invalid examples, and what may be shown of a failed row."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TOTP_80_BITS = "JBSWY3DPEHPK3PXP"  # as long as Microsoft's own
 
 
 def table_of(*cells: Mapping[str, str | bool]) -> CsvTable:
-    """A table of rows that are good where nothing else is said, from line 2 on."""
+    """A table of rows that are valid unless the values say otherwise, from line 2 on."""
     good = {"extra_cells": False, "email": "ann@example.com", "password": "pw", "name": "", "totpsecret": ""}
     records = [{"line": at, **good, **row} for at, row in enumerate(cells, start=2)]
     schema = {"line": pl.UInt32, "extra_cells": pl.Boolean} | dict.fromkeys(FIELDS, pl.String)
@@ -51,7 +51,7 @@ def validate_row(**cells: str | bool) -> Validated:
 
 
 def address(length: int) -> str:
-    """An address of that many characters whose parts are as long as they may be."""
+    """An address with this many characters whose parts are as long as possible."""
     domain = ".".join(["d" * 63, "d" * 63, "d" * 61])
     return f"{'x' * (length - len(domain) - 1)}@{domain}"
 
@@ -122,7 +122,7 @@ PASS_AND_FAIL: dict[str, tuple[RowReason, str, list[str], list[str]]] = {
     ],
 )
 def test_row_passes(field: str, cell: str) -> None:
-    """A row on the right side of a rule can become a mailbox."""
+    """A row that satisfies a rule can become a mailbox."""
     validated = validate_row(**{field: cell})
     assert validated.errors == ()
     assert validated.valid.height == 1
@@ -137,7 +137,7 @@ def test_row_passes(field: str, cell: str) -> None:
     ],
 )
 def test_row_fails(reason: RowReason, field: str, cell: str) -> None:
-    """A row on the wrong side of a rule fails for that reason, and no other row with it."""
+    """A row that breaks a rule fails for that reason, and no other row fails."""
     validated = validate(table_of({}, {field: cell}, {"email": "bob@example.com"}))
     assert [(error.line, error.reason) for error in validated.errors] == [(3, reason)]
     assert validated.valid["line"].to_list() == [2, 4]
@@ -165,13 +165,13 @@ MESSAGES = {
 
 @pytest.mark.parametrize("reason", RowReason)
 def test_messages(reason: RowReason) -> None:
-    """Every reason has the contract's sentence, to the letter, and a remedy."""
+    """Every reason has exactly the contract's message, and a remedy."""
     assert reason.message == MESSAGES[reason]
     assert reason.remedy
 
 
 def test_lengths_in_messages() -> None:
-    """The sentences name the lengths that are checked."""
+    """The messages name the lengths that are checked."""
     assert list(LONGEST) == list(FIELDS)
     for field, reason in zip(FIELDS, list(MESSAGES)[2:6], strict=True):
         assert f" {LONGEST[field]} " in MESSAGES[reason]
@@ -191,8 +191,8 @@ FAULTS: dict[RowReason, dict[str, str | bool]] = {
 
 
 @pytest.mark.parametrize("reason", RowReason)
-def test_first_reason_speaks(reason: RowReason) -> None:
-    """A row with several faults has one verdict, the first in the order of the reasons."""
+def test_first_reason_wins(reason: RowReason) -> None:
+    """A row with several faults has one row error, the first in the order of the reasons."""
     later = list(RowReason)[list(RowReason).index(reason) :]
     cells: dict[str, str | bool] = {}
     for fault in reversed(later):
@@ -233,7 +233,7 @@ def test_shape() -> None:
     ],
 )
 def test_password(cell: str, stored: str, warned: bool) -> None:
-    """A password is kept byte for byte but for the spaces of Microsoft's four groups; edge spaces warn."""
+    """A password is kept byte for byte, except the spaces in app passwords; edge spaces give a warning."""
     assert validate_row(password=cell).valid.select("password", "warning").rows() == [
         (stored, EDGE_SPACE_WARNING if warned else "")
     ]
@@ -250,7 +250,7 @@ def test_password(cell: str, stored: str, warned: bool) -> None:
     ],
 )
 def test_email_key(given_address: str, key: str | None) -> None:
-    """Two spellings of one address give one key, and what is no address gives none."""
+    """Two spellings of one address give one key, and an invalid address gives none."""
     assert email_key(given_address) == key
 
 
@@ -278,7 +278,7 @@ def test_email_key(given_address: str, key: str | None) -> None:
     ],
 )
 def test_normalise_totp(cell: str, stored: str | None) -> None:
-    """A TOTP secret is stored as base32, or as an address where it departs from the defaults."""
+    """A TOTP secret is stored as base32, or as an otpauth address if it differs from the defaults."""
     assert normalise_totp(cell) == stored
 
 
@@ -286,7 +286,7 @@ def test_normalise_totp(cell: str, stored: str | None) -> None:
 @pytest.mark.parametrize("period", [15, 30, 60])
 @pytest.mark.parametrize("algorithm", ["SHA1", "SHA256", "SHA512"])
 def test_totp_parameters(digits: int, period: int, algorithm: str) -> None:
-    """The digits, period and algorithm of an address are honoured, through storing and opening again."""
+    """The digits, period and algorithm of an otpauth address survive storing and unsealing."""
     cell = f"otpauth://totp/x?secret={TOTP_80_BITS}&digits={digits}&period={period}&algorithm={algorithm}"
     stored = normalise_totp(cell)
     assert stored is not None
@@ -306,7 +306,7 @@ def test_totp_source() -> None:
 
 
 def test_dedupe() -> None:
-    """The first valid row of a mailbox wins, whatever the letter case; a bad row does not count."""
+    """The first valid row of a mailbox wins, in any letter case; invalid rows do not count."""
     validated = validate(
         table_of(
             {"email": "ann@example.com", "password": ""},
@@ -333,7 +333,7 @@ def test_dedupe() -> None:
     ],
 )
 def test_cap(different: int, repeats: int, refusal: Refusal | None) -> None:
-    """500 mailboxes are the most, counted after the duplicates are gone."""
+    """At most 500 mailboxes are allowed, counted without duplicates."""
     assert MAX_MAILBOXES == 500
     lines = [f"user{at}@example.com,pw\n" for at in [*range(different), *range(repeats)]]
     table = parse(("email,password\n" + "".join(lines)).encode())
@@ -347,7 +347,7 @@ def test_cap(different: int, repeats: int, refusal: Refusal | None) -> None:
 
 
 def test_invalid_rows_do_not_count_towards_the_cap() -> None:
-    """A file of 600 rows of which 500 are good is imported."""
+    """A file of 600 rows with 500 valid ones is imported."""
     bad = "".join(f"user{at},pw\n" for at in range(100))
     good = "".join(f"user{at}@example.com,pw\n" for at in range(500))
     table = parse(f"email,password\n{bad}{good}".encode())
@@ -357,7 +357,7 @@ def test_invalid_rows_do_not_count_towards_the_cap() -> None:
     assert not isinstance(dedupe(validated.valid), Refusal)
 
 
-# --- what is shown of a row that failed ------------------------------
+# --- What is shown of a failed row -----------------------------------
 
 
 @pytest.mark.parametrize(
@@ -366,21 +366,21 @@ def test_invalid_rows_do_not_count_towards_the_cap() -> None:
         pytest.param({"email": ""}, "unknown", id="none"),
         pytest.param({"email": " Ann@Example.com ", "password": ""}, "Ann@Example.com", id="a good one"),
         pytest.param({"totpsecret": "1"}, "ann@example.com", id="a good one, bad secret"),
-        pytest.param({"email": "ann@outlook"}, "ann@outlook", id="half a domain"),
-        pytest.param({"email": "ann.b@@outlook.com"}, "ann.b@@outlook.com", id="two ats"),
-        pytest.param({"email": "ann.outlook.com"}, "ann.outlook.com", id="no at"),
+        pytest.param({"email": "ann@outlook"}, "ann@outlook", id="incomplete domain"),
+        pytest.param({"email": "ann.b@@outlook.com"}, "ann.b@@outlook.com", id="two @ signs"),
+        pytest.param({"email": "ann.outlook.com"}, "ann.outlook.com", id="no @ sign"),
         pytest.param({"email": "not-an-email"}, "not-an-email", id="words"),
         pytest.param({"email": "änn@outlook.com"}, "änn@outlook.com", id="not ASCII"),
         pytest.param({"email": f"{'x' * 300}@x.co"}, "x" * 254, id="too long"),
-        pytest.param({"email": CANARY, "extra_cells": True}, "unknown", id="cells slipped"),
+        pytest.param({"email": CANARY, "extra_cells": True}, "unknown", id="cells shifted"),
         pytest.param({"email": "sesame", "password": "ann@x.co"}, "unknown", id="columns swapped"),
         pytest.param({"email": "sesame", "name": "ann@x.co"}, "unknown", id="address in the name"),
         pytest.param({"email": "sesame", "password": "sesame"}, "unknown", id="password twice"),
         pytest.param({"email": "sesame", "password": ""}, "unknown", id="password blank"),
         pytest.param({"email": "abcdefghijklmnop"}, "unknown", id="app password"),
         pytest.param({"email": "abcd efgh ijkl mnop"}, "unknown", id="app password with spaces"),
-        pytest.param({"email": CANARY}, "unknown", id="digits and no at"),
-        pytest.param({"email": "S0mmer@2026"}, "unknown", id="digits behind an at"),
+        pytest.param({"email": CANARY}, "unknown", id="digits and no @ sign"),
+        pytest.param({"email": "S0mmer@2026"}, "unknown", id="digits after an @ sign"),
         pytest.param({"email": "pa$$@word"}, "unknown", id="signs"),
         pytest.param({"email": f"ann@x.co:{CANARY}"}, "unknown", id="address:password"),
         pytest.param({"email": f"ann@x.co;{CANARY}"}, "unknown", id="another delimiter"),
@@ -391,7 +391,7 @@ def test_invalid_rows_do_not_count_towards_the_cap() -> None:
     ],
 )  # fmt: skip
 def test_shown_email(cells: dict[str, str | bool], email: str) -> None:
-    """A failed row is named by its address, and as `unknown` where that may be a password."""
+    """A failed row is named by its address, or as `unknown` if that may be a password."""
     (error,) = validate_row(**cells).errors
     assert error.email == email
 
@@ -413,7 +413,7 @@ def test_shown_email(cells: dict[str, str | bool], email: str) -> None:
     ],
 )
 def test_no_password_in_an_error(row: str) -> None:
-    """However the cells of a row have slipped, its error does not hold the password."""
+    """If the cells of a row are shifted, its error does not contain the password."""
     table = parse(f"email,password\nbob@x.co,pw\n{row}\n".encode())
     assert isinstance(table, CsvTable)
     validated = validate(table)
@@ -425,7 +425,7 @@ def test_no_password_in_an_error(row: str) -> None:
 
 
 def test_pandera_says_nothing() -> None:
-    """A table of another shape is a fault of the program; its error holds no cell, not even as its cause."""
+    """A table of another shape is an internal error, which contains no cell, not even in its cause."""
     good = table_of({"password": CANARY, "email": "bob"})
     broken = CsvTable(good.frame.with_columns(pl.col("line").cast(pl.Int64)), ())
     with pytest.raises(TypeError, match="does not have the shape of MailboxRow") as caught:
@@ -436,7 +436,7 @@ def test_pandera_says_nothing() -> None:
 
 
 def test_environment_cannot_turn_the_rules_off() -> None:
-    """Pandera's switches in the environment leave the rules as they are."""
+    """Pandera's environment variables do not change the rules."""
     program = (
         "from schemas.csv_file import parse; from schemas.rows import validate\n"
         "print(len(validate(parse(b'email,password\\nann,pw\\n')).errors))"
@@ -453,7 +453,7 @@ def test_environment_cannot_turn_the_rules_off() -> None:
 
 
 def test_parts_of_a_long_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A table that is validated in parts gives the same as in one."""
+    """A table that is validated in parts gives the same result as in one."""
     table = table_of(*({"email": f"u{at}@x.co" if at % 3 else "bad"} for at in range(100)))
     whole = validate(table)
     monkeypatch.setattr(rows, "ROWS_AT_ONCE", 7)
@@ -464,7 +464,7 @@ def test_parts_of_a_long_table(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_row_fails() -> None:
-    """A table without one good row gives an empty frame of the same shape."""
+    """A table without a valid row gives an empty frame of the same shape."""
     validated = validate_row(password="")
     assert validated.valid.is_empty()
     assert validated.valid.schema == validate_row().valid.schema

@@ -1,4 +1,4 @@
-"""A file becomes mailboxes once, whoever else imports at the same moment, or nothing is stored at all."""
+"""A file becomes mailboxes once, even during other imports, or nothing is stored at all."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def mailboxes(db: Database) -> dict[str, dict[str, Any]]:
 
 
 def test_a_row_becomes_a_mailbox(db: Database, either_settings: Settings, tmp_path: Path) -> None:
-    """A mailbox has what its row says, its servers, the tag, and secrets that open for it alone."""
+    """A mailbox has its row's values, its servers, the tag, and secrets that only it can unseal."""
     file = write(tmp_path, ("Anna@Outlook.com", "pass word", " Anna ", "JBSW Y3DP EHPK 3PXP"))
     before = now()
     stored = import_file(db, either_settings, file, workspace="sales", tag="spring")
@@ -60,7 +60,7 @@ def test_a_row_becomes_a_mailbox(db: Database, either_settings: Settings, tmp_pa
 
 
 def test_counts_and_outcomes(db: Database, either_settings: Settings, tmp_path: Path) -> None:
-    """Every row is imported, skipped or failed, in the file's order, and the import holds the same counts."""
+    """Every row is imported, skipped or failed, in the file's order, and the import has the same counts."""
     import_file(db, either_settings, write(tmp_path, ("old@outlook.com", "pw")))
     file = write(
         tmp_path,
@@ -88,7 +88,7 @@ def test_counts_and_outcomes(db: Database, either_settings: Settings, tmp_path: 
 
 
 def test_stored_mailboxes_stay_untouched(db: Database, either_settings: Settings, tmp_path: Path) -> None:
-    """A mailbox that is there already keeps its credentials byte for byte, whatever the later file says."""
+    """A stored mailbox keeps its credentials byte for byte, whatever a later file contains."""
     import_file(db, either_settings, write(tmp_path, ("anna@outlook.com", "first", "Anna")), tag="one")
     before = rows_of(db, Mailbox)
     later = write(tmp_path, ("ANNA@outlook.com", "second", "Hanna"), ("bert@outlook.com", "pw", ""))
@@ -99,7 +99,7 @@ def test_stored_mailboxes_stay_untouched(db: Database, either_settings: Settings
 
 
 def test_the_same_file_twice(db: Database, either_settings: Settings, tmp_path: Path) -> None:
-    """The second import of a file adds no mailbox, tests none, and says that they are there."""
+    """The second import of a file adds and tests no mailbox, and reports that they already exist."""
     file = mailboxes_file(tmp_path / "mailboxes.csv", accounts(20))
     first = import_file(db, either_settings, file)
     before = rows_of(db, Mailbox)
@@ -117,7 +117,7 @@ def test_a_file_without_a_good_row(db: Database, either_settings: Settings, tmp_
 
 
 def test_workspaces_do_not_see_each_other(db: Database, either_settings: Settings, tmp_path: Path) -> None:
-    """The same mailbox in two workspaces is two, and neither's secret opens as the other's."""
+    """The same mailbox in two workspaces is stored twice, and neither can unseal the other's secret."""
     file = write(tmp_path, ("anna@outlook.com", "pw"))
     assert import_file(db, either_settings, file, "one").summary.imported == 1
     assert import_file(db, either_settings, file, "two").summary.imported == 1
@@ -131,7 +131,7 @@ def test_workspaces_do_not_see_each_other(db: Database, either_settings: Setting
 
 
 def test_row_errors_are_kept(db: Database, either_settings: Settings, tmp_path: Path) -> None:
-    """Every failed row is stored with its line and reason, more of them than a summary shows."""
+    """Every failed row is stored with its line and reason, even if the summary shows fewer."""
     file = write(tmp_path, *(("nobody", "pw") for _ in range(60)))
     summary = import_file(db, either_settings, file).summary
     rows = rows_of(db, ImportRowError)
@@ -141,7 +141,7 @@ def test_row_errors_are_kept(db: Database, either_settings: Settings, tmp_path: 
 
 
 def test_five_hundred_rows(db: Database, either_settings: Settings, tmp_path: Path) -> None:
-    """The most that one import may hold is stored at once, each mailbox under its own number."""
+    """The maximum of 500 mailboxes is stored in one import, each under its own number."""
     file = mailboxes_file(tmp_path / "mailboxes.csv", accounts(500))
     stored = import_file(db, either_settings, file)
     assert stored.summary.imported == 500
@@ -179,8 +179,10 @@ def test_servers_by_provider_and_by_override(db: Database, either_settings: Sett
     ]
 
 
-def test_what_is_not_to_be_tested_is_not_due(db: Database, either_settings: Settings, tmp_path: Path) -> None:
-    """Without a test a mailbox waits until somebody asks; else a retest finds it if this run is killed."""
+def test_mailboxes_imported_without_a_test_are_not_due(
+    db: Database, either_settings: Settings, tmp_path: Path
+) -> None:
+    """Without a test a mailbox is held; with one, a retest finds it if this run is killed."""
     import_file(db, either_settings, write(tmp_path, ("quiet@outlook.com", "pw")), test=False)
     import_file(db, either_settings, write(tmp_path, ("tested@outlook.com", "pw")))
     found = mailboxes(db)
@@ -197,12 +199,12 @@ def test_what_is_not_to_be_tested_is_not_due(db: Database, either_settings: Sett
 def test_two_imports_at_once(
     db: Database, either_settings: Settings, tmp_path: Path, workspaces: tuple[str, str]
 ) -> None:
-    """Two overlapping files imported at once, in opposite orders, give each mailbox once: no deadlock."""
+    """Two overlapping files imported at once, in opposite orders, store each mailbox once, no deadlock."""
     everybody = list(accounts(450).items())
     expected = 450 if workspaces[0] == workspaces[1] else 800
     for turn in range(6):
         names = [f"{workspace} {turn}" for workspace in workspaces]
-        with db.engine.begin() as connection:  # or the second import would wait for the first to make it
+        with db.engine.begin() as connection:  # otherwise the second import would wait for the first one
             for name in set(names):
                 connection.execute(sa.insert(Workspace).values(name=name, created_at=now()))
         ready = [
@@ -213,7 +215,7 @@ def test_two_imports_at_once(
 
         def run(at: int, ready: list[Prepared] = ready, names: list[str] = names) -> tuple[int, int]:
             origin = Origin("mailboxes.csv", names[at], None, test=True)
-            barrier.wait()  # noqa: B023  it is this turn's
+            barrier.wait()  # noqa: B023  it belongs to this iteration
             summary = store.fn(ready[at], origin, db, either_settings).summary
             return summary.imported, summary.skipped
 
@@ -224,16 +226,16 @@ def test_two_imports_at_once(
     assert len(rows_of(db, Mailbox)) == 6 * expected
 
 
-# Together or not at all.
+# All or nothing.
 
 
 def test_nothing_is_stored_when_something_fails(
     db: Database, either_settings: Settings, tmp_path: Path
 ) -> None:
-    """A fault in the last statement takes back the workspace, the import and every mailbox."""
+    """A fault in the last statement rolls back the workspace, the import and every mailbox."""
     file = write(tmp_path, ("anna@outlook.com", "pw"), ("nobody", "pw"))
     good = prepared(file)
-    twice = replace(good, errors=good.errors * 2)  # one line cannot have failed twice
+    twice = replace(good, errors=good.errors * 2)  # one line cannot fail twice
     origin = Origin(file.name, "default", None, test=True)
     with pytest.raises(sa.exc.IntegrityError) as error:
         store.fn(twice, origin, db, either_settings)
@@ -246,7 +248,7 @@ def test_nothing_is_stored_when_something_fails(
 
 
 def test_sealed_rows_show_nothing(db: Database, tmp_path: Path) -> None:
-    """Sealed rows hold no password, prepared rows show none, and errors no cell but the address."""
+    """Sealed rows contain no password, prepared rows show none, and errors show only the address."""
     file = write(tmp_path, ("anna@outlook.com", "hunter2hunter2"), ("x@outlook.com", "hunter2\x01"))
     it = prepared(file)
     sealed = seal(it.kept, "default", db.sealer)
@@ -257,15 +259,15 @@ def test_sealed_rows_show_nothing(db: Database, tmp_path: Path) -> None:
     assert sealed.schema["totp"] == pl.Binary
 
 
-def test_store_takes_what_is_kept(db: Database, either_settings: Settings) -> None:
-    """Duplicates are counted from what `dedupe` says, and kept rows from the frame alone."""
+def test_store_counts_duplicates_and_kept_rows(db: Database, either_settings: Settings) -> None:
+    """Duplicates are counted from the result of `dedupe`, and kept rows from the frame alone."""
     nothing = prepared_of(duplicates=(Duplicate(3, "anna@outlook.com"),), ignored=("Phone",))
     origin = Origin("mailboxes.csv", "default", None, test=True)
     stored = store.fn(nothing, origin, db, either_settings)
     assert (stored.summary.skipped, stored.summary.ignored) == (1, ("Phone",))
 
 
-def test_a_file_that_is_none(tmp_path: Path) -> None:
-    """Reading gives the contract's refusal as a value, and raises nothing."""
+def test_an_invalid_file_gives_a_refusal(tmp_path: Path) -> None:
+    """Reading an invalid file returns the contract's refusal, and raises nothing."""
     refusal = prepare.fn(tmp_path / "missing.csv", 1000)
     assert str(getattr(refusal, "message", "")) == "CSV file is required"
