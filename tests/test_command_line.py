@@ -89,7 +89,7 @@ def test_refusal_leaves_a_filled_database_as_it_is(shell: Shell) -> None:
 
 
 @pytest.mark.slow
-def test_prefect_server_that_does_not_answer_is_no_refusal(offline: Shell) -> None:
+def test_prefect_server_that_does_not_answer_is_not_a_refusal(offline: Shell) -> None:
     """If Prefect's server is down, an import ends with exit code 3 and a message, and stores nothing."""
     output = offline.run(SAMPLES / "mailboxes.csv", "--json", code=3)
     assert json.loads(output)["error"]["code"] == "INTERNAL_ERROR"

@@ -1,4 +1,4 @@
-"""What silent, slow and rude clients can hold: a real server on loopback, and real sockets."""
+"""What silent, slow and badly behaved clients can hold: a real server on loopback, and real sockets."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("limited", ["connections", "connections_per_address"])
 def test_connections_beyond_the_cap_are_refused_and_the_others_served(limited: str) -> None:
-    """The sixth connection gets 503 at once, those that are open still work, and a free place is used."""
+    """The sixth connection gets 503 at once, open ones still work, and a free place is used again."""
     bounds = replace(QUICK, header_seconds=30, **{limited: 5})
     with serving(bounds) as (port, _), ExitStack() as stack:
         held = many(stack, port, 5)
@@ -248,7 +248,7 @@ def test_an_ipv6_network_counts_as_one_address() -> None:
 
 
 def test_connections_use_at_most_half_of_the_files() -> None:
-    """The cap follows the limit of open files, but at least one connection is possible."""
+    """The limit follows the number of open files allowed, but permits at least one connection."""
     assert Bounds().within(1024).connections == 500
     assert Bounds().within(256).connections == 128
     assert Bounds().within(1).connections == 1
@@ -258,7 +258,7 @@ def test_connections_use_at_most_half_of_the_files() -> None:
 
 
 def test_silent_connection_is_closed(port: int) -> None:
-    """A connection without a byte gets no response, because a request could take it for its own."""
+    """A connection without a byte gets no response, which could be taken for that of a request."""
     with Client(port) as client:
         assert client.answer()[0] == 0
         assert 0.4 < client.age < 2
@@ -266,7 +266,7 @@ def test_silent_connection_is_closed(port: int) -> None:
 
 @pytest.mark.parametrize("drip", [False, True])
 def test_headers_have_a_deadline(port: int, drip: bool) -> None:
-    """Half a head ends with 408, whether the rest does not come or comes byte by byte."""
+    """A partial header ends with 408, whether the rest does not come or comes byte by byte."""
     with Client(port, b"GET /healthz HT") as client:
         while drip and client.age < 0.4:
             client.send(b"x")
@@ -278,7 +278,7 @@ def test_headers_have_a_deadline(port: int, drip: bool) -> None:
 
 
 def test_idle_connection_is_closed_and_the_next_headers_have_their_own_deadline(port: int) -> None:
-    """After a response a client has time until its next request, and that request has its deadline too."""
+    """After a response a client has time until its next request, which has its own deadline."""
     with Client(port, GET) as idle, Client(port, GET) as slow:
         assert idle.answer()[0] == slow.answer()[0] == 200
         time.sleep(0.7)  # longer than headers may take, shorter than a connection may be idle
@@ -291,7 +291,7 @@ def test_idle_connection_is_closed_and_the_next_headers_have_their_own_deadline(
 
 
 def test_work_of_the_server_has_no_deadline(port: int) -> None:
-    """A request that the server itself takes long for is answered."""
+    """A request that takes the server itself a long time is answered."""
     with Client(port, b"GET /work?seconds=1.3 HTTP/1.1\r\nHost: x\r\n\r\n") as client:
         assert client.answer()[0] == 200
 
@@ -322,14 +322,14 @@ def test_stalled_body_ends_with_408(port: int) -> None:
 
 
 def test_body_that_stalls_after_a_fast_start_ends_with_408(port: int) -> None:
-    """Half a megabyte at once does not buy time for the rest."""
+    """Half a megabyte at once gives no extra time for the rest."""
     with Client(port, upload(900_000) + b"x" * 500_000) as client:
         assert client.answer()[0] == 408
         assert client.age < 3
 
 
 def test_body_below_the_minimum_rate_ends_with_408(port: int) -> None:
-    """A body that keeps arriving, but too slowly, ends too."""
+    """A body that keeps arriving, but too slowly, ends with 408 as well."""
     with Client(port, upload(10_000)) as client:
         while client.age < 0.45:
             client.send(b"x" * 10)  # 200 bytes a second
@@ -349,7 +349,7 @@ def test_slow_body_above_the_minimum_rate_is_read_to_its_end(port: int) -> None:
 
 
 def test_body_has_a_deadline(port: int) -> None:
-    """A body at more than the minimum rate has to end at some time."""
+    """A body above the minimum rate still has a deadline."""
     with Client(port, upload(10**6)) as client:
         client.socket.settimeout(0.1)
         while client.age < 6:
@@ -361,7 +361,7 @@ def test_body_has_a_deadline(port: int) -> None:
 
 
 def test_bodies_share_a_limit_on_memory() -> None:
-    """Bytes that have arrived count, announced ones do not, and the end of a request frees its own."""
+    """Received bytes count, announced ones do not, and the end of a request frees its own."""
     bounds = replace(QUICK, body_memory=1000, body_window_seconds=30)
     with serving(bounds) as (port, _), Client(port, upload(900)) as first:
         time.sleep(0.1)
@@ -383,9 +383,9 @@ def test_bodies_share_a_limit_on_memory() -> None:
 
 @pytest.mark.parametrize("size", [50_000, BIG])
 def test_reader_that_does_not_read_is_disconnected(size: int) -> None:
-    """A client that takes nothing for a second is disconnected, even if asyncio could buffer the response."""
+    """A client that reads nothing for a second is disconnected, even if asyncio can buffer the response."""
     with serving(QUICK) as (port, server):
-        # Sockets that the server accepts inherit this, so that little of the answer fits into the kernel.
+        # Sockets that the server accepts inherit this, so that little of the response fits into the kernel.
         server.servers[0].sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         with Client(port, GET_BIG % size, buffer=4096) as client:
             wait_until(lambda: bool(server.server_state.connections))
@@ -429,7 +429,7 @@ def test_log_is_throttled_and_counts_what_it_left_out() -> None:
 
 
 class Process:
-    """The server in a process of its own."""
+    """The server in a separate process."""
 
     def __init__(self, folder: Path, files: int, **bounds: Any) -> None:
         self._log = folder / "log"
@@ -514,7 +514,7 @@ def test_1100_silent_connections_cost_next_to_nothing(tmp_path: Path, per_addres
 
 @pytest.mark.slow
 def test_shutdown_is_quiet_and_in_time_whatever_clients_do(tmp_path: Path) -> None:
-    """SIGTERM ends the server within the drain time with code 0 and no error, and work is finished."""
+    """SIGTERM ends the server within the drain time with code 0 and no error, and finishes its work."""
     with (
         process(tmp_path, drain_seconds=3, header_seconds=60, body_window_seconds=60) as server,
         ExitStack() as stack,
@@ -539,7 +539,7 @@ def test_shutdown_is_quiet_and_in_time_whatever_clients_do(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_shutdown_with_silent_connections_only_is_immediate(tmp_path: Path, number: signal.Signals) -> None:
-    """SIGTERM and Ctrl-C end a server that has nothing to do within a second, with code 0."""
+    """SIGTERM and Ctrl-C end an idle server within a second, with code 0."""
     with process(tmp_path, header_seconds=60) as server, ExitStack() as stack:
         many(stack, server.port, 20)
         with Client(server.port, GET) as idle:
@@ -552,7 +552,7 @@ def test_shutdown_with_silent_connections_only_is_immediate(tmp_path: Path, numb
 
 @pytest.mark.slow
 def test_shutdown_is_quiet_when_work_outlasts_it(tmp_path: Path) -> None:
-    """A thread cannot be stopped: the server ends in time, and the process when the thread has ended."""
+    """The server ends in time, and the process when its thread has ended, because it cannot be stopped."""
     with process(tmp_path, drain_seconds=1) as server:
         with Client(server.port, b"GET /work?seconds=3 HTTP/1.1\r\nHost: x\r\n\r\n") as client:
             time.sleep(0.3)

@@ -1,4 +1,4 @@
-"""Several workers on one inbox, and workers that are killed: each file ends in one place, imported once."""
+"""Several workers on one inbox, also killed ones: each file ends in one place, imported once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ REFUSED = (
 
 @dataclass(frozen=True)
 class Dropped:
-    """A file for the inbox, and what has to become of it; of a refused one `mailboxes` is None."""
+    """A file for the inbox, and its expected result; `mailboxes` is None for a refused file."""
 
     place: str
     content: bytes
@@ -56,7 +56,7 @@ def folders(shell: Shell) -> Folders:
 
 
 def good_file(number: int, rows: int, failed: int, dice: random.Random, folder: Path) -> Dropped:
-    """A file of so many rows, taken from one lot of mailboxes so that files overlap."""
+    """A file of this many rows, from a shared set of mailboxes, so that files overlap."""
     mailboxes = {f"user{n}@contoso.com" for n in dice.sample(range(1500), rows)}
     lines = [[email, f"password of {email}"] for email in sorted(mailboxes)] + [["", "p"]] * failed
     content = write_csv(folder / "draft", lines).read_bytes()
@@ -69,21 +69,21 @@ def drop(dropped: Dropped, folders: Folders) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(dropped.content)
     if not dropped.content:
-        os.utime(path, (0, 0))  # a fresh empty file would be given a minute to be filled
+        os.utime(path, (0, 0))  # a new empty file would be left for a minute, to be filled
 
 
 def all_done(folders: Folders) -> bool:
-    """Whether no file is left to do; os.walk, because folders of claims vanish while one looks."""
+    """Whether all files are done; uses os.walk, because folders of claims vanish meanwhile."""
     return not any(names for top in (folders.inbox, folders.processing) for _, _, names in os.walk(top))
 
 
 def names_in(folder: Path, ending: str) -> Counter[str]:
-    """How many outcomes each file has, by its name without time and ending."""
+    """The number of outcomes per file, by its name without time and extension."""
     return Counter(path.name.split(".")[0] for path in folder.iterdir() if path.name.endswith(ending))
 
 
 def check_places(dropped: list[Dropped], folders: Folders, shell: Shell) -> None:
-    """Every file has left one outcome, in one place, and the database holds each distinct mailbox once."""
+    """Every file has one outcome, in one place, and the database has each distinct mailbox once."""
     good = [one for one in dropped if one.mailboxes is not None]
     refused = Counter(one.stem for one in dropped if one.mailboxes is None)
     assert all_done(folders)
@@ -107,7 +107,7 @@ def imports(shell: Shell) -> Iterator[tuple[str, int]]:
 
 @pytest.mark.slow
 def test_two_workers_import_each_of_40_files_once(shell: Shell, folders: Folders) -> None:
-    """Two scanning processes at once give every file of 1 to 500 rows, 10 of them bad, one outcome."""
+    """Two scanners give each of 40 files of 1 to 500 rows, 10 of them bad, one outcome."""
     dice = random.Random(40)  # noqa: S311
     sizes = [1, 500, *(dice.choice((dice.randint(1, 60), dice.randint(1, 500))) for _ in range(32))]
     dropped = [good_file(n, rows, n % 2 if n < 8 else 0, dice, shell.folder) for n, rows in enumerate(sizes)]
@@ -129,7 +129,7 @@ def test_two_workers_import_each_of_40_files_once(shell: Shell, folders: Folders
             number, result = part.split(" ", 1)
             counts[result] += int(number)
     assert counts == {"imported": 34, "rejected": 6}
-    assert all(scanner.messages for scanner in scanners)  # both had their share
+    assert all(scanner.messages for scanner in scanners)  # both did some of the work
     check_places(dropped, folders, shell)
     assert Counter(name for name, _ in imports(shell)) == Counter(
         one.stem for one in dropped if one.mailboxes is not None
@@ -137,8 +137,8 @@ def test_two_workers_import_each_of_40_files_once(shell: Shell, folders: Folders
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_kill_9_loses_and_doubles_nothing(shell: Shell, folders: Folders, kills: int) -> None:
-    """Two workers killed again and again, and started again, come to the same end as undisturbed ones."""
+def test_kill_9_loses_and_duplicates_nothing(shell: Shell, folders: Folders, kills: int) -> None:
+    """Two workers that are killed and restarted again and again get the same result as undisturbed ones."""
     dice = random.Random(9)  # noqa: S311
     dropped: list[Dropped] = []
     scanners: list[Scanner] = []
@@ -160,7 +160,7 @@ def test_kill_9_loses_and_doubles_nothing(shell: Shell, folders: Folders, kills:
             scanner.stop()
     check_places(dropped, folders, shell)
     imported = list(imports(shell))
-    # A file cut off between its commit and its outcome is imported once more, and nothing comes of it.
+    # A file interrupted between commit and outcome is imported again, and adds no mailbox.
     assert {name for name, _ in imported} == {one.stem for one in dropped if one.mailboxes is not None}
     assert len(imported) - len({name for name, _ in imported}) <= kills
     assert max(Counter(name for name, count in imported if count).values()) == 1

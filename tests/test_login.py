@@ -267,7 +267,7 @@ async def test_offers_without_a_password_mechanism_are_listed(start: StartOutloo
     assert "LOGINDISABLED" in (await ask(outlook, IMAP, None)).text
 
 
-async def test_plain_text_behind_starttls_is_thrown_away(start: StartOutlook) -> None:
+async def test_plain_text_after_starttls_is_discarded(start: StartOutlook) -> None:
     """Text injected after the reply to STARTTLS is discarded before TLS."""
     outlook = await start(GOOD, ServerFaults("injected"))
     assert (await ask(outlook, SMTP)).reason is Reason.OK  # PLAIN, which was injected, would be refused
@@ -333,7 +333,7 @@ async def test_faults_are_never_a_wrong_password(start: StartOutlook, fault: str
                     tasks.create_task(suffer(protocol, stage, everybody=False))
 
 
-async def test_a_fault_behind_the_verdict_changes_nothing(start: StartOutlook) -> None:
+async def test_a_fault_after_the_verdict_changes_nothing(start: StartOutlook) -> None:
     """Once SMTP has accepted the password, a bad reply to QUIT or a time-out does not change the verdict."""
     servers = [await start(account(SMTP, f"{fault}:after")) for fault in script.FAULTS]
     answers = await asyncio.gather(*(ask(outlook, SMTP, timeout=DEADLINE) for outlook in servers))

@@ -141,7 +141,7 @@ def test_database_that_fails_ends_a_command_with_a_sentence(desk: Desk, db: Data
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "x", "9" * 30])
-def test_number_that_no_import_has_is_wrong_usage(desk: Desk, number: str) -> None:
+def test_number_too_large_for_an_import_is_wrong_usage(desk: Desk, number: str) -> None:
     """A number that is too large for the database is refused before the database is read."""
     for arguments in (("imports", "list", "--limit"), ("mailboxes", "list", "--import"), ("imports", "show")):
         desk.run(*arguments, number, code=2)
@@ -186,7 +186,7 @@ def test_filters_choose_mailboxes_and_narrow_each_other_down(desk: Desk) -> None
 @pytest.mark.parametrize(
     "options", [["--status", "well"], ["--reason", "bad"], ["--domain", "x y"], ["--email", " "]]
 )
-def test_a_filter_that_means_nothing_is_wrong_usage(desk: Desk, options: list[str]) -> None:
+def test_an_invalid_filter_is_wrong_usage(desk: Desk, options: list[str]) -> None:
     """An unknown status or reason, a malformed domain, and an empty search are refused."""
     desk.run("mailboxes", "delete", "--yes", *options, code=2)
 
@@ -226,7 +226,7 @@ def test_nothing_shown_holds_a_secret_or_steers_the_terminal(desk: Desk) -> None
 
 
 @pytest.mark.usefixtures("tested")
-def test_show_tells_what_each_protocol_said_last(desk: Desk, db: Database) -> None:
+def test_show_has_the_last_answer_of_each_protocol(desk: Desk, db: Database) -> None:
     """A record has title, meaning, remedy and the server's text, and says if a run claims the mailbox."""
     change(db, DAN, claimed_until=now() + timedelta(minutes=1))
     change(db, CAT, claimed_until=now() - timedelta(minutes=1))

@@ -229,7 +229,7 @@ def rotation() -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.slow
-def test_killed_rotation_beside_imports_loses_nothing(
+def test_killed_rotation_during_imports_loses_nothing(
     either_database: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After kill -9 during a rotation next to imports and deletions, a second rotation finishes."""

@@ -54,7 +54,7 @@ def test_killed_run_is_finished_by_retests_without_double_logins(shell: Shell) -
 
 
 @pytest.mark.slow
-def test_retest_beside_a_running_import_takes_nothing_from_it(shell: Shell) -> None:
+def test_retest_during_an_import_finds_nothing_due(shell: Shell) -> None:
     """A retest during an import finds nothing due, and each mailbox gets one login."""
     rows = [[f"user{n}@contoso.com", f"p{n}"] for n in range(100)]
     with running({e: Account(p) for e, p in rows}, folder=shell.folder, delay=0.1) as outlook:

@@ -130,7 +130,7 @@ def test_markdown_omits_what_is_missing() -> None:
 HOSTILE = "a|b <img src=x onerror=alert(1)> [click](http://evil.example) `c` **d** www.evil.example"
 
 
-def test_markdown_takes_nothing_from_a_file_as_markup() -> None:
+def test_markdown_escapes_text_from_a_file() -> None:
     """Names, headers and addresses from a file create no table cells, tags, links or emphasis."""
     errors = (RowError(2, HOSTILE, RowReason.INVALID_EMAIL),)
     text = summary(errors, file=HOSTILE, ignored=(HOSTILE,)).markdown()

@@ -1,4 +1,4 @@
-"""The watched inbox, scanned as the schedule does it: a process of its own on a real Prefect server."""
+"""The inbox, scanned as on schedule: in a separate process with a real Prefect server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.shell import SAMPLES, Shell
 
 @pytest.fixture
 def watched(shell: Shell) -> Shell:
-    """A shell whose watched folder is its own, with mailboxes that nothing listens for."""
+    """A shell with its own watched folder, with mailboxes on a server that does not exist."""
     nowhere = '{"*": {"smtp": "127.0.0.1:9", "imap": "127.0.0.1:9"}}'
     shell.environment |= {
         "OUTLOOK_IMPORT_WATCH_FOLDER": str(shell.folder),
@@ -38,7 +38,7 @@ def mode(path: Path) -> int:
 
 
 def test_each_file_leaves_for_its_place(watched: Shell) -> None:
-    """Good, partly bad, refused, tagged and oddly named files end where they belong; unfinished stay."""
+    """Good, partly bad, refused, tagged and oddly named files reach their places; unfinished ones stay."""
     inbox = watched.folder / "inbox"
     for name in ("Ännchens boxes.csv", "spring/tagged.csv", "b@d!/no tag.csv"):
         (inbox / name).parent.mkdir(exist_ok=True)
@@ -81,8 +81,8 @@ def test_each_file_leaves_for_its_place(watched: Shell) -> None:
     assert not [path for path in reports if secret in path.read_bytes()]
 
 
-def test_mended_rows_go_in_when_they_are_dropped_again(watched: Shell) -> None:
-    """The file of failed rows, mended and dropped back, is imported; its error column changes nothing."""
+def test_fixed_rows_are_imported_when_dropped_in_again(watched: Shell) -> None:
+    """The file of failed rows, fixed and dropped in again, is imported; its error column is ignored."""
     inbox = watched.folder / "inbox"
     write_csv(inbox / "a.csv", [["ann@contoso.com", "p"], ["bob@contoso", "q"]])
     assert watched.scan() == "1 imported"
@@ -96,8 +96,8 @@ def test_mended_rows_go_in_when_they_are_dropped_again(watched: Shell) -> None:
     assert watched.open_password("bob@contoso.com") == "q"
 
 
-def test_what_a_crash_left_behind_is_taken_up_again(watched: Shell) -> None:
-    """A file in processing/ without a living owner is imported by the next scan; one with an owner is not."""
+def test_files_left_by_a_crash_are_picked_up_again(watched: Shell) -> None:
+    """A file in processing/ without a living owner is imported by the next scan, and others are not."""
     folders = Folders(watched.folder)
     for name in ("dead.csv", "alive.csv"):
         write_csv(folders.inbox / name, [[f"{name[:4]}@contoso.com", "p"]])
@@ -111,13 +111,13 @@ def test_what_a_crash_left_behind_is_taken_up_again(watched: Shell) -> None:
 
 
 def test_file_that_breaks_off_stays_for_the_next_scan(watched: Shell) -> None:
-    """Where an outcome cannot be written its file is kept and others go on; a later scan finishes it."""
+    """If an outcome cannot be written, its file is kept, the others go on, and a later scan finishes it."""
     folders = Folders(watched.folder)
     write_csv(folders.inbox / "a.csv", [["ann@contoso.com", "p"], ["", "q"]])
     write_csv(folders.inbox / "b.csv", [["bob@contoso.com", "p"]])
     taken = take(folders.inbox / "a.csv", folders)
     assert taken is not None
-    os.close(taken.lock)  # as a dead process leaves it: from now on the names of its outcome are known
+    os.close(taken.lock)  # as a dead process leaves it, with the names of its outcome known
     failed = taken.outcome(folders.failed, "csv")
     report = taken.outcome(folders.processed, "report.csv")
     draft = report.with_name(f".{report.name}.tmp")
@@ -147,7 +147,7 @@ def test_import_runs_hang_under_the_scan(watched: Shell, prefect_server: str) ->
 
 
 def test_growing_and_freshly_empty_files_are_not_settled(tmp_path: Path) -> None:
-    """A file that changes between two looks, or that has only just been made empty, is left for later."""
+    """A file that changes between two checks, or that is new and empty, is left for later."""
     inbox = Folders(tmp_path).inbox
     for name in ("growing.csv", "still.csv", "empty.csv", "old empty.csv"):
         (inbox / name).write_text("" if "empty" in name else "email")
@@ -158,8 +158,8 @@ def test_growing_and_freshly_empty_files_are_not_settled(tmp_path: Path) -> None
     assert [path.name for path in settled(before, look(inbox))] == ["old empty.csv", "still.csv"]
 
 
-def test_file_is_claimed_once(tmp_path: Path) -> None:
-    """Of two who claim one file, one gets it; nobody takes up what the other still holds."""
+def test_file_is_taken_once(tmp_path: Path) -> None:
+    """Of two scans that take one file, one gets it, and a file in use is not picked up by others."""
     folders = Folders(tmp_path)
     path = write_csv(folders.inbox / "a.csv", [])
     first = take(path, folders)
@@ -173,7 +173,7 @@ def test_file_is_claimed_once(tmp_path: Path) -> None:
 
 
 def test_same_name_twice_gives_two_outcomes(tmp_path: Path) -> None:
-    """Two files of one long name, dropped one after the other, leave two outcomes."""
+    """Two files with one long name, dropped in one after the other, leave two outcomes."""
     folders = Folders(tmp_path)
     name = "ä" * 120 + ".csv"
     for text in ("first", "second"):
