@@ -69,7 +69,7 @@ CONTRACT = {
 }
 NOWHERE = {"*": {"smtp": "127.0.0.1:9", "imap": "127.0.0.1:9"}}
 CANARY = "Canary-5ecret"
-# It is more than a megabyte: what the multipart parser would put into a temporary file.
+# More than a megabyte, so that the multipart parser would use a temporary file.
 MEGABYTES = b"email,password,note\n" + b"".join(b"m%d@b.co,p,%s\n" % (n, b"x" * 6000) for n in range(500))
 
 
@@ -91,7 +91,7 @@ class Api:
 
 @contextmanager
 def serving(settings: Settings) -> Iterator[str]:
-    """A server on a thread of its own, which has no Prefect server; yields its address."""
+    """A server in its own thread, without a Prefect server; yield its address."""
     running_server = server(settings, "127.0.0.1", 0)
 
     def run() -> None:
@@ -146,7 +146,7 @@ def send(client: httpx.Client, data: bytes, tag: str | None = None, **headers: s
 
 
 def error_of(answer: httpx.Response, status: int) -> str:
-    """The message of an error, once its envelope was held to its form."""
+    """The message of an error, after a check of its envelope."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/json"
     body = answer.json()
@@ -169,7 +169,7 @@ def wait_until(true: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
-# The contract, by every client --------------------------------------
+# The contract, with every client ------------------------------------
 
 NODE = """
 const [url, key, file] = process.argv.slice(1);
@@ -268,13 +268,13 @@ def run_client(*command: str) -> str:
 def test_every_client_gets_the_contracts_example(
     api: Api, tmp_path: Path, client: Callable[[str, str, Path], str]
 ) -> None:
-    """The sample, sent by the contract's own request shape, gives the contract's envelope to the letter."""
+    """The sample, sent as the contract describes, gives exactly the contract's envelope."""
     assert json.loads(client(api.url + IMPORT, api.key(), tmp_path)) == CONTRACT
     assert {row["tag"] for row in rows_of(api.db, Mailbox)} == {"outreach"}
 
 
 def test_second_import_adds_nothing(either_api: Api) -> None:
-    """The same file again gives the same failures, and everything else is there already."""
+    """The same file again gives the same failed rows and skips all mailboxes."""
     with either_api.client() as client:
         assert send(client, SAMPLE.read_bytes()).json() == CONTRACT
         again = data_of(send(client, SAMPLE.read_bytes()))
@@ -300,15 +300,15 @@ REFUSED_FILES = {
 
 
 def test_refused_file_gives_its_message_and_changes_nothing(api: Api) -> None:
-    """Each cause of a refusal gives 400 and the contract's message, and leaves no import behind."""
+    """Each cause of a refusal gives 400 and the contract's message, and leaves no import."""
     with api.client() as client:
         for content, message in REFUSED_FILES.values():
             assert error_of(send(client, content), 400) == message
     assert rows_of(api.db, Import) == rows_of(api.db, Mailbox) == []
 
 
-def test_request_without_an_upload_is_told_that_a_file_is_required(api: Api) -> None:
-    """No file, a plain form value named file, an input left empty, and no multipart are one message."""
+def test_request_without_an_upload_gets_a_message(api: Api) -> None:
+    """No file, a plain form value named file, an empty input and no multipart give one message."""
     with api.client() as client:
         answers = [
             client.post(IMPORT),
@@ -324,7 +324,7 @@ def test_request_without_an_upload_is_told_that_a_file_is_required(api: Api) -> 
 
 
 def test_odd_forms_are_refused_with_a_sentence(api: Api) -> None:
-    """Two files, a tag that is no label, a tag that is a file, and broken multipart are named as such."""
+    """Two files, an invalid tag, a file as a tag, and broken multipart each have a message."""
     sample = ("a.csv", SAMPLE.read_bytes())
     with api.client() as client:
         twice = client.post(IMPORT, files=[("file", sample), ("file", sample)])
@@ -340,7 +340,7 @@ def test_odd_forms_are_refused_with_a_sentence(api: Api) -> None:
 
 
 def test_file_names_are_stored_without_folders_and_control_characters(either_api: Api) -> None:
-    """Whatever name a client gives, the import is listed under a bare, printable one."""
+    """The import is listed under a bare, printable file name, whatever the client sends."""
     names = {"C:\\files\\a.csv": "a.csv", "../../etc/passwd": "passwd", "a\x7f\u202e.csv": "a.csv"}
     names |= {"grüße.csv": "grüße.csv", "x" * 300: "x" * 255, "/": "upload.csv"}
     kind = {"Content-Type": "multipart/form-data; boundary=b"}
@@ -354,7 +354,7 @@ def test_file_names_are_stored_without_folders_and_control_characters(either_api
 
 
 def test_charset_of_the_form_makes_no_difference(api: Api) -> None:
-    """A charset parameter, which RFC 7578 gives no meaning, can neither break a request nor change a name."""
+    """A charset parameter, which RFC 7578 does not define, neither breaks a request nor changes a name."""
     for charset in ("idna", "rot13", "unicode_escape", "utf-16", "undefined"):
         with api.client() as client:
             request = client.build_request("POST", IMPORT, files={"file": ("ä.csv", SAMPLE.read_bytes())})
@@ -364,7 +364,7 @@ def test_charset_of_the_form_makes_no_difference(api: Api) -> None:
 
 
 def test_unknown_paths_methods_and_parameters_get_the_envelope(api: Api) -> None:
-    """404, 405 and 400 come in the envelope, and a parameter's value is never repeated."""
+    """404, 405 and 400 use the envelope, and never repeat a parameter's value."""
     with api.client() as client:
         assert error_of(client.get("/nowhere"), 404) == "Not Found"
         assert error_of(client.get("/v1/mailboxes/"), 404) == "Not Found"
@@ -389,7 +389,7 @@ def test_unknown_paths_methods_and_parameters_get_the_envelope(api: Api) -> None
 
 
 def test_numbers_are_written_in_digits_only(api: Api) -> None:
-    """An id that `int()` would read but that is not plain digits is a path that does not exist."""
+    """An id that `int()` would accept, but that is not plain digits, gets 404."""
     with api.client() as client:
         number = send(client, csv_of(*([f"u{n}@b.co", "p"] for n in range(10)))).headers["X-Import-Id"]
         data_of(client.get(f"/v1/imports/{number}"))
@@ -408,8 +408,8 @@ def test_numbers_are_written_in_digits_only(api: Api) -> None:
             assert (schema["type"], schema["pattern"]) == ("integer", "^[1-9][0-9]{0,17}$")
 
 
-def test_what_is_no_http_gets_the_envelope(api: Api) -> None:
-    """Bytes that are no HTTP request get a 400 in the envelope too."""
+def test_bytes_that_are_not_http_get_the_envelope(api: Api) -> None:
+    """Bytes that are not an HTTP request get a 400 in the envelope too."""
     with connect(api) as connection:
         connection.sendall(b"\x00\x01 nonsense\r\n\r\n")
         answer = b"".join(iter(lambda: connection.recv(4096), b""))
@@ -418,8 +418,8 @@ def test_what_is_no_http_gets_the_envelope(api: Api) -> None:
     assert json.loads(body)["error"]["code"] == "VALIDATION_ERROR"
 
 
-def test_fault_of_ours_is_a_500_that_tells_nothing(api: Api, caplog: pytest.LogCaptureFixture) -> None:
-    """When the database breaks, the caller learns no more than that, and the log names only the place."""
+def test_internal_error_is_a_500_without_details(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    """When the database fails, the response says nothing more, and the log names only the place."""
     with api.client() as client:
         data_of(send(client, csv_of(["ann@b.co", "p"])))
         wait_until(lambda: len(rows_of(api.db, ProbeResult)) == 2)
@@ -435,7 +435,7 @@ def test_fault_of_ours_is_a_500_that_tells_nothing(api: Api, caplog: pytest.LogC
 
 
 def test_keys_are_refused_unless_they_are_right(either_api: Api) -> None:
-    """No key, a wrong one, one with the right beginning only, and a revoked one all get the same 401."""
+    """A missing key, a wrong, partly correct or revoked one all get the same 401."""
     key = either_api.key()
     revoked = either_api.key()
     assert revoke_key(either_api.db, revoked[:11])
@@ -463,7 +463,7 @@ def test_keys_are_refused_unless_they_are_right(either_api: Api) -> None:
 def test_keys_are_managed_from_the_command_line(
     settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A key is shown once, listed by its beginning, refused once revoked, and stored as a hash only."""
+    """A key is shown once, listed by its prefix, refused when revoked, and stored only as a hash."""
 
     def run(*arguments: str, code: int = 0) -> str:
         assert manage.main(["keys", *arguments]) == code
@@ -502,7 +502,7 @@ def test_keys_are_managed_from_the_command_line(
 
 @contextmanager
 def lookups_counted() -> Iterator[list[str]]:
-    """Yields the statements that any engine of this process sends to read an API key."""
+    """Yield the statements of any engine in this process that read an API key."""
     statements: list[str] = []
 
     def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
@@ -521,7 +521,7 @@ def status_with(api: Api, key: str) -> int:
 
 
 def test_text_that_cannot_be_a_key_is_not_looked_up(api: Api) -> None:
-    """A key of another length, kind or alphabet gets 401 at any rate, and the database is not asked."""
+    """A key of another length, kind or alphabet gets 401 without a query to the database."""
     key = api.key()
     wrong = ["sk_", key[:-1], key + "x", "pk_" + key[3:], key[:-1] + "=", key[:-1] + " x", "sk_user_x"]
     with lookups_counted() as lookups:
@@ -532,7 +532,7 @@ def test_text_that_cannot_be_a_key_is_not_looked_up(api: Api) -> None:
 
 
 def test_wrong_keys_are_limited_per_address(api: Api) -> None:
-    """After 20 wrong keys, however fast they come, only keys that the server has seen are looked up."""
+    """After 20 wrong keys, at any speed, only keys that the server has seen are looked up."""
     known, unknown = api.key(), api.key()
     assert status_with(api, known) == 200
     with lookups_counted() as lookups, ThreadPoolExecutor(10) as pool:
@@ -553,7 +553,7 @@ def test_wrong_keys_are_limited_per_address(api: Api) -> None:
 
 
 def test_right_key_is_looked_up_every_two_seconds(api: Api) -> None:
-    """Requests share a look-up, but a key that is revoked is refused within two seconds."""
+    """Requests share a look-up, but a revoked key is refused within two seconds."""
     key, began = api.key(), time.monotonic()
     with lookups_counted() as lookups, ThreadPoolExecutor(10) as pool:
         assert set(pool.map(lambda _: status_with(api, key), range(30))) == {200}
@@ -564,7 +564,7 @@ def test_right_key_is_looked_up_every_two_seconds(api: Api) -> None:
 
 
 def test_last_use_is_recorded_once_a_minute(api: Api) -> None:
-    """The first request with a key records its time, those of the next minute nothing, a later one again."""
+    """The first request with a key records its time, and later ones at most once a minute."""
     with api.client() as client:
 
         def used() -> Any:
@@ -581,8 +581,8 @@ def test_last_use_is_recorded_once_a_minute(api: Api) -> None:
         assert used() > first
 
 
-def test_workspaces_know_nothing_of_each_other(either_api: Api) -> None:
-    """Two workspaces import one file in full, and neither sees, counts or skips for the other's mailboxes."""
+def test_workspaces_do_not_see_each_other_over_http(either_api: Api) -> None:
+    """Two workspaces import one file in full, and neither sees the other's mailboxes."""
     with either_api.client("north") as north, either_api.client("south") as south:
         sent = [send(client, SAMPLE.read_bytes(), "t") for client in (north, south)]
         assert [answer.json() for answer in sent] == [CONTRACT, CONTRACT]
@@ -663,7 +663,7 @@ def test_workspace_that_differs_only_in_case_is_refused(
 
 
 def test_similar_workspaces_created_at_once_become_one(either_api: Api) -> None:
-    """If keys for one name in three spellings are created at the same moment, one spelling wins."""
+    """If keys for one name in three spellings are created at once, one spelling wins."""
     for turn in range(5):
         names = [name for word in ("sales", "Sales", "SALES") for name in [f"{word} {turn}"] * 2]
         barrier = threading.Barrier(len(names))
@@ -683,7 +683,7 @@ def test_similar_workspaces_created_at_once_become_one(either_api: Api) -> None:
 
 
 def test_mailboxes_are_listed_by_page_and_filter(either_api: Api) -> None:
-    """Pages follow each other without a gap, and status, tag and batch narrow them down."""
+    """Pages follow each other without gaps, and filter by status, tag and import."""
     with either_api.client() as client:
         first = send(client, csv_of(*([f"a{n}@b.co", "p"] for n in range(25))), "one").headers["X-Import-Id"]
         send(client, csv_of(*([f"b{n}@b.co", "p"] for n in range(10))), "two")
@@ -708,7 +708,7 @@ def test_mailboxes_are_listed_by_page_and_filter(either_api: Api) -> None:
 
 
 def test_import_shows_all_row_errors_by_page(either_api: Api) -> None:
-    """The answer has the first 50 errors and the true total; the import's own page has them all."""
+    """The response has the first 50 row errors and the total, and the import's own page has all."""
     with either_api.client() as client:
         answer = send(client, csv_of(*([f"bad{n}", "p"] for n in range(120)), ["ann@b.co", "p"]))
         assert (data_of(answer)["failed"], len(data_of(answer)["errors"])) == (120, 50)
@@ -725,8 +725,8 @@ def test_import_shows_all_row_errors_by_page(either_api: Api) -> None:
         assert (page["imported"], page["skipped"], page["failed"]) == (1, 0, 120)
 
 
-def test_verdicts_arrive_behind_the_answer(either_settings: Settings, tmp_path: Path) -> None:
-    """Logins are tested without being asked for, and a mailbox tells what each protocol said."""
+def test_verdicts_follow_the_response(either_settings: Settings, tmp_path: Path) -> None:
+    """Logins are tested automatically, and a mailbox shows the answer of each protocol."""
     accounts = {"good@contoso.com": Account("right"), "bad@contoso.com": Account("other")}
     file = csv_of(["good@contoso.com", "right"], ["bad@contoso.com", CANARY])
     with running(accounts, folder=tmp_path) as outlook:
@@ -762,7 +762,7 @@ def test_verdicts_arrive_behind_the_answer(either_settings: Settings, tmp_path: 
 
 
 def test_idempotency_key_gives_one_import_and_one_answer(either_api: Api) -> None:
-    """A repeated request is answered as the first was; the key with another file or tag is a conflict."""
+    """A repeated request gets the first response; the key with another file or tag is a conflict."""
     with either_api.client() as client, either_api.client("other") as other:
         first = send(client, SAMPLE.read_bytes(), "t", **{"Idempotency-Key": "order-1"})
         again = send(client, SAMPLE.read_bytes(), "t", **{"Idempotency-Key": "order-1"})
@@ -778,15 +778,15 @@ def test_idempotency_key_gives_one_import_and_one_answer(either_api: Api) -> Non
     assert len(rows_of(either_api.db, Import)) == 2
 
 
-def test_refused_file_uses_no_idempotency_key_up(api: Api) -> None:
-    """After a refusal the same key takes the mended file."""
+def test_refused_file_uses_up_no_idempotency_key(api: Api) -> None:
+    """After a refusal the same key accepts the corrected file."""
     with api.client() as client:
         error_of(send(client, b"", **{"Idempotency-Key": "k"}), 400)
         assert send(client, SAMPLE.read_bytes(), **{"Idempotency-Key": "k"}).json() == CONTRACT
 
 
 def test_the_same_request_many_times_at_once_is_one_import(either_api: Api) -> None:
-    """Sixteen equal requests with one key at the same moment give sixteen equal answers and one import."""
+    """Sixteen equal requests with one key at the same moment give equal responses and one import."""
     file = csv_of(*([f"u{n}@b.co", "p"] for n in range(200)), ["bad", "p"])
     key = either_api.key()
     barrier = threading.Barrier(16)
@@ -809,7 +809,7 @@ def test_the_same_request_many_times_at_once_is_one_import(either_api: Api) -> N
 
 
 def test_requests_a_minute_are_limited_per_key(settings: Settings) -> None:
-    """One key's sixth request gets 429 with a time to wait; another key goes on."""
+    """One key's sixth request gets 429 with a time to wait, and another key still works."""
     with api_with(settings, api_requests_per_minute=5) as api, api.client() as client, api.client() as other:
         assert [client.get("/v1/mailboxes").status_code for _ in range(5)] == [200] * 5
         refused = client.get("/v1/mailboxes")
@@ -819,7 +819,7 @@ def test_requests_a_minute_are_limited_per_key(settings: Settings) -> None:
 
 
 def test_imports_at_once_are_limited_per_key(settings: Settings) -> None:
-    """While one import is stored, others of the same key get 429; half an upload holds no slot."""
+    """While one import is stored, others with the same key get 429; half an upload uses no slot."""
     with api_with(settings, api_imports_at_once=1) as api, api.client() as client, connect(api) as half:
         data_of(client.get("/v1/mailboxes"))  # records the use of the key, which a locked database delays
         half.sendall(upload_head(client.headers["X-Api-Key"], b"Content-Length: 1000") + b"--b\r\n")
@@ -836,7 +836,7 @@ def test_imports_at_once_are_limited_per_key(settings: Settings) -> None:
 
 
 def test_limits_on_connections_come_from_the_settings(settings: Settings) -> None:
-    """A second connection is refused and slow headers end with 408 where the settings say so."""
+    """A second connection is refused, and slow headers end with 408, if the settings say so."""
     changes = {"api_header_seconds": 0.5, "api_connections_per_address": 1}
     with api_with(settings, **changes) as api, connect(api) as slow:
         slow.sendall(b"GET /healthz HT")
@@ -877,13 +877,13 @@ def test_body_over_the_limit_is_not_read_to_its_end(settings: Settings, announce
             except OSError:
                 pass  # the server has closed
             answer = connection.recv(65536)
-        assert sent < 50 * 2**20  # what the two sockets buffered
+        assert sent < 50 * 2**20  # what the two sockets have buffered
         assert answer.startswith(b"HTTP/1.1 413 ")
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "PAYLOAD_TOO_LARGE"
 
 
 def test_clients_a_little_over_the_limit_can_read_their_answer(settings: Settings, tmp_path: Path) -> None:
-    """curl, requests and Node's fetch all get the 413 of a body that is somewhat too large, and a 401."""
+    """curl, requests and Node's fetch all get the 413 for a body that is too large, and a 401."""
     with api_with(settings, max_file_bytes=1_000_000) as api:
         big = tmp_path / "big.csv"
         big.write_bytes(b"x" * 1_800_000)
@@ -907,14 +907,14 @@ def test_clients_a_little_over_the_limit_can_read_their_answer(settings: Setting
 
 
 def test_file_between_the_two_limits_is_refused_with_a_sentence(settings: Settings) -> None:
-    """A file over the byte limit whose request is not gets the importer's own sentence."""
+    """A file over its limit in a request below the request limit gets the importer's own message."""
     with api_with(settings, max_file_bytes=1000) as api, api.client() as client:
         message = error_of(send(client, b"x" * 1001), 400)
         assert message == "CSV file is larger than 1,000 bytes: split it into files of at most 500 mailboxes"
 
 
 def test_uploads_touch_no_temporary_file(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An upload of three megabytes is imported on a machine whose temporary folder does not exist."""
+    """An upload of three megabytes is imported without a temporary folder."""
     monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
     with api.client() as client:
         assert data_of(send(client, MEGABYTES))["imported"] == 500
@@ -924,7 +924,7 @@ def test_uploads_touch_no_temporary_file(api: Api, monkeypatch: pytest.MonkeyPat
 
 
 def malformed(chance: random.Random) -> tuple[str, bytes]:
-    """A content type and a body that nobody can mean: broken multipart, or a file that is none."""
+    """A malformed content type and body: broken multipart, or an invalid file."""
     boundary = "".join(chance.choices("abcdef0123456789-", k=chance.randint(1, 40)))
     columns = chance.choice(["email,password", "name,phone", "email", "password;email", "\0", ""])
     part = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n'
@@ -941,7 +941,7 @@ def malformed(chance: random.Random) -> tuple[str, bytes]:
         case 2:
             body = bytearray(chance.randbytes(chance.randrange(2000)))
         case 3:
-            body[2:2] = chance.randbytes(chance.randint(3, 50))  # in front of it they would be a preamble
+            body[2:2] = chance.randbytes(chance.randint(3, 50))  # before it they would be a preamble
         case 4:
             body = body.replace(
                 b'name="file"', chance.choice([b"", b'name="', b'name="x"', b"name", b"\xff\xfe"])
@@ -976,7 +976,7 @@ def test_malformed_bodies_get_nothing_but_4xx_envelopes(api: Api) -> None:
 
 @pytest.mark.slow
 def test_openapi_document_is_what_the_server_does(api: Api) -> None:
-    """Schemathesis, from the document alone, finds no answer that the document does not announce."""
+    """Schemathesis finds no response that the document does not describe."""
     with api.client() as client:
         send(client, SAMPLE.read_bytes())
     schema = schemathesis.openapi.from_url(f"{api.url}/openapi.json")
@@ -985,8 +985,8 @@ def test_openapi_document_is_what_the_server_does(api: Api) -> None:
     assert len(operations) == 6
     for operation, mode in product(operations, GenerationMode):
         if mode is GenerationMode.NEGATIVE and not operation.path.startswith("/v1/"):
-            continue  # it takes nothing that could be wrong
-        # No schema says which bytes are a CSV: that a file of the right form is refused is no failure here.
+            continue  # it has no parameters that could be wrong
+        # A schema cannot describe a valid CSV, so a refused file in the right form is not a failure here.
         excluded: list[CheckFunction] = [positive_data_acceptance] if operation.path == IMPORT else []
 
         @given(case=operation.as_strategy(generation_mode=mode))
@@ -1004,7 +1004,7 @@ def test_openapi_document_is_what_the_server_does(api: Api) -> None:
 
 
 def test_32_clients_with_overlapping_files_store_the_exact_union(either_api: Api) -> None:
-    """Nothing is lost and nothing is stored twice, and the counts of all answers add up to what is stored."""
+    """No mailbox is lost or stored twice, and the counts of all responses match what is stored."""
     chance = random.Random(32)  # noqa: S311  the same files each time
     everybody = [f"u{n}@b.co" for n in range(1000)]
     files = [chance.sample(everybody, 100) for _ in range(32)]
@@ -1025,7 +1025,7 @@ def test_32_clients_with_overlapping_files_store_the_exact_union(either_api: Api
     assert sum(row["imported"] for row in imports) == len(union)
 
 
-# How it ends, and how it goes on --------------------------------------
+# Shutdown and restart ------------------------------------------------
 
 
 def key_for(shell: Shell) -> str:
@@ -1035,7 +1035,7 @@ def key_for(shell: Shell) -> str:
 
 @contextmanager
 def started(shell: Shell, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The API as a process of its own; yields it and its address."""
+    """The API in its own process; yield it and its address."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with shell.start("--port", str(port), *arguments, module="flows.api") as process:
@@ -1056,7 +1056,7 @@ def is_live(url: str) -> bool:
 
 @pytest.mark.slow
 def test_killed_server_loses_nothing_that_it_answered(shell: Shell) -> None:
-    """After kill -9 right behind the answer every mailbox is stored, and a retest gives each its verdict."""
+    """After kill -9 right after the response every mailbox is stored, and a retest gives each its verdict."""
     rows = [[f"user{n}@contoso.com", f"p{n}"] for n in range(100)]
     with running({e: Account(p) for e, p in rows}, folder=shell.folder, delay=0.1) as outlook:
         shell.environment |= at(outlook)
@@ -1078,7 +1078,7 @@ def test_killed_server_loses_nothing_that_it_answered(shell: Shell) -> None:
 
 
 def test_stopped_server_leaves_the_untested_pending_and_unclaimed(settings: Settings, tmp_path: Path) -> None:
-    """A shutdown amid the tests gives them up in order: nothing stays claimed, and all is due later."""
+    """A shutdown during the tests releases every claim, and leaves the untested mailboxes due."""
     rows = [[f"user{n}@contoso.com", f"p{n}"] for n in range(100)]
     with running({e: Account(p) for e, p in rows}, folder=tmp_path, delay=0.3) as outlook:
         servers = with_servers(settings, outlook)
@@ -1096,8 +1096,8 @@ def test_stopped_server_leaves_the_untested_pending_and_unclaimed(settings: Sett
     assert all(row["claimed_until"] is None and row["next_attempt_at"] is not None for row in pending)
 
 
-def test_nothing_tells_a_password(shell: Shell) -> None:
-    """No answer, no log line and no file has a password in it, whatever is sent and whatever breaks."""
+def test_nothing_reveals_a_password(shell: Shell) -> None:
+    """No response, log line or file contains a password, whatever is sent and whatever fails."""
     totp = "JBSWY3DPEHPK3PXP"
     good = csv_of(*([f"u{n}@b.co", CANARY, totp] for n in range(50)), header="email,password,totpsecret")
     odd_rows = (
@@ -1127,7 +1127,7 @@ def test_nothing_tells_a_password(shell: Shell) -> None:
             told += [error_of(broken, 500), *process.communicate(timeout=30)]
     everything = (
         "".join(told).replace(f"/v1/mailboxes?limit={CANARY}", "").encode()
-    )  # the line of the access log
+    )  # the line in the access log
     assert b"u1@b.co: failed" in everything
     everything += b"".join(file.read_bytes() for file in shell.folder.iterdir() if file.is_file())
     for form in (CANARY, totp, CANARY[2:]):
@@ -1135,7 +1135,7 @@ def test_nothing_tells_a_password(shell: Shell) -> None:
         assert base64.b64encode(form.encode())[:-3] not in everything
 
 
-def test_wrong_settings_are_a_sentence(
+def test_wrong_settings_give_a_message(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A server that cannot open its database says why and does not start."""
@@ -1149,7 +1149,7 @@ def test_wrong_settings_are_a_sentence(
 
 
 async def test_prefect_gets_one_run_per_import(prefect_server: str) -> None:
-    """Where the retest deployment exists an import is handed to it, once however often; else it is not."""
+    """If the retest deployment exists, each import is handed to it once, and otherwise it is not."""
     async with get_client() as client:
         flow_id = await client.create_flow(retest_pending)
         existing = await client.read_deployments()
@@ -1175,7 +1175,7 @@ RUN_FOR_IMPORT_1 = (
 
 
 def test_run_for_an_import_tests_it_once_and_before_it_is_due(shell: Shell) -> None:
-    """The run that the API asks for tries one import's pending mailboxes once, and no other's."""
+    """The run that the API requests tests one import's pending mailboxes once, and no others."""
     settings = shell.settings
     accounts = {name: Account("p") for name in ("mine@contoso.com", "theirs@contoso.com")}
     accounts["busy@contoso.com"] = Account("p", smtp="service-not-available")
@@ -1194,11 +1194,11 @@ def test_run_for_an_import_tests_it_once_and_before_it_is_due(shell: Shell) -> N
     }
 
 
-# Around it ------------------------------------------------------------
+# Other endpoints -----------------------------------------------------
 
 
 def test_readiness_follows_the_database(api: Api) -> None:
-    """`/healthz` is about the process alone, `/readyz` about a database at the right revision."""
+    """`/healthz` checks the process only, `/readyz` a database at the current revision."""
     with httpx.Client(base_url=api.url) as client:
         assert data_of(client.get("/healthz")) == {"status": "live"}
         assert data_of(client.get("/readyz")) == {"status": "ready"}
@@ -1209,7 +1209,7 @@ def test_readiness_follows_the_database(api: Api) -> None:
 
 
 def test_docs_work_without_a_network(api: Api) -> None:
-    """The page of the documentation loads everything from the server itself, and the document has no gap."""
+    """The documentation page loads everything from the server itself, and the document is complete."""
     with httpx.Client(base_url=api.url) as client:
         page = client.get("/docs").text
         links = [part.split('"')[0] for word in ('src="', 'href="') for part in page.split(word)[1:]]
@@ -1233,6 +1233,6 @@ def test_docs_work_without_a_network(api: Api) -> None:
 
 
 def test_only_loopback_needs_no_warning() -> None:
-    """Whoever listens beyond loopback is told that keys and passwords need TLS in front."""
+    """A server that listens beyond loopback warns that keys and passwords need TLS in front of it."""
     assert [is_loopback(host) for host in ("127.0.0.1", "127.8.8.8", "::1", "localhost")] == [True] * 4
     assert not any(map(is_loopback, ("0.0.0.0", "::", "192.0.2.1", "example.com", "")))  # noqa: S104

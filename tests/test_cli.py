@@ -1,4 +1,4 @@
-"""`outlook-import` itself: help, suggestions, choices, completion, and advice that works as printed."""
+"""`outlook-import` itself: help, suggestions, choices, completion, and printed commands that work."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def help_of(
 def test_help_fits_the_terminal_and_breaks_no_word(
     words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At 80 and 120 columns no line is longer than the terminal, and every word is whole."""
+    """At 80 and 120 columns no line is longer than the terminal, and no word is split."""
     whole = set(re.findall(r"[\w-]+", help_of(words, 400, capsys, monkeypatch)))
     for columns in (80, 120):
         text = help_of(words, columns, capsys, monkeypatch)
@@ -53,10 +53,10 @@ def test_help_fits_the_terminal_and_breaks_no_word(
         (["import", "x.csv", "--tag", ";"], "Use at most 100 letters"),
     ],
 )
-def test_wrong_usage_says_what_is_right(
+def test_wrong_usage_gets_a_suggestion_and_the_help_command(
     words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A misspelt word gets a suggestion, a wrong value the choices, and both the command that helps."""
+    """A misspelt word gets a suggestion, a wrong value the choices, and both the help command."""
     assert main(words) == 2
     said = capsys.readouterr()
     assert said.out == ""
@@ -71,8 +71,8 @@ def test_wrong_usage_says_what_is_right(
     "written",
     ["wrong_credentials", "wrong-credentials", "Wrong password", "WRONG PASSWORD", "wrong-password"],
 )
-def test_reason_is_known_by_code_and_by_title(written: str, offline: Shell) -> None:
-    """A reason may be named by its code or its title, with spaces, hyphens or capitals."""
+def test_reason_can_be_given_by_code_or_title(written: str, offline: Shell) -> None:
+    """A reason can be given by its code or its title, with spaces, hyphens or capitals."""
     assert Reason.WRONG_CREDENTIALS.explanation.title == "Wrong password"
     offline.run("mailboxes", "list", "--reason", written, module="flows.cli", code=1)
     assert "No such mailbox" in offline.last.stderr
@@ -80,17 +80,17 @@ def test_reason_is_known_by_code_and_by_title(written: str, offline: Shell) -> N
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_names_the_commands(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each shell gets a script that knows the commands."""
+    """Each shell gets a script that contains the commands."""
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
     assert all(name in script for name in GROUPS[""])
 
 
 @pytest.mark.parametrize("folder", [PROJECT, PROJECT / "docs", Path("/")], ids=["project", "docs", "root"])
-def test_advice_works_from_where_it_is_printed(
+def test_printed_commands_work_where_they_are_printed(
     folder: Path, monkeypatch: pytest.MonkeyPatch, offline: Shell
 ) -> None:
-    """A printed command runs as it stands in the folder in which it was printed."""
+    """A printed command works in the folder in which it was printed."""
     monkeypatch.chdir(folder)
     monkeypatch.delenv(COMMAND_VARIABLE, raising=False)
     line = command("imports", "list")
@@ -100,8 +100,8 @@ def test_advice_works_from_where_it_is_printed(
     assert (done.returncode, done.stderr) == (1, "No import in workspace 'default'.\n")
 
 
-def test_advice_calls_the_program_as_it_was_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A demonstration's script stands in the advice, and words with spaces are quoted."""
+def test_printed_commands_name_the_program_as_it_was_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a demonstration the printed command names its script, and words with spaces are quoted."""
     monkeypatch.setenv(COMMAND_VARIABLE, "data/demo/outlook-import")
     assert command("mailboxes", "show", "a b@c.co") == "data/demo/outlook-import mailboxes show 'a b@c.co'"
 
@@ -117,5 +117,5 @@ def test_advice_calls_the_program_as_it_was_called(monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_former_commands_still_work(module: str, words: list[str], output: str, offline: Shell) -> None:
-    """The programs of the first edition are doors to the same commands."""
+    """The programs of the first edition still run the same commands."""
     assert output in offline.run(*words, module=module)

@@ -1,4 +1,4 @@
-"""Files and places: modes that keep others out, paths that lead nowhere else, and what is no file at all."""
+"""Files and folders: modes that exclude others, paths that stay inside, and things that are not files."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def umask(mask: int) -> Iterator[None]:
 
 
 def run_remedy(sentence: object) -> None:
-    """Run the command that a refusal names, as its reader would."""
+    """Run the command in a refusal, as its reader would."""
     command = re.search("`(.+?)`", str(sentence))
     assert command, sentence
     subprocess.run(shlex.split(command[1]), check=True)
@@ -63,13 +63,13 @@ def run_remedy(sentence: object) -> None:
 
 @pytest.fixture
 def fresh_database(tmp_path: Path) -> dict[str, str]:
-    """SQLite in any case: of a database elsewhere there are no files to look at."""
+    """Always SQLite, because a database server has no files to check."""
     return on_sqlite(tmp_path)
 
 
 @pytest.fixture
 def watched(shell: Shell) -> Shell:
-    """A shell with a watched folder of its own, and servers that are not there."""
+    """A shell with its own watched folder, and servers that do not exist."""
     shell.environment |= {
         "OUTLOOK_IMPORT_WATCH_FOLDER": str(shell.folder / "watched"),
         "OUTLOOK_IMPORT_SETTLE_SECONDS": "0.2",
@@ -78,12 +78,12 @@ def watched(shell: Shell) -> Shell:
     return shell
 
 
-# --- what is made ----------------------------------------------------
+# --- What the program creates -----------------------------------------
 
 
 @pytest.mark.parametrize("mask", [0, 0o022, 0o777])
-def test_what_is_made_is_private_whatever_the_umask(settings: Settings, tmp_path: Path, mask: int) -> None:
-    """Key, database with its journals, places and outcomes are their owner's, and usable by their owner."""
+def test_created_files_are_private_with_any_umask(settings: Settings, tmp_path: Path, mask: int) -> None:
+    """Key, database with its journals, folders and outcomes are private, and usable by their owner."""
     with umask(mask), database(settings):
         folders = Folders(tmp_path)
         write_privately(folders.failed / "a.csv", b"email,password\n")
@@ -94,7 +94,7 @@ def test_what_is_made_is_private_whatever_the_umask(settings: Settings, tmp_path
 
 
 def test_scan_leaves_nothing_to_others(watched: Shell) -> None:
-    """Without a umask, from files that everybody may read, a scan leaves only what its owner may read."""
+    """Without a umask, from files that are open to all, a scan leaves only private files."""
     inbox = watched.folder / "watched" / "inbox"
     with umask(0):
         inbox.mkdir(parents=True)
@@ -113,7 +113,7 @@ def test_scan_leaves_nothing_to_others(watched: Shell) -> None:
     assert {mode(place) for place in places} == {0o700}
 
 
-# --- what is found ---------------------------------------------------
+# --- What the program finds -------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_scan_leaves_nothing_to_others(watched: Shell) -> None:
 def test_open_files_are_refused_until_they_are_closed(
     settings: Settings, tmp_path: Path, name: str, found: int, sentence: str
 ) -> None:
-    """What others may use is refused by name, and the command that the refusal names mends it."""
+    """A file that others can use is refused by name, and the command in the refusal fixes it."""
     with database(settings):
         for journal in ("mailboxes.db-wal", "mailboxes.db-shm"):
             os.link(tmp_path / journal, tmp_path / f"kept {journal}")
@@ -147,7 +147,7 @@ def test_open_files_are_refused_until_they_are_closed(
 
 
 def test_group_may_share_the_database_on_purpose(settings: Settings, tmp_path: Path) -> None:
-    """A database that its group may use opens; so does one in a folder like /tmp."""
+    """A database that its group may use can be opened; so can one in a folder like /tmp."""
     with database(settings):
         pass
     (tmp_path / "mailboxes.db").chmod(0o660)
@@ -158,8 +158,8 @@ def test_group_may_share_the_database_on_purpose(settings: Settings, tmp_path: P
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_key_file_of_somebody_else_is_refused(settings: Settings) -> None:
-    """A key that another user put there, and so knows, is refused with that user's name."""
+def test_key_file_of_another_user_is_refused(settings: Settings) -> None:
+    """A key file that another user owns, and so can read, is refused with that user's name."""
     with database(settings):
         pass
     os.chown(key_file(url_of(settings)), 65534, -1)
@@ -172,7 +172,7 @@ def test_key_file_of_somebody_else_is_refused(settings: Settings) -> None:
 
 @pytest.mark.parametrize("name", ["mailboxes.key", "mailboxes.db"])
 def test_pipes_for_key_or_database_are_refused_at_once(settings: Settings, name: str, tmp_path: Path) -> None:
-    """A pipe in the key's or the database's place is refused; nothing waits for it."""
+    """A pipe in place of the key or the database is refused at once."""
     with database(settings):
         pass
     (tmp_path / name).unlink()
@@ -183,7 +183,7 @@ def test_pipes_for_key_or_database_are_refused_at_once(settings: Settings, name:
 
 @pytest.mark.parametrize("found", [0o700, 0o2770, 0o755, 0o2775])
 def test_found_folder_is_closed_to_all_but_its_group(tmp_path: Path, found: int) -> None:
-    """An inbox that mkdir left open to looks is closed; what a group may do in it stays."""
+    """An inbox that others can list is closed to them, and its group keeps its rights."""
     (tmp_path / "inbox").mkdir()
     (tmp_path / "inbox").chmod(found)
     private_folder(tmp_path / "inbox")
@@ -193,7 +193,7 @@ def test_found_folder_is_closed_to_all_but_its_group(tmp_path: Path, found: int)
 @pytest.mark.parametrize("place", ["inbox", "rejected"])
 @pytest.mark.parametrize("found", [0o777, 0o1777, 0o702])
 def test_folder_for_everybody_is_refused(tmp_path: Path, found: int, place: str) -> None:
-    """A place into which everybody may put files is refused; the command that the refusal names mends it."""
+    """A folder that everyone can write to is refused; the command in the refusal fixes it."""
     (tmp_path / place).mkdir()
     (tmp_path / place).chmod(found)
     with pytest.raises(SettingsError, match=rf"/{place} is open to every user .*`chmod o= /") as refusal:
@@ -205,7 +205,7 @@ def test_folder_for_everybody_is_refused(tmp_path: Path, found: int, place: str)
 
 @pytest.mark.parametrize("place", ["inbox", "processing", "failed"])
 def test_place_that_is_no_folder_is_refused(tmp_path: Path, place: str) -> None:
-    """A link in the place of a folder is refused, and what it leads to stays as it is."""
+    """A link in place of a folder is refused, and its target stays unchanged."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir(mode=0o755)
     elsewhere.chmod(0o755)
@@ -218,7 +218,7 @@ def test_place_that_is_no_folder_is_refused(tmp_path: Path, place: str) -> None:
 
 @pytest.mark.slow
 def test_every_way_in_refuses_an_open_key_with_one_sentence(watched: Shell, settings: Settings) -> None:
-    """Command line, housekeeping and API end with code 2 and the sentence; a scan keeps the file."""
+    """Commands and API end with code 2 and the message, and a scan keeps the file."""
     with database(settings):
         pass
     key = key_file(url_of(settings))
@@ -240,21 +240,21 @@ def test_every_way_in_refuses_an_open_key_with_one_sentence(watched: Shell, sett
     assert watched.scan() == "1 imported"
 
 
-# --- what is no file -------------------------------------------------
+# --- What is not a file -----------------------------------------------
 
 
 def odd_things(folder: Path) -> Iterator[Path]:
-    """One of each kind of thing that is no regular file."""
+    """One of each kind of object that is not a regular file."""
     (folder / "a folder.csv").mkdir()
     os.mkfifo(folder / "a pipe.csv")
     with chdir(folder), socket.socket(socket.AF_UNIX) as listener:
-        listener.bind("a socket.csv")  # the path of a socket may not be long
+        listener.bind("a socket.csv")  # the path of a socket must be short
     yield from (folder / f"a {kind}.csv" for kind in ("folder", "pipe", "socket"))
     yield from map(Path, ("/dev/zero", "/dev/tty", "/dev/stdin/"))
 
 
 def test_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
-    """A file whose name is not UTF-8 is refused by a sentence of ours, before a run is named after it."""
+    """A file whose name is not UTF-8 is refused with our message, before a run is named after it."""
     file = tmp_path / os.fsdecode(b"a\xff.csv")
     file.write_bytes(b"email,password\nann@contoso.com,p\n")
     assert read_bytes(file, 100) == Refusal(NAME_NOT_UTF8)
@@ -262,7 +262,7 @@ def test_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("held", [False, True], ids=["anywhere", "in its folders"])
 def test_what_is_no_file_is_refused_at_once(tmp_path: Path, held: bool) -> None:
-    """Folders, pipes, sockets and devices are refused with a sentence, and none is waited for."""
+    """Folders, pipes, sockets and devices are refused with a message, at once."""
     within = [tmp_path, Path("/dev")] if held else None
     for thing in odd_things(tmp_path):
         refusal = read_bytes(thing, 100, within)
@@ -272,8 +272,8 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path, held: bool) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("name", ["environ", "maps", "mem", "cmdline", "status"])
-def test_files_of_the_kernel_give_no_mailboxes(name: str) -> None:
-    """The command line refuses a file of /proc by what is in it, a deployment by where it lies."""
+def test_kernel_files_give_no_mailboxes(name: str) -> None:
+    """The command line refuses a file in /proc by its content, a deployment by its folder."""
     path = Path("/proc/self") / name
     data = read_bytes(path, 1_000_000)
     assert isinstance(data if isinstance(data, Refusal) else parse(data), Refusal)
@@ -294,7 +294,7 @@ def zipped(data: bytes) -> bytes:
         (bz2.compress, "a bzip2 archive; unpack it first"),
         (lzma.compress, "an xz archive; unpack it first"),
         (zipped, "an Excel workbook or a ZIP archive; in Excel, save it as “CSV UTF-8”"),
-        # A Zstandard frame that holds it as it is (RFC 8878).
+        # A Zstandard frame that stores the content uncompressed (RFC 8878).
         (
             lambda data: (
                 b"\x28\xb5\x2f\xfd\x20" + bytes([len(data)]) + bytes([len(data) << 3 | 1, 0, 0]) + data
@@ -305,12 +305,12 @@ def zipped(data: bytes) -> bytes:
     ids=["gzip", "bzip2", "xz", "zip", "zstd"],
 )
 def test_nothing_is_unpacked(pack: Callable[[bytes], bytes], what: str) -> None:
-    """A packed CSV is refused by the name of its format."""
+    """A compressed CSV is refused by the name of its format."""
     assert parse(pack(b"email,password\na@b.co,p\n")) == Refusal(f"CSV file is {what}")
 
 
 def test_size_is_known_before_anything_is_read(tmp_path: Path) -> None:
-    """A terabyte is refused without a byte of it in memory."""
+    """A file of one terabyte is refused before any of it is read."""
     with (tmp_path / "large.csv").open("wb") as file:
         file.truncate(2**40)
     tracemalloc.start()
@@ -323,7 +323,7 @@ def test_size_is_known_before_anything_is_read(tmp_path: Path) -> None:
 
 
 def test_file_that_grows_is_never_taken_in_half(tmp_path: Path) -> None:
-    """While a program writes a file each look at it gives what it was at one moment, or the refusal."""
+    """While a program writes a file, a read gives its state at one moment, or the refusal."""
     path = tmp_path / "growing.csv"
     path.touch()
     ended = threading.Event()
@@ -349,12 +349,12 @@ def test_file_that_grows_is_never_taken_in_half(tmp_path: Path) -> None:
     assert refused
 
 
-# --- where a run's paths lead ----------------------------------------
+# --- Where the paths of a run lead ------------------------------------
 
 
 @pytest.fixture
 def fenced(tmp_path: Path) -> Path:
-    """A folder that runs are held to, with links out of it, and a secret outside."""
+    """A folder that runs are limited to, with links out of it, and a secret outside."""
     inside = tmp_path / "inside"
     (inside / "deep" / "er").mkdir(parents=True)
     (inside / "deep" / "good.csv").write_bytes(b"email,password\n")
@@ -383,17 +383,17 @@ def fenced(tmp_path: Path) -> Path:
     ],
 )
 def test_paths_out_of_the_folders_are_refused(fenced: Path, path: str) -> None:
-    """No way out of the folders gives a file, nor tells whether there is one, nor takes a report."""
+    """No path out of the folders can read a file, reveal that it exists, or write a report."""
     (fenced.parent / "insider.csv").touch()
     assert read_bytes(fenced / path, 100, [fenced]) == Refusal(OUTSIDE)
-    if not path.endswith("link.csv"):  # a report does not follow a link that has its own name
+    if not path.endswith("link.csv"):  # a report does not follow a link with its own name
         with pytest.raises(OutsideError):
             write_privately(fenced / path, b"", [fenced])
     assert (fenced.parent / "outside" / "secret.csv").read_bytes() == SECRET
 
 
 def test_paths_within_the_folders_are_read(fenced: Path) -> None:
-    """Links and dots that stay within, and a folder that is itself reached by a link, are no harm."""
+    """Links and dots that stay inside are allowed, also if a link leads to the folder itself."""
     (fenced.parent / "alias").symlink_to(fenced)
     alias = fenced.parent / "alias"
     for path in (
@@ -413,8 +413,8 @@ def test_paths_within_the_folders_are_read(fenced: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])
-def test_link_put_in_the_way_meanwhile_leads_nowhere(fenced: Path, what: str) -> None:
-    """While a name is a file and a link by turns, or its folder is, nothing from outside is ever read."""
+def test_link_that_appears_during_a_read_is_not_followed(fenced: Path, what: str) -> None:
+    """While a name or its folder keeps changing between a file and a link, nothing outside is read."""
     place = fenced / "place"
     real, lure = fenced / "deep" / "good.csv", fenced.parent / "outside" / "secret.csv"
     path = place if what == "file" else place / "x.csv"
@@ -441,7 +441,7 @@ def test_link_put_in_the_way_meanwhile_leads_nowhere(fenced: Path, what: str) ->
         started = time.monotonic()
         found: set[object] = set()
         both = {b"email,password\n", OUTSIDE}
-        # For two seconds, and on a busy machine until both have been met.
+        # For two seconds, or longer on a busy machine, until both have occurred.
         while (seconds := time.monotonic() - started) < 2 or (seconds < 60 and not both <= found):
             data = read_bytes(path, 1000, [fenced])
             found.add(data if isinstance(data, bytes) else data.message)
@@ -452,8 +452,8 @@ def test_link_put_in_the_way_meanwhile_leads_nowhere(fenced: Path, what: str) ->
     assert both <= found
 
 
-def test_report_takes_no_other_files_place(fenced: Path) -> None:
-    """A report may replace a report or an empty file; not a mailbox file, a database, a device or a link."""
+def test_report_overwrites_no_other_file(fenced: Path) -> None:
+    """A report may overwrite a report or an empty file, but no mailbox file, database, device or link."""
     (fenced / "report.csv").write_bytes(REPORT_START + b",status\n")
     (fenced / "empty.csv").touch()
     for name in ("report.csv", "empty.csv", "new.csv", "deep/er/new.csv"):
@@ -466,15 +466,13 @@ def test_report_takes_no_other_files_place(fenced: Path) -> None:
     assert refuse_report(Path("/dev/null"), None) == Refusal(NO_REPORT)
     assert refuse_report(fenced / "deep", None) == Refusal(NO_REPORT)
     assert refuse_report(fenced / "link" / "new.csv", [fenced]) == Refusal(OUTSIDE)
-    assert refuse_report(fenced / "new.txt", [fenced]) == Refusal(
-        "The report must be a separate .csv file"
-    )
+    assert refuse_report(fenced / "new.txt", [fenced]) == Refusal("The report must be a separate .csv file")
     assert refuse_report(fenced / "new.txt", None) is None
 
 
 @pytest.mark.slow
 def test_command_line_keeps_what_a_report_would_replace(shell: Shell) -> None:
-    """`--report` with the name of the file that is imported refuses before anything is stored."""
+    """`--report` with the name of the imported file is refused before anything is stored."""
     file = write_csv(shell.folder / "mailboxes.csv", [["ann@contoso.com", "p"]])
     before = file.read_bytes()
     shell.run(file, "--no-test", "--report", file, code=1)
@@ -483,11 +481,11 @@ def test_command_line_keeps_what_a_report_would_replace(shell: Shell) -> None:
     assert shell.is_untouched()
 
 
-# --- the inbox -------------------------------------------------------
+# --- The inbox -------------------------------------------------------
 
 
 def test_inbox_leaves_what_is_no_file_alone(tmp_path: Path) -> None:
-    """Links, pipes, sockets and what lies behind a linked folder are neither seen nor taken."""
+    """Links, pipes, sockets and files in a linked folder are neither listed nor taken."""
     folders = Folders(tmp_path / "watched")
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -509,8 +507,8 @@ def test_inbox_leaves_what_is_no_file_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_link_that_was_put_in_a_claimed_files_place_is_rejected(watched: Shell) -> None:
-    """What turns into a link between look and claim is rejected as that; its target stays as it is."""
+def test_link_in_place_of_a_taken_file_is_rejected(watched: Shell) -> None:
+    """A file that becomes a link before it is taken is rejected, and its target stays unchanged."""
     folders = Folders(watched.folder / "watched")
     target = watched.folder / "target.csv"
     target.write_bytes(SECRET)
@@ -533,8 +531,8 @@ def test_link_that_was_put_in_a_claimed_files_place_is_rejected(watched: Shell) 
 
 
 @pytest.mark.slow
-def test_file_with_a_second_name_is_taken_by_the_one_in_the_inbox(watched: Shell) -> None:
-    """A hard link in the inbox is imported or rejected as any file; its other name keeps content and mode."""
+def test_hard_link_in_the_inbox_is_handled_like_a_file(watched: Shell) -> None:
+    """A hard link in the inbox is handled like any file; its other name keeps content and mode."""
     folders = Folders(watched.folder / "watched")
     for name, content in (("good.csv", SECRET), ("bad.csv", b"email,password\n")):
         (watched.folder / name).write_bytes(content)
@@ -552,9 +550,9 @@ STORED = "SELECT email FROM mailbox ORDER BY id"
 
 @pytest.mark.slow
 def test_rows_that_are_written_meanwhile_are_not_lost(watched: Shell) -> None:
-    """A file that a program goes on writing while it is imported is taken up again, with all its rows."""
+    """A file that grows while it is imported is imported again, with all its rows."""
     folders = Folders(watched.folder / "watched")
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never says a word
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections and never answers
         port = silent.getsockname()[1]
         watched.environment |= {
             "OUTLOOK_IMPORT_SERVERS": NOWHERE.replace(":9", f":{port}"),
@@ -584,7 +582,7 @@ print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_ten_files_of_a_gigabyte_take_no_memory(watched: Shell) -> None:
-    """A scan rejects ten files of 1 GB and a long real one by their size, and stays under 300 MB."""
+    """A scan rejects ten files of 1 GB and one long real one by size, and stays under 300 MB."""
     folders = Folders(watched.folder / "watched")
     for number in range(10):
         with (folders.inbox / f"sparse {number}.csv").open("wb") as file:
@@ -601,7 +599,7 @@ def test_ten_files_of_a_gigabyte_take_no_memory(watched: Shell) -> None:
         message, highest = scan.communicate(timeout=LIMIT_SECONDS)[0].splitlines()
     assert message == "11 rejected"
     rejected = list(folders.rejected.glob("*.csv"))
-    assert {path.stat().st_ino for path in rejected} == before  # renamed and not copied
+    assert {path.stat().st_ino for path in rejected} == before  # renamed, not copied
     reasons = {path.read_text() for path in folders.rejected.glob("*.error.txt")}
     assert reasons == {
         "CSV file is larger than 10,485,760 bytes: split it into files of at most 500 mailboxes\n"

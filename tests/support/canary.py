@@ -218,7 +218,7 @@ LIBRARIES = (
 
 
 def log_everything(file: Path) -> None:
-    """Log what every library says to a file, and what the database is told. For a process of its own."""
+    """Log everything from every library to a file, including SQL with its values. For a separate process."""
     import prefect  # noqa: F401  it configures logging when it is imported, and would undo this
 
     import tasks.storage.database as storage
@@ -235,9 +235,9 @@ def log_everything(file: Path) -> None:
 
 
 def run_on_request(log: Path, busy_seconds: float) -> None:
-    """Run flows as lines on standard input ask for them, and print how each one ended, as JSON.
+    """Run the flows that lines on standard input request, and print how each one ended, as JSON.
 
-    A line is a list in JSON: ["import", FILE, REPORT or null] or ["scan"]. For a process of its own.
+    A line is a JSON list: ["import", FILE, REPORT or null] or ["scan"]. For a separate process.
     """
     log_everything(log)
     import tasks.storage.database as storage
@@ -260,7 +260,7 @@ def run_on_request(log: Path, busy_seconds: float) -> None:
 
 
 def run_command(log: Path, busy_seconds: float, *words: str) -> int:
-    """Run a command of the command line with all logs. For a process of its own."""
+    """Run a command line with all logs. For a separate process."""
     log_everything(log)
     import tasks.storage.database as storage
     from flows.cli.app import main

@@ -58,7 +58,7 @@ def _retried(transient: bool, attempts: int | None) -> str:
 
 
 def licences_page() -> str:
-    """A page of its own, and no block: the packages differ a little from one Python to the next."""
+    """A separate page instead of a block, because the packages differ between Python versions."""
     rows = ((package.metadata["Name"], licence_of(package)[0]) for package in run_time_packages())
     table = _table(("Package", "Licence"), rows)
     about = "The packages that the program needs at run time, each with the licence in its metadata."
