@@ -210,7 +210,7 @@ def test_known_vulnerabilities_fail_the_audit(tmp_path: Path, capsys: pytest.Cap
     lock = tmp_path / "requirements.lock"
     lock.write_text(LOCKED)
     for known, code, said in (
-        ([FAULT], 1, "idna 2.0: PYSEC-2026-1, mended in 3.7\n1 of 2 packages"),
+        ([FAULT], 1, "idna 2.0: PYSEC-2026-1, fixed in 3.7\n1 of 2 packages"),
         ([], 0, "0 of 2 packages have a known vulnerability"),
     ):
         with vulnerabilities({"anyio": [], "idna": known}) as address:

@@ -43,7 +43,7 @@ def show_vulnerabilities(packages: list[dict[str, Any]]) -> int:
             say(f"{package['name']}: not looked up: {reason}", 0)
         for known in package.get("vulns", ()):
             fixed = ", ".join(known["fix_versions"]) or "no release yet"
-            say(f"{package['name']} {package['version']}: {known['id']}, mended in {fixed}", 0)
+            say(f"{package['name']} {package['version']}: {known['id']}, fixed in {fixed}", 0)
     found = sum(bool(package.get("vulns")) for package in packages)
     looked_up = sum("skip_reason" not in package for package in packages)
     return say(
