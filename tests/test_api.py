@@ -614,7 +614,7 @@ def test_platform_key_names_its_workspace(api: Api) -> None:
 
 
 def test_platform_key_creates_a_workspace_only_on_request(either_api: Api) -> None:
-    """An import into a new workspace needs X-Create-Workspace; reading from one finds nothing."""
+    """An import needs X-Create-Workspace for a new workspace, and reading a missing one finds nothing."""
     new = {"X-Workspace": "new"}
     with either_api.client(None) as client:
         for headers in ({}, new, new | {"X-Create-Workspace": "false"}):
@@ -840,10 +840,12 @@ def test_limits_on_connections_come_from_the_settings(settings: Settings) -> Non
     changes = {"api_header_seconds": 0.5, "api_connections_per_address": 1}
     with api_with(settings, **changes) as api, connect(api) as slow:
         slow.sendall(b"GET /healthz HT")
+        began = time.monotonic()
         refused = httpx.get(f"{api.url}/healthz")
         assert error_of(refused, 503) == "Too many connections"
         assert int(refused.headers["Retry-After"]) > 0
         answer = b"".join(iter(lambda: slow.recv(4096), b""))
+        assert time.monotonic() - began < 5
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "REQUEST_TIMEOUT"
 
