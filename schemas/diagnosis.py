@@ -14,6 +14,7 @@ _EXPLAIN_BOTH = {
     Reason.SECURITY_DEFAULTS,
     Reason.CONDITIONAL_ACCESS,
     Reason.ACCOUNT_BLOCKED,
+    Reason.NOT_AT_MICROSOFT,
 }
 
 

@@ -50,6 +50,7 @@ class Reason(StrEnum):
     CONDITIONAL_ACCESS = "conditional_access"
     ACCOUNT_BLOCKED = "account_blocked"
     FEDERATION_UNREACHABLE = "federation_unreachable"
+    NOT_AT_MICROSOFT = "not_at_microsoft"
     MECHANISM_NOT_OFFERED = "mechanism_not_offered"
     IMAP_OFF = "imap_off"
     TOO_MANY_CONNECTIONS = "too_many_connections"
@@ -151,6 +152,12 @@ EXPLANATIONS = {
         "Wait: the next retest tries the mailbox again. If the problem persists, ask the admin to check the "
         "federation server (AD FS).",
         transient=True,
+    ),
+    Reason.NOT_AT_MICROSOFT: Explanation(
+        "Not hosted at Microsoft",
+        "The mail of the address's domain goes to another provider, as DNS shows. No password was sent.",
+        "Delete the mailbox here and connect it at its own provider. If it is hosted at Microsoft after all, "
+        "name its servers in OUTLOOK_IMPORT_SERVERS and import it again.",
     ),
     Reason.MECHANISM_NOT_OFFERED: Explanation(
         "Server offers no password login",

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
@@ -23,6 +24,8 @@ from pandera.polars import PolarsData
 from pyotp.totp import TOTP
 
 from schemas.csv_file import CsvTable
+from schemas.misspellings import intended_domain
+from schemas.other_providers import consumer_provider
 from schemas.plaintext import Plaintext
 from schemas.refusals import Refusal
 
@@ -49,6 +52,7 @@ class RowReason(StrEnum):
     NAME_TOO_LONG = "name_too_long"
     TOTP_TOO_LONG = "totpsecret_too_long"
     INVALID_EMAIL = "invalid_email"
+    NOT_AT_MICROSOFT = "not_at_microsoft"
     CONTROL_CHARACTERS = "control_characters"
     INVALID_TOTP = "invalid_totp"
 
@@ -74,6 +78,10 @@ ROW_MESSAGES = {
     RowReason.NAME_TOO_LONG: ("Name is longer than 200 characters", "shorten the name"),
     RowReason.TOTP_TOO_LONG: ("TOTP secret is longer than 512 characters", "check the cell"),
     RowReason.INVALID_EMAIL: ("Invalid email address", "enter the full address, such as ann@example.com"),
+    RowReason.NOT_AT_MICROSOFT: (
+        "Not hosted at Microsoft",
+        "remove the row, or name the domain in OUTLOOK_IMPORT_SERVERS",
+    ),
     RowReason.CONTROL_CHARACTERS: (
         "Password contains control characters",
         "copy the password again, without line breaks or tabs",
@@ -96,6 +104,13 @@ class RowError(NamedTuple):
     line: int
     email: str
     reason: RowReason
+
+    @property
+    def message(self) -> str:
+        """The row error to show. It names the provider of a mailbox that is not at Microsoft."""
+        key = email_key(self.email) if self.reason is RowReason.NOT_AT_MICROSOFT else None
+        provider = consumer_provider(_domain(key)) if key else None
+        return f"{self.reason.message}: {provider}" if provider else self.reason.message
 
 
 class Duplicate(NamedTuple):
@@ -139,6 +154,7 @@ class MailboxRow(pa.DataFrameModel):
     extra_cells: bool
     email: str
     email_key: str = pa.Field(nullable=True)
+    elsewhere: bool
     password: str
     name: str
     totpsecret: str
@@ -187,6 +203,11 @@ class MailboxRow(pa.DataFrameModel):
     def email_is_an_address(cls, data: PolarsData) -> pl.LazyFrame:
         return data.lazyframe.select(pl.col("email_key").is_not_null())
 
+    @pa.check("elsewhere", name=RowReason.NOT_AT_MICROSOFT)
+    @classmethod
+    def may_be_at_microsoft(cls, data: PolarsData) -> pl.LazyFrame:
+        return data.lazyframe.select(~pl.col(data.key))
+
     @pa.check("password", name=RowReason.CONTROL_CHARACTERS)
     @classmethod
     def password_is_printable(cls, data: PolarsData) -> pl.LazyFrame:
@@ -210,24 +231,26 @@ def _fits(column: str) -> pl.Expr:
 ROWS_AT_ONCE = 50_000  # limits Pandera's memory for a file in which every row fails
 
 
-def validate(table: CsvTable) -> Validated:
+def validate(table: CsvTable, served: Collection[str] = ()) -> Validated:
     """Validate every row of a table.
 
     Args:
         table: The rows as `csv_file.parse` returns them.
+        served: Domains with their own servers in the settings; `*` stands for all other domains. Their
+            mailboxes need not be at Microsoft.
 
     Returns:
         The valid rows and the row errors. A failed row has one reason: the first of `RowReason` that applies.
     """
-    parts = [_validate_part(part) for part in table.frame.iter_slices(ROWS_AT_ONCE)]
+    parts = [_validate_part(part, served) for part in table.frame.iter_slices(ROWS_AT_ONCE)]
     return Validated(
         pl.concat([valid for valid, _ in parts]),
         tuple(error for _, errors in parts for error in errors),
     )
 
 
-def _validate_part(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[RowError]]:
-    candidates = _candidates(frame)
+def _validate_part(frame: pl.DataFrame, served: Collection[str]) -> tuple[pl.DataFrame, list[RowError]]:
+    candidates = _candidates(frame, served)
     reasons = _first_failed_check(candidates)
     failed = sorted(reasons)
     errors = [
@@ -236,19 +259,26 @@ def _validate_part(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[RowError]]:
     ]
     passed = pl.Series([at not in reasons for at in range(candidates.height)], dtype=pl.Boolean)
     edge_space = pl.col("password") != pl.col("password").str.strip_chars()
-    valid = candidates.filter(passed).select(
+    passing = candidates.filter(passed)
+    domain_warnings = _each(passing["email_key"], partial(_domain_warning, served=served))
+    valid = passing.with_columns(domain_warnings.alias("domain_warning")).select(
         "line",
         "email",
         "email_key",
         "password",
         pl.col("name").str.strip_chars().replace("", None),
         "totp",
-        pl.when(edge_space).then(pl.lit(EDGE_SPACE_WARNING)).otherwise(pl.lit("")).alias("warning"),
+        pl.concat_str(
+            pl.when(edge_space).then(pl.lit(EDGE_SPACE_WARNING)),
+            "domain_warning",
+            separator="; ",
+            ignore_nulls=True,
+        ).alias("warning"),
     )
     return valid, errors
 
 
-def _candidates(frame: pl.DataFrame) -> pl.DataFrame:
+def _candidates(frame: pl.DataFrame, served: Collection[str]) -> pl.DataFrame:
     """Normalise the cells and add the columns that the checks need."""
     frame = frame.with_columns(
         pl.col("email").str.strip_chars(),
@@ -257,11 +287,13 @@ def _candidates(frame: pl.DataFrame) -> pl.DataFrame:
         .otherwise(pl.col("password"))
         .alias("password"),
     )
+    keys = _each(frame["email"], email_key)
     return frame.select(
         "line",
         "extra_cells",
         "email",
-        _each(frame["email"], email_key).alias("email_key"),
+        keys.alias("email_key"),
+        _each(keys, partial(_provider_elsewhere, served=served)).is_not_null().alias("elsewhere"),
         "password",
         "name",
         "totpsecret",
@@ -270,8 +302,28 @@ def _candidates(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _each(cells: pl.Series, function: Callable[[str], str | None]) -> pl.Series:
-    results = {cell: function(cell) for cell in cells.unique()}
+    results = {cell: None if cell is None else function(cell) for cell in cells.unique()}
     return pl.Series([results[cell] for cell in cells], dtype=pl.String)
+
+
+def _domain(key: str) -> str:
+    return key.rpartition("@")[2]
+
+
+def _provider_elsewhere(key: str, served: Collection[str]) -> str | None:
+    domain = _domain(key)
+    return None if domain in served or "*" in served else consumer_provider(domain)
+
+
+def _domain_warning(key: str, served: Collection[str]) -> str | None:
+    domain = _domain(key)
+    if domain in served:
+        return None
+    if intended := intended_domain(domain):
+        return f"{domain}: did you mean {intended}?"
+    # Only if the settings say where all mailboxes are tested: otherwise the row has failed.
+    provider = consumer_provider(domain)
+    return f"{domain}: not hosted at Microsoft but at {provider}" if provider else None
 
 
 def _first_failed_check(candidates: pl.DataFrame) -> dict[int, RowReason]:

@@ -97,8 +97,7 @@ class Summary:
                 "skipped": self.skipped,
                 "failed": self.failed,
                 "errors": [
-                    {"email": error.email, "error": error.reason.message}
-                    for error in self.errors[:MAX_ERRORS_SHOWN]
+                    {"email": error.email, "error": error.message} for error in self.errors[:MAX_ERRORS_SHOWN]
                 ],
             },
         }
@@ -134,7 +133,7 @@ class Summary:
             )
         if self.errors:
             parts.append(f"### Failed rows{self._first_errors_note()}")
-            rows = [(e.line, e.email, e.reason.message) for e in self.errors[:MAX_ERRORS_SHOWN]]
+            rows = [(e.line, e.email, e.message) for e in self.errors[:MAX_ERRORS_SHOWN]]
             parts.append(markdown_table(("Line", "Email", "Error"), rows))
         if self.ignored:
             parts.append(
@@ -170,7 +169,7 @@ def summarize(
         *(Outcome(line, email, Result.IMPORTED, warning) for line, email, warning in imported),
         *(Outcome(line, email, Result.SKIPPED, ALREADY_STORED) for line, email in stored_already),
         *(Outcome(line, email, Result.SKIPPED, DUPLICATE) for line, email in prepared.duplicates),
-        *(Outcome(e.line, e.email, Result.FAILED, e.reason.message) for e in prepared.errors),
+        *(Outcome(e.line, e.email, Result.FAILED, e.message) for e in prepared.errors),
     ]
     return Summary(
         file=file,

@@ -150,6 +150,46 @@ def test_extra_cells() -> None:
     assert validate_row(extra_cells=True).errors == (RowError(2, "ann@example.com", RowReason.EXTRA_CELLS),)
 
 
+@pytest.mark.parametrize(
+    ("email", "message"),
+    [
+        ("joe@gmail.com", "Not hosted at Microsoft: Gmail"),
+        ("Kim@Yahoo.CO.UK", "Not hosted at Microsoft: Yahoo"),
+        ("lee@icloud.com", "Not hosted at Microsoft: iCloud"),
+        ("lee@ｗｅｂ.de", "Not hosted at Microsoft: WEB.DE"),
+    ],
+)
+def test_a_mailbox_elsewhere_fails_and_its_provider_is_named(email: str, message: str) -> None:
+    """An address at a provider that cannot be Microsoft fails, and the message names the provider."""
+    (error,) = validate_row(email=email).errors
+    assert (error.email, error.reason) == (email, RowReason.NOT_AT_MICROSOFT)
+    assert error.message == message
+
+
+def test_domains_with_their_own_servers_may_be_elsewhere() -> None:
+    """A domain that the settings name is imported as it is; under `*`, other providers are warned of."""
+    table = table_of({"email": "joe@gmail.com"}, {"email": "kim@yahoo.com"}, {"email": "max@hotmial.com"})
+    named = validate(table, {"gmail.com", "hotmial.com"})
+    assert [error.line for error in named.errors] == [3]
+    assert named.valid["warning"].to_list() == ["", ""]
+    everywhere = validate(table, {"gmail.com", "*"})
+    assert everywhere.errors == ()
+    assert everywhere.valid["warning"].to_list() == [
+        "",
+        "yahoo.com: not hosted at Microsoft but at Yahoo",
+        "hotmial.com: did you mean hotmail.com?",
+    ]
+
+
+def test_a_misspelled_domain_is_warned_of() -> None:
+    """A domain like one of Microsoft's is imported with a warning that names the probable one."""
+    validated = validate_row(email="Max@HOTMIAL.com", password=" pw")
+    assert validated.errors == ()
+    assert validated.valid["warning"].to_list() == [
+        f"{EDGE_SPACE_WARNING}; hotmial.com: did you mean hotmail.com?"
+    ]
+
+
 MESSAGES = {
     RowReason.EXTRA_CELLS: "Row has more cells than the header",
     RowReason.MISSING: "Missing email or password",
@@ -158,6 +198,7 @@ MESSAGES = {
     RowReason.NAME_TOO_LONG: "Name is longer than 200 characters",
     RowReason.TOTP_TOO_LONG: "TOTP secret is longer than 512 characters",
     RowReason.INVALID_EMAIL: "Invalid email address",
+    RowReason.NOT_AT_MICROSOFT: "Not hosted at Microsoft",
     RowReason.CONTROL_CHARACTERS: "Password contains control characters",
     RowReason.INVALID_TOTP: "Invalid TOTP secret",
 }
@@ -185,6 +226,7 @@ FAULTS: dict[RowReason, dict[str, str | bool]] = {
     RowReason.NAME_TOO_LONG: {"name": "x" * 300},
     RowReason.TOTP_TOO_LONG: {"totpsecret": "1" * 600},
     RowReason.INVALID_EMAIL: {"email": "ann"},
+    RowReason.NOT_AT_MICROSOFT: {"email": "ann@gmail.com"},
     RowReason.CONTROL_CHARACTERS: {"password": "p\nw"},
     RowReason.INVALID_TOTP: {"totpsecret": "1"},
 }

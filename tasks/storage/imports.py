@@ -18,7 +18,7 @@ from schemas.responses import (
     Progress,
     RowFault,
 )
-from schemas.rows import RowReason
+from schemas.rows import RowError, RowReason
 from schemas.tables import Import as StoredImport
 from schemas.tables import ImportRowError, ProbeResult, table_of
 from schemas.tables import Mailbox as StoredMailbox
@@ -166,6 +166,8 @@ def _row_faults(
         .limit(limit)
     )
     return [
-        RowFault(line=row.line, email=row.email, error=RowReason(row.reason).message)
+        RowFault(
+            line=row.line, email=row.email, error=RowError(row.line, row.email, RowReason(row.reason)).message
+        )
         for row in connection.execute(query)
     ]
