@@ -11,14 +11,18 @@ import codecs
 import csv
 import io
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import count, islice
+from typing import NamedTuple
 
 import polars as pl
 from polars.exceptions import PolarsError
 
-from schemas.headers import FIELDS, MOST_COLUMNS, Columns, find_columns, normalise
+from schemas.bounds import DEFAULT_BOUNDS, Bounds
+from schemas.headers import FIELDS, Columns, find_columns, normalise
 from schemas.plaintext import Plaintext
 from schemas.refusals import COLUMNS_REQUIRED, CSV_EMPTY, TWO_READINGS, Refusal
 
@@ -26,6 +30,8 @@ DELIMITERS = (",", ";", "\t", "|")
 
 
 ERROR_HEADER = "error"
+WIDEST_COMPARED = 1000  # cells of a row
+_ALL_ROWS = Bounds(rows=sys.maxsize)  # for a file that `parse` has already accepted
 BYTE_ORDER_MARKS = (  # the UTF-32 mark begins with the UTF-16 mark, so UTF-32 comes first
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -61,12 +67,13 @@ class CsvTable(Plaintext):
     ignored: tuple[str, ...]
 
 
-def parse(data: bytes, encoding: str | None = None) -> CsvTable | Refusal:
+def parse(data: bytes, encoding: str | None = None, bounds: Bounds = DEFAULT_BOUNDS) -> CsvTable | Refusal:
     """Parse a CSV file.
 
     Args:
         data: The whole file.
         encoding: Name of the text encoding to use instead of UTF-8. A byte order mark takes precedence.
+        bounds: How much of the file to read. A file that has more is refused.
 
     Returns:
         The table, or a refusal that says what is wrong and, if possible, on which line.
@@ -78,13 +85,15 @@ def parse(data: bytes, encoding: str | None = None) -> CsvTable | Refusal:
     if not text:
         return Refusal(CSV_EMPTY)
     try:
-        header = _find_header(text)
+        header = _find_header(text, bounds)
         if header is None:
-            return Refusal(_without_header(text))
+            return Refusal(_without_header(text, bounds))
         delimiter, columns = header
         if columns.fault:
             return Refusal(columns.fault)
-        return _read_table(text, first_line, delimiter, columns)
+        return _read_table(text, first_line, delimiter, columns, bounds)
+    except _TooManyRecordsError:
+        return Refusal(bounds.too_many_rows)
     except _RecordError as broken:
         return Refusal(f"Line {first_line + broken.line - 1}: {broken.what}")
 
@@ -104,12 +113,12 @@ def extract_rows(data: bytes, errors: Mapping[int, str], encoding: str | None = 
     text = decode(data, encoding)
     assert isinstance(text, str)  # noqa: S101  parse() has already decoded it
     first_line, text = _skip_to_header(text)
-    found = _find_header(text)
+    found = _find_header(text, _ALL_ROWS)
     assert found is not None  # noqa: S101  parse() has already found it
     copy = io.StringIO(newline="")
     writer = csv.writer(copy, delimiter=found[0], lineterminator="\r\n")
-    records = ((line, cells) for line, cells in _records(text, found[0]) if _filled(cells))
-    _, header = next(records)
+    records = (record for record in _records(text, found[0], _ALL_ROWS) if _filled(record.cells))
+    header = next(records).cells
     names = [normalise(cell) for cell in header]
     at = names.index(ERROR_HEADER) if ERROR_HEADER in names else None
 
@@ -120,9 +129,9 @@ def extract_rows(data: bytes, errors: Mapping[int, str], encoding: str | None = 
         return [*padded[:at], error, *padded[at + 1 :]]
 
     writer.writerow(with_error(header, ERROR_HEADER))
-    for line, cells in records:
-        if error := errors.get(first_line + line - 1):
-            writer.writerow(with_error(cells, error))
+    for record in records:
+        if error := errors.get(first_line + record.line - 1):
+            writer.writerow(with_error(record.cells, error))
     return copy.getvalue().encode("utf-8-sig")
 
 
@@ -162,8 +171,12 @@ def decode(data: bytes, encoding: str | None = None) -> str | Refusal:
 def _unix_line_ends(text: str) -> str:
     if "\n" not in text:
         return text.replace("\r", "\n")  # classic Mac OS
-    # Without the look-behind, the search would restart at each carriage return of a long run.
-    return re.sub(r"(?<!\r)\r++(\n|\Z)", "\n", text)
+    # `replace` is much faster than the expression, which is left with what has more than two returns.
+    text = text.replace("\r\n", "\n").replace("\r\n", "\n")
+    if "\r\n" in text or text.endswith("\r"):
+        # Without the look-behind, the search would restart at each carriage return of a long run.
+        text = re.sub(r"(?<!\r)\r++(\n|\Z)", "\n", text)
+    return text
 
 
 def _not_text(data: bytes, codec: str, start: int) -> str:
@@ -205,11 +218,22 @@ class _RecordError(Exception):
         self.what = what
 
 
+class _TooManyRecordsError(Exception):
+    """The text has more records than may be read."""
+
+
+# `csv` ends a value at 131,072 characters. No export has a row this long.
+LONGEST_ROW = 1_000_000
+
 BROKEN_QUOTE = (
     "misplaced quotation mark; put the whole value in quotes and double each quotation mark inside it"
 )
 STRAY_RETURN = "carriage return inside a row; save the file again with standard line endings"
 ENDLESS_VALUE = "a value is longer than 131,072 characters; look for a quotation mark that is never closed"
+ENDLESS_ROW = (
+    f"a row is longer than {LONGEST_ROW:,} characters; look for a quotation mark that is never closed, "
+    "or remove columns that you do not need"
+)
 
 
 def _what(error: csv.Error) -> str:
@@ -225,10 +249,19 @@ def _well_formed(delimiter: str) -> re.Pattern[str]:
 
 
 _WELL_FORMED = {delimiter: _well_formed(delimiter) for delimiter in DELIMITERS}
+_BLANK_LINES = {delimiter: re.compile(rf"[\s{re.escape(delimiter)}]*(?:\n|\Z)") for delimiter in DELIMITERS}
 
 
-def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line and the cells of every record, including blank ones.
+class _Record(NamedTuple):
+    """One record of a CSV: the line where it starts (the first is 1), its cells, and its text."""
+
+    line: int
+    cells: list[str]
+    text: str
+
+
+def _records(text: str, delimiter: str, bounds: Bounds) -> Iterator[_Record]:
+    """Yield every record, except blank lines: a spreadsheet can export a million of them.
 
     A quotation mark inside an unquoted value is an error too, although `csv` accepts it. Another program may
     read on to the next quotation mark, several lines below, and in `a, "b"` the marks are probably not part
@@ -238,45 +271,54 @@ def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
     Raises:
         _RecordError: If a record is not valid CSV.
+        _TooManyRecordsError: If there are more records than a header and the rows that may be read.
     """
-    record: list[str] = []
+    start = end = 0  # of the record that is being read
+    line = 1
 
     def lines() -> Iterator[str]:
-        for line in io.StringIO(text, newline="\n"):
-            record.append(line)
-            yield line
+        nonlocal end
+        while end < len(text):
+            begin, end = end, text.find("\n", end) + 1 or len(text)
+            if end - start > LONGEST_ROW:
+                raise _RecordError(line, ENDLESS_ROW)
+            yield text[begin:end]
 
     reader = csv.reader(lines(), delimiter=delimiter, strict=True)
-    well_formed = _WELL_FORMED[delimiter]
-    line = 1
-    while True:
+    well_formed, blank_lines = _WELL_FORMED[delimiter], _BLANK_LINES[delimiter]
+    for number in count():
+        blank = blank_lines.match(text, end)
+        end = blank.end() if blank else end
+        line += text.count("\n", start, end)
+        start = end
+        if start == len(text):
+            return
+        if number > bounds.rows:
+            raise _TooManyRecordsError
         try:
-            cells = next(reader, None)
+            cells = next(reader)
         except csv.Error as error:
             raise _RecordError(line, _what(error)) from None
-        if cells is None:
-            return
-        if any('"' in part for part in record) and not well_formed.fullmatch("".join(record)):
+        record = text[start:end]
+        if '"' in record and not well_formed.fullmatch(record):
             raise _RecordError(line, BROKEN_QUOTE)
-        yield line, cells
-        record.clear()
-        line = reader.line_num + 1
+        yield _Record(line, cells, record)
 
 
 def _filled(cells: Iterable[str]) -> bool:
     return any(cell and not cell.isspace() for cell in cells)
 
 
-def _find_header(text: str) -> tuple[str, Columns] | None:
+def _find_header(text: str, bounds: Bounds) -> tuple[str, Columns] | None:
     """Find the delimiter for which the header matches the most columns; None if none matches."""
     found: list[tuple[int, str, Columns]] = []
     for delimiter in DELIMITERS:
-        records = (cells for _, cells in _records(text, delimiter) if _filled(cells))
+        records = (record.cells for record in _records(text, delimiter, bounds) if _filled(record.cells))
         try:
             header = next(records, [])
-        except _RecordError:
+        except (_RecordError, _TooManyRecordsError):
             continue
-        columns = find_columns(header, partial(_values_of, records))
+        columns = find_columns(header, partial(_values_of, records), bounds)
         if columns is not None:
             found.append((len(columns.position), delimiter, columns))
     if not found:
@@ -289,36 +331,37 @@ def _values_of(records: Iterable[list[str]], column: int) -> list[str]:
     return [cells[column] for cells in records if column < len(cells)]
 
 
-def _without_header(text: str) -> str:
+def _without_header(text: str, bounds: Bounds) -> str:
     """The contract's message for a file without a matching header: empty, or without the columns."""
-    delimiter = max(DELIMITERS, key=text.partition("\n")[0].count)
-    rows = sum(_filled(cells) for _, cells in _records(text, delimiter))
-    return CSV_EMPTY if rows < 2 else COLUMNS_REQUIRED
+    first_line = text[: text.find("\n") + 1 or None]
+    delimiter = max(DELIMITERS, key=first_line.count)
+    filled = (record for record in _records(text, delimiter, bounds) if _filled(record.cells))
+    return CSV_EMPTY if len(list(islice(filled, 2))) < 2 else COLUMNS_REQUIRED
 
 
-def _read_table(text: str, first_line: int, delimiter: str, columns: Columns) -> CsvTable | Refusal:
-    total = widest = 0
-    kept: list[int] = []  # indexes of the records that are not blank
+def _read_table(
+    text: str, first_line: int, delimiter: str, columns: Columns, bounds: Bounds
+) -> CsvTable | Refusal:
+    widest = 0
+    texts: list[str] = []
     lines: list[int] = []
     extra: list[bool] = []
     expected: dict[str, list[str]] = {field: [] for field in columns.position}
-    for number, (line, cells) in enumerate(_records(text, delimiter)):
-        total = number + 1
+    for line, cells, record in _records(text, delimiter, bounds):
         if not _filled(cells):
             continue
         widest = max(widest, len(cells))
-        kept.append(number)
+        texts.append(record)
         lines.append(first_line + line - 1)
         extra.append(len(cells) > columns.width)
         for field, at in columns.position.items():
             expected[field].append(cells[at] if at < len(cells) else "")
-    if len(kept) < 2:  # the header only
+    if len(lines) < 2:  # the header only
         return Refusal(CSV_EMPTY)
 
-    frame = _read_with_polars(text, delimiter, columns, widest)
-    if frame is None or frame.height != total:
+    values = _read_with_polars("".join(texts), delimiter, columns, widest)
+    if values is None or values.height != len(lines):
         return Refusal(TWO_READINGS)
-    values = frame[kept]
     if any(values[field].to_list() != cells for field, cells in expected.items()):
         return Refusal(TWO_READINGS)
     return CsvTable(
@@ -339,8 +382,8 @@ def _read_table(text: str, first_line: int, delimiter: str, columns: Columns) ->
 def _read_with_polars(text: str, delimiter: str, columns: Columns, widest: int) -> pl.DataFrame | None:
     """Read the used columns of every record; None if Polars finds an error."""
     # This header has unique names and is as wide as the widest row, so that a quoted line break in an extra
-    # cell does not start a new record. Rows wider than `MOST_COLUMNS` are row errors anyway.
-    width = max(columns.width, min(widest, MOST_COLUMNS))
+    # cell does not start a new record. Wider rows are row errors anyway.
+    width = max(columns.width, min(widest, WIDEST_COMPARED))
     header = delimiter.join(f"c{at}" for at in range(width))
     try:
         frame = pl.read_csv(

@@ -6,6 +6,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from schemas.bounds import DEFAULT_BOUNDS, Bounds
+from schemas.labels import printable
+
 FIELDS = ("email", "password", "name", "totpsecret")
 
 # Normalised: lower case, without spaces, underscores and hyphens.
@@ -17,9 +20,6 @@ KNOWN_HEADERS = {
 }
 FIELD_OF_HEADER = {header: field for field, headers in KNOWN_HEADERS.items() for header in headers}
 
-# Outlook's own exports have about 90. Without a limit, a header could create a million columns in memory.
-MOST_COLUMNS = 1000
-
 LONGEST_SHOWN_HEADER = 40
 
 
@@ -28,7 +28,7 @@ class Columns:
     """The columns of a file.
 
     Attributes:
-        position: Field name → 0-based column. Always has email and password.
+        position: Field name → 0-based column. Has email and password unless there are too many columns.
         width: Number of cells in the header.
         ignored: Headers of the columns that are not used, shortened for display.
         fault: Why the file is refused, or "": two columns have the same name or meaning, or there are too
@@ -46,17 +46,22 @@ def normalise(header: str) -> str:
     return re.sub(r"[\s_\-\u2010-\u2015\ufeff]+", "", header).casefold()
 
 
-def find_columns(header: Sequence[str], values_of: Callable[[int], list[str]]) -> Columns | None:
+def find_columns(
+    header: Sequence[str], values_of: Callable[[int], list[str]], bounds: Bounds = DEFAULT_BOUNDS
+) -> Columns | None:
     """Find the fields in a header row.
 
     Args:
         header: The cells of the header row.
         values_of: Returns all values of a column, given its 0-based position. Called only to find out
             whether a `user name` column contains addresses.
+        bounds: The maximum number of columns. A header that has more is not looked into.
 
     Returns:
         The columns, or None if there is no email or no password column.
     """
+    if len(header) > bounds.columns:
+        return Columns({}, len(header), (), bounds.too_many_columns)
     names = [normalise(cell) for cell in header]
     claims: dict[str, list[int]] = {}
     for at, name in enumerate(names):
@@ -88,8 +93,6 @@ def _user_name_as_email(names: list[str], values_of: Callable[[int], list[str]])
 
 
 def _fault(header: Sequence[str], names: list[str], claims: dict[str, list[int]]) -> str:
-    if len(header) > MOST_COLUMNS:
-        return f"CSV file has more than {MOST_COLUMNS:,} columns: remove the ones you do not need"
     seen: set[str] = set()
     for at, name in enumerate(names):
         if name in seen:
@@ -105,5 +108,5 @@ def _fault(header: Sequence[str], names: list[str], claims: dict[str, list[int]]
 
 def shown(header: str) -> str:
     """A header on one line, printable and shortened for display."""
-    line = " ".join("".join(char if char.isprintable() else " " for char in header).split())
+    line = " ".join(printable(header).split())
     return line if len(line) <= LONGEST_SHOWN_HEADER else line[: LONGEST_SHOWN_HEADER - 1] + "…"

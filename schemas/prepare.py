@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from schemas.bounds import DEFAULT_BOUNDS, Bounds
 from schemas.csv_file import parse
 from schemas.plaintext import Plaintext
 from schemas.refusals import Refusal
@@ -33,17 +34,20 @@ class Prepared(Plaintext):
     ignored: tuple[str, ...]
 
 
-def prepare_rows(data: bytes | Refusal, encoding: str | None = None) -> Prepared | Refusal:
+def prepare_rows(
+    data: bytes | Refusal, encoding: str | None = None, bounds: Bounds = DEFAULT_BOUNDS
+) -> Prepared | Refusal:
     """Parse, validate and dedupe the rows of a file.
 
     Args:
         data: The whole file. A refusal is returned unchanged.
         encoding: Name of the text encoding to use instead of UTF-8. A byte order mark takes precedence.
+        bounds: How much of the file to read. A file that has more is refused.
 
     Returns:
         The prepared rows, or the refusal of the file.
     """
-    table = data if isinstance(data, Refusal) else parse(data, encoding)
+    table = data if isinstance(data, Refusal) else parse(data, encoding, bounds)
     if isinstance(table, Refusal):
         return table
     validated = validate(table)
