@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from schemas.bounds import DEFAULT_BOUNDS, Bounds
 from schemas.providers import Endpoint, Servers
 
 PREFIX = "OUTLOOK_IMPORT_"
@@ -74,6 +75,15 @@ class Settings(BaseSettings):
     )
     max_file_bytes: int = Field(
         10 * MIB, gt=0, le=1024 * MIB, description="Maximum size of a file, in bytes."
+    )
+    max_rows: int = Field(
+        DEFAULT_BOUNDS.rows,
+        gt=0,
+        le=100_000,
+        description="Maximum number of rows in a file, duplicates included.",
+    )
+    max_columns: int = Field(
+        DEFAULT_BOUNDS.columns, gt=0, le=1000, description="Maximum number of columns in a file."
     )
     probe_timeout: float = Field(
         30.0,
@@ -167,6 +177,11 @@ class Settings(BaseSettings):
     def overrides(self) -> dict[str, Servers]:
         """The setting `servers` by domain in lower case."""
         return {domain.lower(): Servers(entry.smtp, entry.imap) for domain, entry in self.servers.items()}
+
+    @property
+    def bounds(self) -> Bounds:
+        """How much of a file is read."""
+        return Bounds(self.max_rows, self.max_columns)
 
     @property
     def claim_lease(self) -> timedelta:

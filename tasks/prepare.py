@@ -8,6 +8,7 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from schemas.bounds import DEFAULT_BOUNDS, Bounds
 from schemas.prepare import Prepared, prepare_rows
 from schemas.refusals import Refusal
 from tasks.crash import unquoted
@@ -17,7 +18,12 @@ from tasks.files.read_file import read_bytes
 @task(persist_result=False, cache_policy=NO_CACHE)
 @unquoted()
 def prepare(
-    file: Path, byte_limit: int, encoding: str | None = None, within: Sequence[Path] | None = None
+    file: Path,
+    byte_limit: int,
+    encoding: str | None = None,
+    within: Sequence[Path] | None = None,
+    *,
+    bounds: Bounds = DEFAULT_BOUNDS,
 ) -> Prepared | Refusal:
     """Read, validate and dedupe a CSV file of mailboxes.
 
@@ -27,6 +33,7 @@ def prepare(
         byte_limit: Maximum size of the file, in bytes.
         encoding: Name of the text encoding to use instead of UTF-8. A byte order mark takes precedence.
         within: Folders that may contain the file; None for any folder.
+        bounds: How much of the file to read. A file that has more is refused.
 
     Returns:
         The prepared rows, or the refusal of the file.
@@ -34,4 +41,4 @@ def prepare(
     Raises:
         StepError: If this program has a fault.
     """
-    return prepare_rows(read_bytes(file, byte_limit, within), encoding)
+    return prepare_rows(read_bytes(file, byte_limit, within), encoding, bounds)

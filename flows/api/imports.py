@@ -131,7 +131,8 @@ def import_upload(upload: Upload, workspace: str, key: str | None, service: Serv
 def store_upload(upload: Upload, origin: Origin, service: Service) -> Answered | Refusal:
     """Prepare and store a file, with the same functions as the flow."""
     limit = service.settings.max_file_bytes
-    prepared = prepare_rows(too_large(limit) if len(upload.data) > limit else upload.data)
+    data = too_large(limit) if len(upload.data) > limit else upload.data
+    prepared = prepare_rows(data, bounds=service.settings.bounds)
     if isinstance(prepared, Refusal):
         return prepared
     stored = store.fn(prepared, origin, service.mailboxes, service.settings)
