@@ -61,10 +61,12 @@ class CsvTable(Plaintext):
             line is 1), `extra_cells` (Boolean, whether it has more cells than the header) and `email`,
             `password`, `name`, `totpsecret` (String, never null; a missing column is all "").
         ignored: Headers of the columns that are not used, in the order of the file.
+        faults: Line and `RowReason` of each row that fails for the kind of its cells. A CSV has none.
     """
 
     frame: pl.DataFrame
     ignored: tuple[str, ...]
+    faults: tuple[tuple[int, str], ...] = ()
 
 
 def parse(data: bytes, encoding: str | None = None, bounds: Bounds = DEFAULT_BOUNDS) -> CsvTable | Refusal:

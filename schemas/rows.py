@@ -47,6 +47,8 @@ class RowReason(StrEnum):
 
     EXTRA_CELLS = "extra_cells"
     MISSING = "missing"
+    NOT_TEXT = "not_text"
+    FORMULA = "formula"
     EMAIL_TOO_LONG = "email_too_long"
     PASSWORD_TOO_LONG = "password_too_long"  # noqa: S105  the name of a check
     NAME_TOO_LONG = "name_too_long"
@@ -73,6 +75,14 @@ ROW_MESSAGES = {
         "quote values that contain the delimiter",
     ),
     RowReason.MISSING: ("Missing email or password", "fill in both cells"),
+    RowReason.NOT_TEXT: (
+        "A cell is a number, a date or an error: Excel may have changed it",
+        "format the column as text and type the value again",
+    ),
+    RowReason.FORMULA: (
+        "A cell is a formula, not text",
+        "format the column as text, then type the value itself",
+    ),
     RowReason.EMAIL_TOO_LONG: ("Email is longer than 254 characters", "check the cell"),
     RowReason.PASSWORD_TOO_LONG: ("Password is longer than 256 characters", "check the cell"),
     RowReason.NAME_TOO_LONG: ("Name is longer than 200 characters", "shorten the name"),
@@ -152,6 +162,7 @@ class MailboxRow(pa.DataFrameModel):
 
     line: pl.UInt32
     extra_cells: bool
+    fault: str
     email: str
     email_key: str = pa.Field(nullable=True)
     elsewhere: bool
@@ -177,6 +188,16 @@ class MailboxRow(pa.DataFrameModel):
     @classmethod
     def has_password(cls, data: PolarsData) -> pl.LazyFrame:
         return data.lazyframe.select(_filled(data.key))
+
+    @pa.check("fault", name=RowReason.NOT_TEXT)
+    @classmethod
+    def cells_are_text(cls, data: PolarsData) -> pl.LazyFrame:
+        return data.lazyframe.select(pl.col(data.key) != RowReason.NOT_TEXT)
+
+    @pa.check("fault", name=RowReason.FORMULA)
+    @classmethod
+    def cells_are_no_formulas(cls, data: PolarsData) -> pl.LazyFrame:
+        return data.lazyframe.select(pl.col(data.key) != RowReason.FORMULA)
 
     @pa.check("email", name=RowReason.EMAIL_TOO_LONG)
     @classmethod
@@ -242,7 +263,10 @@ def validate(table: CsvTable, served: Collection[str] = ()) -> Validated:
     Returns:
         The valid rows and the row errors. A failed row has one reason: the first of `RowReason` that applies.
     """
-    parts = [_validate_part(part, served) for part in table.frame.iter_slices(ROWS_AT_ONCE)]
+    faults = dict(table.faults)
+    fault = pl.Series("fault", [faults.get(line, "") for line in table.frame["line"]], dtype=pl.String)
+    frame = table.frame.with_columns(fault)
+    parts = [_validate_part(part, served) for part in frame.iter_slices(ROWS_AT_ONCE)]
     return Validated(
         pl.concat([valid for valid, _ in parts]),
         tuple(error for _, errors in parts for error in errors),
@@ -291,6 +315,7 @@ def _candidates(frame: pl.DataFrame, served: Collection[str]) -> pl.DataFrame:
     return frame.select(
         "line",
         "extra_cells",
+        "fault",
         "email",
         keys.alias("email_key"),
         _each(keys, partial(_provider_elsewhere, served=served)).is_not_null().alias("elsewhere"),

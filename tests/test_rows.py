@@ -39,11 +39,15 @@ TOTP_80_BITS = "JBSWY3DPEHPK3PXP"  # as long as Microsoft's own
 
 
 def table_of(*cells: Mapping[str, str | bool]) -> CsvTable:
-    """A table of rows that are valid unless the values say otherwise, from line 2 on."""
+    """A table of rows that are valid unless the values say otherwise, from line 2 on.
+
+    `fault` says that a row of a workbook fails for the kind of its cells.
+    """
     good = {"extra_cells": False, "email": "ann@example.com", "password": "pw", "name": "", "totpsecret": ""}
     records = [{"line": at, **good, **row} for at, row in enumerate(cells, start=2)]
     schema = {"line": pl.UInt32, "extra_cells": pl.Boolean} | dict.fromkeys(FIELDS, pl.String)
-    return CsvTable(pl.DataFrame(records, schema=schema), ())
+    faults = tuple((at, str(row["fault"])) for at, row in enumerate(cells, start=2) if "fault" in row)
+    return CsvTable(pl.DataFrame(records, schema=schema), (), faults)
 
 
 def validate_row(**cells: str | bool) -> Validated:
@@ -201,6 +205,8 @@ MESSAGES = {
     RowReason.NOT_AT_MICROSOFT: "Not hosted at Microsoft",
     RowReason.CONTROL_CHARACTERS: "Password contains control characters",
     RowReason.INVALID_TOTP: "Invalid TOTP secret",
+    RowReason.NOT_TEXT: "A cell is a number, a date or an error: Excel may have changed it",
+    RowReason.FORMULA: "A cell is a formula, not text",
 }
 
 
@@ -221,6 +227,8 @@ def test_lengths_in_messages() -> None:
 FAULTS: dict[RowReason, dict[str, str | bool]] = {
     RowReason.EXTRA_CELLS: {"extra_cells": True},
     RowReason.MISSING: {"password": ""},
+    RowReason.NOT_TEXT: {"fault": "not_text"},
+    RowReason.FORMULA: {"fault": "formula"},
     RowReason.EMAIL_TOO_LONG: {"email": "x" * 300},
     RowReason.PASSWORD_TOO_LONG: {"password": "\n" * 10 + "x" * 300},
     RowReason.NAME_TOO_LONG: {"name": "x" * 300},
