@@ -98,7 +98,8 @@ async def import_outlook(
     within = folders_of_run(settings)
     if report is not None and (refusal := refuse_report(report, within)):
         return await refuse(refusal, file, settings)
-    prepared = prepare(file, settings.max_file_bytes, encoding, within, bounds=settings.bounds)
+    served = tuple(settings.overrides)
+    prepared = prepare(file, settings.max_file_bytes, encoding, within, served=served, bounds=settings.bounds)
     if isinstance(prepared, Refusal):
         return await refuse(prepared, file, settings)
     with database(settings) as mailboxes:

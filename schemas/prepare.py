@@ -5,6 +5,7 @@ The command line, the flow, the HTTP API and the tests all call the same functio
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import polars as pl
@@ -35,7 +36,10 @@ class Prepared(Plaintext):
 
 
 def prepare_rows(
-    data: bytes | Refusal, encoding: str | None = None, bounds: Bounds = DEFAULT_BOUNDS
+    data: bytes | Refusal,
+    encoding: str | None = None,
+    bounds: Bounds = DEFAULT_BOUNDS,
+    served: Collection[str] = (),
 ) -> Prepared | Refusal:
     """Parse, validate and dedupe the rows of a file.
 
@@ -43,6 +47,7 @@ def prepare_rows(
         data: The whole file. A refusal is returned unchanged.
         encoding: Name of the text encoding to use instead of UTF-8. A byte order mark takes precedence.
         bounds: How much of the file to read. A file that has more is refused.
+        served: Domains with their own servers in the settings, which may include `*`.
 
     Returns:
         The prepared rows, or the refusal of the file.
@@ -50,7 +55,7 @@ def prepare_rows(
     table = data if isinstance(data, Refusal) else parse(data, encoding, bounds)
     if isinstance(table, Refusal):
         return table
-    validated = validate(table)
+    validated = validate(table, served)
     deduped = dedupe(validated.valid)
     if isinstance(deduped, Refusal):
         return deduped

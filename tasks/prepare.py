@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from prefect import task
@@ -23,6 +23,7 @@ def prepare(
     encoding: str | None = None,
     within: Sequence[Path] | None = None,
     *,
+    served: Collection[str] = (),
     bounds: Bounds = DEFAULT_BOUNDS,
 ) -> Prepared | Refusal:
     """Read, validate and dedupe a CSV file of mailboxes.
@@ -33,6 +34,7 @@ def prepare(
         byte_limit: Maximum size of the file, in bytes.
         encoding: Name of the text encoding to use instead of UTF-8. A byte order mark takes precedence.
         within: Folders that may contain the file; None for any folder.
+        served: Domains with their own servers in the settings, which may include `*`.
         bounds: How much of the file to read. A file that has more is refused.
 
     Returns:
@@ -41,4 +43,4 @@ def prepare(
     Raises:
         StepError: If this program has a fault.
     """
-    return prepare_rows(read_bytes(file, byte_limit, within), encoding, bounds)
+    return prepare_rows(read_bytes(file, byte_limit, within), encoding, bounds, served)

@@ -206,7 +206,7 @@ def import_file(
     test: bool = True,
 ) -> Stored:
     """Prepare and store a file with the flow's tasks."""
-    prepared = prepare.fn(file, settings.max_file_bytes)
+    prepared = prepare.fn(file, settings.max_file_bytes, served=tuple(settings.overrides))
     assert isinstance(prepared, Prepared), prepared
     return store.fn(prepared, Origin(file.name, workspace, tag, test), db, settings)
 

@@ -132,7 +132,7 @@ def store_upload(upload: Upload, origin: Origin, service: Service) -> Answered |
     """Prepare and store a file, with the same functions as the flow."""
     limit = service.settings.max_file_bytes
     data = too_large(limit) if len(upload.data) > limit else upload.data
-    prepared = prepare_rows(data, bounds=service.settings.bounds)
+    prepared = prepare_rows(data, bounds=service.settings.bounds, served=tuple(service.settings.overrides))
     if isinstance(prepared, Refusal):
         return prepared
     stored = store.fn(prepared, origin, service.mailboxes, service.settings)

@@ -102,7 +102,8 @@ def import_file(file: File = None, /, *, options: ImportOptions = NO_OPTIONS) ->
 def prepare_file(file: Path | None, encoding: str | None, settings: Settings) -> Prepared | Refusal:
     if file is None:
         return Refusal(CSV_REQUIRED, "name a file")
-    return prepare_rows(read_bytes(file, settings.max_file_bytes), encoding, settings.bounds)
+    data = read_bytes(file, settings.max_file_bytes)
+    return prepare_rows(data, encoding, settings.bounds, tuple(settings.overrides))
 
 
 def run(file: Path, options: ImportOptions, preview: Summary, say: Console) -> int:
