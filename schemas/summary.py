@@ -16,6 +16,7 @@ from schemas.prepare import Prepared
 from schemas.rows import DUPLICATE, RowError
 
 MAX_ERRORS_SHOWN = 50
+MAX_ERRORS_STORED = 1000
 ALREADY_STORED = "Already stored in the workspace: credentials not changed"
 
 

@@ -18,7 +18,7 @@ from schemas.providers import Endpoint, servers_for
 from schemas.rows import RowError
 from schemas.sealing import Owner, Sealer
 from schemas.settings import Settings
-from schemas.summary import Summary, summarize
+from schemas.summary import MAX_ERRORS_STORED, Summary, summarize
 from schemas.tables import Import, ImportRowError, Mailbox, now
 from schemas.verdicts import MailboxStatus, Target
 from tasks.crash import unquoted
@@ -64,6 +64,8 @@ class Stored:
 @task(persist_result=False, cache_policy=NO_CACHE)
 def store(prepared: Prepared, origin: Origin, database: Database, settings: Settings) -> Stored:
     """Seal the secrets and store the mailboxes. A mailbox that the workspace already has stays as it is.
+
+    Of the row errors, the first 1,000 are stored. The count of failed rows is that of all.
 
     Raises:
         KeyTakenError: If another import already used the idempotency key. Nothing is stored.
@@ -153,7 +155,8 @@ def _store_once(
             update(Import).where(col(Import.id) == import_id).values(imported=len(ids), skipped=skipped)
         )
         if errors:
-            rows = [{"import_id": import_id, **error._asdict()} for error in errors]
+            stored = errors[:MAX_ERRORS_STORED]
+            rows = [{"import_id": import_id, **error._asdict()} for error in stored]
             connection.execute(insert(ImportRowError), rows)
         return import_id, ids
 

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli.app import main
 from schemas.bounds import Bounds
 from schemas.settings import PREFIX, Settings
+from schemas.summary import MAX_ERRORS_STORED
+from tasks.storage.database import database
+from tests.conftest import import_file, write_csv
 from tests.support.shell import Shell
 from tests.test_api import api_with, error_of, send
 
@@ -55,3 +59,19 @@ def test_flow(shell: Shell, tmp_path: Path) -> None:
     )
     output, errors = shell.start_program(program).communicate()
     assert output.strip() == TOO_MANY_ROWS, errors
+
+
+def test_commands_say_how_many_row_errors_are_stored(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`imports errors` and `imports show` say that the errors are the first 1,000 of all."""
+    file = write_csv(tmp_path / "mailboxes.csv", [("nobody", "pw")] * (MAX_ERRORS_STORED + 1))
+    with database(settings) as db:
+        import_file(db, settings, file)
+    said = "These are the first 1,000 of 1,001 failed rows; the others are not stored."
+    for words in (["errors", "1"], ["errors", "1", "--csv"], ["show", "1"]):
+        assert main(["imports", *words]) == 0
+        output = capsys.readouterr()
+        assert said in output.err + " ".join(output.out.split())
+    assert main(["imports", "errors", "1", "--csv"]) == 0
+    assert capsys.readouterr().out.count("\n") == MAX_ERRORS_STORED + 1

@@ -18,11 +18,12 @@ from schemas.providers import Endpoint
 from schemas.rows import Duplicate, RowError, RowReason
 from schemas.sealing import Owner
 from schemas.settings import Settings
-from schemas.summary import ALREADY_STORED, Result
+from schemas.summary import ALREADY_STORED, MAX_ERRORS_STORED, Result
 from schemas.tables import Import, ImportRowError, Mailbox, Workspace, now
 from schemas.verdicts import Target
 from tasks.prepare import prepare
 from tasks.storage.database import Database
+from tasks.storage.imports import find_import
 from tasks.store import NOT_TESTED, Origin, seal, store
 from tests.conftest import accounts, import_file, mailboxes_file, rows_of, with_changes, write_csv
 from tests.support.rows import prepared_of
@@ -138,6 +139,28 @@ def test_row_errors_are_kept(db: Database, either_settings: Settings, tmp_path: 
     assert [(row["import_id"], row["line"], row["email"], row["reason"]) for row in rows] == [
         (summary.import_id, line, "nobody", RowReason.INVALID_EMAIL) for line in range(2, 62)
     ]
+
+
+def test_row_errors_are_stored_up_to_a_bound(db: Database, either_settings: Settings, tmp_path: Path) -> None:
+    """Of 1,500 failed rows the first 1,000 are stored and all are counted."""
+    file = write(tmp_path, *(("nobody", "pw") for _ in range(MAX_ERRORS_STORED + 500)))
+    summary = import_file(db, either_settings, file).summary
+    assert (summary.failed, len(summary.errors), len(summary.outcomes)) == (1500, 1500, 1500)
+    assert [row["line"] for row in rows_of(db, ImportRowError)] == [*range(2, MAX_ERRORS_STORED + 2)]
+    found = find_import(db, "default", summary.import_id or 0, MAX_ERRORS_STORED, 50)
+    assert found is not None
+    assert (found.failed, found.errors_stored) == (1500, MAX_ERRORS_STORED)
+    assert ([error.line for error in found.errors], found.next_cursor) == ([MAX_ERRORS_STORED + 1], None)
+
+
+def test_duplicates_are_not_sealed(db: Database, either_settings: Settings, tmp_path: Path) -> None:
+    """Of 5,000 rows of one mailbox, one is sealed and stored."""
+    file = write(tmp_path, *(("anna@outlook.com", f"pw {n}") for n in range(5000)))
+    it = prepared(file)
+    assert (it.kept.height, len(it.duplicates)) == (1, 4999)
+    counts = import_file(db, either_settings, file).summary
+    assert (counts.imported, counts.skipped, len(counts.outcomes)) == (1, 4999, 5000)
+    assert len(rows_of(db, Mailbox)) == 1
 
 
 def test_five_hundred_rows(db: Database, either_settings: Settings, tmp_path: Path) -> None:

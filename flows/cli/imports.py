@@ -24,7 +24,7 @@ from flows.cli.output import (
 )
 from schemas.labels import DEFAULT_WORKSPACE, counted
 from schemas.reasons import Reason
-from schemas.responses import ImportSummary, RowFault
+from schemas.responses import Import, ImportSummary, RowFault
 from schemas.rows import RowReason
 from schemas.summary import defused
 from tasks.configuration import load_settings
@@ -140,6 +140,8 @@ def show_import(
     if faults:
         out.print()
         out.print(_causes("Rows", [(count, reason.message, "", reason.remedy) for reason, count in faults]))
+        if found.errors_stored < found.failed:
+            out.print(_first_errors(found))
         out.print(f"Which ones:\n  {command('imports', 'errors', found.id, *elsewhere)}", soft_wrap=True)
     return DONE
 
@@ -199,7 +201,14 @@ def list_errors(
         tell(f"{counted(found.failed, 'row')} failed; the errors are no longer kept.")
     elif not errors:
         tell("No row failed.")
+    elif len(errors) < found.failed:
+        tell(_first_errors(found))
     return DONE
+
+
+def _first_errors(found: Import) -> str:
+    first = f"These are the first {found.errors_stored:,} of {found.failed:,} failed rows"
+    return f"{first}; the others are not stored."
 
 
 def _write_csv(errors: Iterable[RowFault]) -> None:

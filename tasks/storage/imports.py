@@ -46,9 +46,12 @@ def find_import(database: Database, workspace: str, import_id: int, cursor: int,
         if not found:
             return None
         errors = _row_faults(connection, import_id, cursor, limit + 1)
+        of_import = select(func.count()).where(col(ImportRowError.import_id) == import_id)
+        errors_stored = connection.execute(of_import).scalar_one()
     return Import(
         **dict(found[0]),
         errors=errors[:limit],
+        errors_stored=errors_stored,
         next_cursor=errors[limit - 1].line if len(errors) > limit else None,
     )
 
@@ -67,7 +70,7 @@ def count_imports(database: Database, workspace: str) -> int:
 
 
 def find_row_errors(database: Database, import_id: int) -> list[RowFault]:
-    """Find all row errors of an import, ordered by line."""
+    """Find all row errors that are stored of an import, ordered by line."""
     with for_reading(database.engine).connect() as connection:
         return _row_faults(connection, import_id)
 
@@ -90,7 +93,7 @@ def count_reasons(database: Database, import_id: int) -> list[tuple[Reason, int]
 
 
 def count_row_errors(database: Database, import_id: int) -> list[tuple[RowReason, int]]:
-    """Count why rows of an import failed: each reason and its rows, most frequent first."""
+    """Count the row errors that are stored of an import: each reason and its rows, most frequent first."""
     query = (
         select(col(ImportRowError.reason), func.count().label("rows"))
         .where(col(ImportRowError.import_id) == import_id)
