@@ -36,7 +36,8 @@ PLACES = ("inbox", "processing", "processed", "failed", "rejected")
 UNFINISHED_SUFFIXES = (".tmp", ".part", ".crdownload")
 # An empty file may be one that another program has just opened for writing.
 EMPTY_FILE_SECONDS = 60
-LONGEST_STEM = 200  # bytes; leaves room for the time and the ending within a file system's limit
+# Bytes of UTF-8. With the time and the ending, a name then fits into the 143 bytes of an encrypted folder.
+LONGEST_STEM = 100
 
 
 class Folders:
@@ -130,8 +131,8 @@ class TakenFile:
 
     def outcome(self, folder: Path, ending: str) -> Path:
         """The path of an outcome of this file in `folder`."""
-        stem = os.fsencode(self.path.stem)[:LONGEST_STEM].decode(errors="replace")
-        return folder / f"{stem}.{self.time}.{ending}"
+        stem = os.fsencode(self.path.stem).decode(errors="replace").encode()[:LONGEST_STEM]
+        return folder / f"{stem.decode(errors='ignore')}.{self.time}.{ending}"
 
     def is_file(self) -> bool:
         """Whether it is still a regular file: something may have replaced it before it was taken."""
