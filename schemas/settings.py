@@ -116,6 +116,12 @@ class Settings(BaseSettings):
         ge=0,
         description="Seconds for which a file in the inbox must stay unchanged before it is taken.",
     )
+    watch_files_per_scan: int = Field(
+        50, ge=1, description="Maximum number of files that one scan of the inbox imports."
+    )
+    watch_seconds_per_scan: float = Field(
+        300, gt=0, description="Seconds after which a scan of the inbox starts no further import."
+    )
     import_folders: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_json)] = Field(
         (DATA,),
         description="Folders from which a deployment can read files, as a JSON list. The command line can "

@@ -234,7 +234,7 @@ def test_every_way_in_refuses_an_open_key_with_one_sentence(watched: Shell, sett
         assert f"Settings: {sentence}" in watched.last.stderr
     Folders(watched.folder / "watched")
     write_csv(watched.folder / "watched" / "inbox" / "a.csv", [["ann@contoso.com", "p"]])
-    assert watched.scan() == "1 unfinished"
+    assert watched.scan().startswith("1 unfinished: processing/")
     assert sentence in watched.last.stderr
     key.chmod(0o600)
     assert watched.scan() == "1 imported"
@@ -525,7 +525,7 @@ def test_link_in_place_of_a_taken_file_is_rejected(watched: Shell) -> None:
     (link,) = folders.rejected.glob("link.*.csv")
     assert link.is_symlink()
     (reason,) = folders.rejected.glob("link.*.error.txt")
-    assert "a link, a folder or a pipe was put in its place" in reason.read_text()
+    assert "a link, a folder or a pipe has replaced it" in reason.read_text()
     assert (target.read_bytes(), mode(target)) == (SECRET, 0o644)
     assert watched.is_untouched()
 
@@ -563,7 +563,9 @@ def test_rows_that_are_written_meanwhile_are_not_lost(watched: Shell) -> None:
             wait_for("a stored mailbox", lambda: watched.rows(STORED), LIMIT_SECONDS)
             file.write("bob@contoso.com,q\n")
             file.flush()
-            assert scan.communicate(timeout=LIMIT_SECONDS)[0].strip() == "1 unfinished"
+            message = scan.communicate(timeout=LIMIT_SECONDS)[0].strip()
+            assert message.startswith("1 unfinished: ")
+            assert message.endswith("/a.csv was changed during its import")
         assert watched.scan() == "1 imported"
     assert watched.rows(STORED) == [("ann@contoso.com",), ("bob@contoso.com",)]
     assert list(folders.processing.iterdir()) == []

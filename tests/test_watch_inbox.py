@@ -51,7 +51,9 @@ def test_each_file_leaves_for_its_place(watched: Shell) -> None:
     (inbox / "a link.csv").symlink_to(SAMPLES / "mailboxes.csv")
     os.mkfifo(inbox / "pipe.csv")
 
-    assert watched.scan() == "3 imported, 3 rejected"
+    counts, _, said = watched.scan().partition(": ")
+    assert sorted(counts.split(", ")) == ["2 skipped", "3 imported", "3 rejected"]
+    assert said == "inbox/a link.csv is a link; inbox/pipe.csv is not a file"
 
     left = ["inbox/.hidden.csv", "inbox/a link.csv", "inbox/download.csv.part"]
     assert files(inbox.parent / "inbox") == sorted(name.removeprefix("inbox/") for name in left)
@@ -121,7 +123,11 @@ def test_file_that_breaks_off_stays_for_the_next_scan(watched: Shell) -> None:
     failed = taken.outcome(folders.failed, "csv")
     report = taken.outcome(folders.processed, "report.csv")
     draft = report.with_name(f".{report.name}.tmp")
-    for place, said in ((failed, "1 unfinished, 1 imported"), (draft, "1 unfinished")):
+    file = taken.path.relative_to(watched.folder)
+    for place, said in (
+        (failed, f"1 imported, 1 unfinished: {file} is unfinished (Is a directory)"),
+        (draft, f"1 unfinished: {file} is unfinished: see its run"),
+    ):
         place.mkdir()
         assert watched.scan() == said
         assert [Path(name).name for name in files(folders.processing)] == ["a.csv"]
@@ -155,7 +161,7 @@ def test_growing_and_freshly_empty_files_are_not_settled(tmp_path: Path) -> None
     before = look(inbox)
     (inbox / "growing.csv").write_text("email,password")
     (inbox / "new.csv").write_text("email")
-    assert [path.name for path in settled(before, look(inbox))] == ["old empty.csv", "still.csv"]
+    assert [path.name for path in settled(before)] == ["still.csv", "old empty.csv"]
 
 
 def test_file_is_taken_once(tmp_path: Path) -> None:

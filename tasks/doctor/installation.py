@@ -27,9 +27,11 @@ from schemas.settings import COMMAND_VARIABLE, MIB, PREFIX, Settings, SettingsEr
 from schemas.verdicts import Answer
 from tasks.files.inbox import PLACES
 from tasks.files.private_files import refuse_open_to_change
+from tasks.files.skipped import read_record
 from tasks.hints import command
 from tasks.login.session import log_in
 from tasks.login.wire import tls_context
+from tasks.mail_exchangers import MailExchangers
 from tasks.storage.database import cause_of, database_file, key_file, make_engine, revision, sealer_of, url_of
 from tasks.storage.key_rotation import count_sealed
 
@@ -189,6 +191,14 @@ def _check_watch_folder(root: Path) -> Iterator[Finding]:
             yield finding
     if good:
         yield ok(about, f"{root} is usable and its contents are private")
+    yield from _check_skipped(root)
+
+
+def _check_skipped(root: Path) -> Iterator[Finding]:
+    record = read_record(root)
+    for item in record.of_last_scan():
+        time = f"{record.scanned:%Y-%m-%d %H:%M} UTC"
+        yield warning("watch folder", f"the scan at {time} did not import this: {item}: fix or remove it")
 
 
 def _check_watched(folder: Path, *, is_root: bool) -> Iterator[Finding]:
@@ -275,6 +285,16 @@ async def check_servers(settings: Settings) -> list[Finding]:
         log_in(protocol, endpoint, None, context, timeout) for protocol, endpoint in servers_of(settings)
     )
     return [server_finding(answer) for answer in await asyncio.gather(*preflights)]
+
+
+async def check_dns(settings: Settings) -> list[Finding]:
+    """Check that the mail exchangers of domains can be looked up, if the settings ask for it."""
+    if not settings.mx_lookup or "*" in settings.overrides:
+        return []
+    if await MailExchangers(settings).responds():
+        return [ok("DNS", "answers: no password is sent for a domain whose mail goes to another provider")]
+    remedy = f"check this machine's DNS, or set {PREFIX}DNS_SERVERS or {PREFIX}MX_LOOKUP=false"
+    return [warning("DNS", f"does not answer, so passwords are sent without a look at the domain: {remedy}")]
 
 
 def server_finding(answer: Answer) -> Finding:

@@ -15,12 +15,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -31,6 +34,7 @@ from schemas.tables import now
 from tasks.crash import unquoted
 from tasks.files.private_files import make_private, private_folder, refuse_open_to_change, write_privately
 from tasks.files.safe_paths import OutsideError, folder_of
+from tasks.files.skipped import NOT_YET, Skipped
 
 PLACES = ("inbox", "processing", "processed", "failed", "rejected")
 UNFINISHED_SUFFIXES = (".tmp", ".part", ".crdownload")
@@ -38,6 +42,13 @@ UNFINISHED_SUFFIXES = (".tmp", ".part", ".crdownload")
 EMPTY_FILE_SECONDS = 60
 # Bytes of UTF-8. With the time and the ending, a name then fits into the 143 bytes of an encrypted folder.
 LONGEST_STEM = 100
+MOST_IN_FOLDER, MOST_ENTRIES = 10_000, 50_000
+TIME_FORMAT = "%Y%m%dT%H%M%SZ"
+# A file that does not finish is tried by every scan at first, then after pauses that grow up to the longest.
+EVERY_SCAN_SECONDS, LONGEST_PAUSE_SECONDS = 600, 900
+# Marks a folder in `processing/` whose time is that of the last attempt. A full disk does not prevent it, and
+# it is there even if the attempt kills the process.
+TRIED = stat.S_ISVTX
 
 
 class Folders:
@@ -51,6 +62,7 @@ class Folders:
     """
 
     def __init__(self, root: Path) -> None:
+        self.root = root
         folders = [root / name for name in PLACES]
         self.inbox, self.processing, self.processed, self.failed, self.rejected = folders
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -67,45 +79,86 @@ class Look(NamedTuple):
     modified_ns: int
 
 
-def look(inbox: Path) -> dict[Path, Look]:
+def look(inbox: Path, skipped: Skipped | None = None) -> dict[Path, Look]:
     """List the regular files in the inbox and its folders, except hidden and unfinished ones.
 
-    Links are not followed, neither to files nor to folders.
+    Links are not followed, neither to files nor to folders. At most MOST_IN_FOLDER entries of a folder and
+    MOST_ENTRIES in all are read.
+
+    Args:
+        inbox: The inbox.
+        skipped: Takes what cannot be imported.
 
     Returns:
         Path → state of the file.
     """
-    found = _entries(inbox)
-    folders = [path for path, status in found.items() if stat.S_ISDIR(status.st_mode)]
-    for folder in folders:
-        found |= _entries(folder)
-    return {
-        path: _look_of(status)
-        for path, status in found.items()
-        if stat.S_ISREG(status.st_mode) and path.suffix.lower() not in UNFINISHED_SUFFIXES
-    }
-
-
-def _entries(folder: Path) -> dict[Path, os.stat_result]:
+    skipped = {} if skipped is None else skipped
     found = {}
-    with suppress(FileNotFoundError, NotADirectoryError):  # removed or replaced since
-        for path in folder.iterdir():
-            with suppress(FileNotFoundError):  # taken by another worker
-                if not path.name.startswith("."):
-                    found[path] = path.lstat()
+    for path, status in islice(_inbox_entries(inbox, skipped), MOST_ENTRIES):
+        if path.name.startswith(".") or path.suffix.lower() in UNFINISHED_SUFFIXES:
+            continue
+        if stat.S_ISREG(status.st_mode):
+            found[path] = _look_of(status)
+        elif not stat.S_ISDIR(status.st_mode):
+            skipped[path] = "is a link" if stat.S_ISLNK(status.st_mode) else "is not a file"
     return found
+
+
+def _inbox_entries(inbox: Path, skipped: Skipped) -> Iterator[tuple[Path, os.stat_result]]:
+    folders = []
+    for path, status in _entries(inbox, skipped):
+        if stat.S_ISDIR(status.st_mode) and not path.name.startswith("."):
+            folders.append(path)
+        yield path, status
+    random.shuffle(folders)  # if not all fit into one look, each gets its turn
+    for folder in folders:
+        yield from _entries(folder, skipped)
+
+
+def _entries(folder: Path, skipped: Skipped) -> Iterator[tuple[Path, os.stat_result]]:
+    """Read a folder. Skips it, or the rest of it, if that is not possible."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            with os.scandir(descriptor) as entries:
+                for entry in islice(entries, MOST_IN_FOLDER):
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:  # taken by another worker
+                        continue
+                    except OSError as error:  # for example a mount of another user
+                        if not os.access(".", os.X_OK, dir_fd=descriptor, effective_ids=True):
+                            raise
+                        skipped[folder / entry.name] = f"cannot be read ({error.strerror})"
+                        continue
+                    yield folder / entry.name, status
+                if next(entries, None) is not None:
+                    skipped[folder] = f"has over {MOST_IN_FOLDER:,} entries: a scan reads only so many"
+        finally:
+            os.close(descriptor)
+    except (FileNotFoundError, NotADirectoryError):  # removed or replaced since
+        pass
+    except OSError as error:
+        skipped[folder] = f"cannot be read ({error.strerror})"
 
 
 def _look_of(status: os.stat_result) -> Look:
     return Look(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def settled(before: dict[Path, Look], after: dict[Path, Look]) -> list[Path]:
-    """The files that did not change between two calls of `look`, the oldest first."""
-    still = [path for path, seen in after.items() if before.get(path) == seen]
-    born = time.time_ns() - EMPTY_FILE_SECONDS * 10**9
-    ready = [path for path in still if after[path].size or after[path].modified_ns < born]
-    return sorted(ready, key=lambda path: (after[path].modified_ns, path))
+def settled(seen: Mapping[Path, Look]) -> list[Path]:
+    """The files that have not changed since `look`, in the order in which they came."""
+    time_ns = time.time_ns()
+    ready = {}
+    for path, before in seen.items():
+        with suppress(OSError):  # moved since; if it cannot be reached, the next look says so
+            status = path.lstat()
+            fresh = abs(time_ns - status.st_mtime_ns) < EMPTY_FILE_SECONDS * 10**9
+            if _look_of(status) == before and (status.st_size or not fresh):
+                # Only the clock sets this time. If it was wrong then, the file need not wait for it.
+                came = status.st_ctime_ns
+                ready[path] = came if came <= time_ns else 0
+    return sorted(ready, key=lambda path: (ready[path], path))
 
 
 @dataclass(frozen=True)
@@ -153,40 +206,131 @@ class TakenFile:
         self.release()
 
 
-def take(path: Path, folders: Folders) -> TakenFile | None:
-    """Take a file from the inbox; None if another worker was faster or the file is gone."""
-    time_and_id = f"{now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-    folder = folders.processing / time_and_id
-    folder.mkdir(mode=0o700)
-    lock = _lock(folder)
+def take(
+    path: Path, folders: Folders, seen: Look | None = None, skipped: Skipped | None = None
+) -> TakenFile | None:
+    """Take a file from the inbox.
+
+    Args:
+        path: The file.
+        folders: The folders of the watched folder.
+        seen: The state that it must have; None for any state.
+        skipped: Takes the file, or the folder that is to blame, if it cannot be taken.
+
+    Returns:
+        The taken file; None if another worker was faster, or it is gone, has changed or is skipped.
+    """
+    skipped = {} if skipped is None else skipped
+    try:
+        with folder_of(path, [folders.inbox]) as (source, name):
+            status = os.stat(name, dir_fd=source, follow_symlinks=False)
+            if seen not in (None, _look_of(status)):
+                return None
+            if not os.access(name, os.R_OK, dir_fd=source, effective_ids=True):
+                skipped[path] = "cannot be read (its owner or its mode does not allow it)"
+                return None
+            return _move(path, source, folders, seen, skipped)
+    except (FileNotFoundError, NotADirectoryError, OutsideError):  # a link has replaced its folder
+        return None
+    except OSError as error:
+        skipped[path] = f"cannot be reached ({error.strerror})"
+        return None
+
+
+def _move(path: Path, source: int, folders: Folders, seen: Look | None, skipped: Skipped) -> TakenFile | None:
+    """Move a file out of the folder with the descriptor `source` into a new, locked folder."""
+    folder = folders.processing / f"{now():{TIME_FORMAT}}-{secrets.token_hex(3)}"
+    try:
+        folder.mkdir(mode=0o700)
+        lock = _lock(folder)
+    except OSError as error:
+        with suppress(OSError):
+            folder.rmdir()
+        skipped[folders.processing] = f"cannot be written ({error.strerror})"
+        return None
     if lock is None:
         return None
     taken = _taken_in(folder, folder / path.relative_to(folders.inbox), lock)
     try:
         if taken.tag is not None:
             taken.path.parent.mkdir(mode=0o700)
-        with folder_of(path, [folders.inbox]) as (source, name):
-            os.rename(name, taken.path, src_dir_fd=source)
-    except (FileNotFoundError, NotADirectoryError, OutsideError):  # a link has replaced its folder
+        os.rename(path.name, taken.path, src_dir_fd=source)
+        if seen in (None, taken.look()):
+            return taken
+        taken.release()  # replaced at the last moment: the next scan continues it
+    except FileNotFoundError:
         taken.release()
-        return None
-    except OSError:
+    except OSError as error:
         taken.release()
-        raise
-    return taken
+        if os.access(".", os.W_OK | os.X_OK, dir_fd=source, effective_ids=True):
+            skipped[path] = f"cannot be moved ({error.strerror})"
+        else:
+            skipped[path.parent] = f"does not let its files be moved ({error.strerror})"
+    return None
 
 
-def left_behind(folders: Folders) -> Iterator[TakenFile]:
-    """Take the files that dead processes left in `processing/`."""
-    for folder in sorted(folders.processing.iterdir()):
-        lock = _lock(folder)
-        if lock is None:
+def left_behind(folders: Folders, skipped: Skipped | None = None) -> Iterator[TakenFile]:
+    """Take the files in `processing/` that no process works on, the least recently tried first.
+
+    A file that does not finish for minutes is tried less and less often.
+
+    Args:
+        folders: The folders of the watched folder.
+        skipped: Takes what cannot be continued, or not yet.
+    """
+    skipped = {} if skipped is None else skipped
+    found = dict(_entries(folders.processing, skipped))
+    for folder in sorted(found, key=lambda folder: (found[folder].st_mtime_ns, folder)):
+        try:
+            taken = _left_in(folder)
+        except OSError as error:
+            skipped[folder] = f"cannot be continued ({error.strerror})"
             continue
-        files = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
-        for path in files[:1]:
-            yield _taken_in(folder, path, lock)
-        if not files:  # the process died before it moved the file, or after it wrote the outcome
-            _end(folder, lock)
+        if taken is None:
+            continue
+        if _must_wait(folder, found[folder]):
+            skipped[taken.path] = NOT_YET
+            taken.release()
+            continue
+        with suppress(OSError):  # of another user
+            os.utime(taken.lock)
+            os.fchmod(taken.lock, 0o700 | TRIED)
+        yield taken
+
+
+def _left_in(folder: Path) -> TakenFile | None:
+    """Lock a folder in `processing/` and find its file. A folder without one is removed."""
+    lock = _lock(folder)
+    if lock is None:
+        return None
+    try:
+        path = next(_files_in(folder), None)
+    except OSError:
+        os.close(lock)
+        raise
+    if path is None:  # the process died before it moved the file, or after it wrote the outcome
+        _end(folder, lock)
+        return None
+    return _taken_in(folder, path, lock)
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if stat.S_ISDIR(path.lstat().st_mode):
+            yield from path.iterdir()
+        else:
+            yield path
+
+
+def _must_wait(folder: Path, status: os.stat_result) -> bool:
+    if not status.st_mode & TRIED:
+        return False
+    try:
+        taken = datetime.strptime(folder.name.partition("-")[0], TIME_FORMAT).replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return False
+    pause = min(status.st_mtime - taken - EVERY_SCAN_SECONDS, LONGEST_PAUSE_SECONDS)
+    return 0 <= time.time() - status.st_mtime < pause
 
 
 def _taken_in(folder: Path, path: Path, lock: int) -> TakenFile:
