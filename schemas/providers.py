@@ -9,10 +9,12 @@ from typing import NamedTuple
 MICROSOFT_SMTP = "smtp.office365.com"
 MICROSOFT_IMAP = "outlook.office365.com"
 CONSUMER_IMAP = "imap-mail.outlook.com"
+MICROSOFT_HOSTS = frozenset({MICROSOFT_SMTP, MICROSOFT_IMAP, CONSUMER_IMAP})
 
 # hotmail.com, hotmail.co.uk, hotmail.com.br, live.nl, … The whole domain must match, so that notlive.com and
 # live.example.org do not.
 _CONSUMER = re.compile(r"(hotmail|live|msn|windowslive|passport)\.(com|(com?\.)?[a-z]{2})")
+_OUTLOOK = re.compile(r"outlook\.(com|(com?\.)?[a-z]{2})|.+\.onmicrosoft\.com")
 
 
 class Endpoint(NamedTuple):
@@ -45,3 +47,12 @@ def servers_for(email_key: str, overrides: Mapping[str, Servers]) -> Servers:
         return override
     imap = CONSUMER_IMAP if _CONSUMER.fullmatch(domain) else MICROSOFT_IMAP
     return Servers(Endpoint(MICROSOFT_SMTP, 587), Endpoint(imap, 993))
+
+
+def is_microsoft_domain(domain: str) -> bool:
+    """Whether a domain belongs to Microsoft itself, so that its mailboxes are there without a look at DNS.
+
+    Args:
+        domain: The domain of an address, case-folded ASCII.
+    """
+    return bool(_CONSUMER.fullmatch(domain) or _OUTLOOK.fullmatch(domain))

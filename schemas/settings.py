@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from datetime import timedelta
@@ -30,6 +31,15 @@ def _endpoint(value: Any) -> Endpoint:
     if parts is None or not 0 < int(parts[2]) < 65536:
         raise ValueError("must have the form host:port")
     return Endpoint(parts[1].strip("[]"), int(parts[2]))
+
+
+def _dns_server(value: Any) -> Endpoint:
+    try:
+        endpoint = _endpoint(value)
+        ipaddress.ip_address(endpoint.host)
+    except ValueError:
+        raise ValueError("must have the form address:port, with an IP address") from None
+    return endpoint
 
 
 def _json(value: Any) -> Any:
@@ -69,6 +79,19 @@ class Settings(BaseSettings):
         description="Servers by domain of the address, as JSON: "
         '{"contoso.com": {"smtp": "mail.contoso.com:587", "imap": "mail.contoso.com:993"}}. '
         "* applies to all other domains.",
+    )
+    mx_lookup: bool = Field(
+        True,
+        description="Whether to look up the mail exchangers (MX) of each domain before its first password is "
+        "sent. If they belong to another provider, no password is sent. Domains in `SERVERS` are not looked "
+        "up.",
+    )
+    dns_servers: Annotated[
+        tuple[Annotated[Endpoint, BeforeValidator(_dns_server)], ...], NoDecode, BeforeValidator(_json)
+    ] = Field(
+        (),
+        description="DNS servers for this look-up instead of the machine's, as a JSON list: "
+        '["192.0.2.53:53", "[2001:db8::53]:53"].',
     )
     ca_file: Path | None = Field(
         None, description="File of certificate authorities (PEM) to trust in addition to the system's."

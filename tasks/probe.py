@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import nullcontext
 from contextvars import ContextVar
+from dataclasses import replace
 from datetime import timedelta
 from typing import TypeAlias
 
@@ -20,8 +21,8 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.concurrency.sync import concurrency
 
-from schemas.providers import Endpoint
-from schemas.reasons import Protocol, Reason
+from schemas.providers import Endpoint, Servers
+from schemas.reasons import Protocol, Reason, Stage
 from schemas.settings import Settings
 from schemas.tables import now
 from schemas.verdicts import Answer, Group, ProbeReport, Stop, Target, Verdict, decide_verdict, group_targets
@@ -29,6 +30,7 @@ from tasks.crash import unquoted
 from tasks.limits import limits_of
 from tasks.login.session import log_in
 from tasks.login.wire import Credentials, tls_context
+from tasks.mail_exchangers import MailExchangers
 from tasks.storage.claims import Claimed, claim, hold_back, release, save
 from tasks.storage.database import Database
 
@@ -119,6 +121,7 @@ class Probing:
         size = min(settings.probe_group_size, settings.probe_concurrency)
         self._turns = asyncio.Semaphore(settings.probe_concurrency // size + 1)
         self._preflights: dict[tuple[Protocol, Endpoint], asyncio.Task[Answer]] = {}
+        self._exchangers = MailExchangers(settings)
         self._guard = LockoutGuard(settings.guard_after, settings.guard_share)
         self._tests: dict[int, asyncio.Task[Verdict | None]] = {}
         self._tried: set[int] = set()
@@ -156,6 +159,7 @@ class Probing:
         self.stopped = self.stopped or Stop.INTERRUPTED
         for running in (*self._tests.values(), *self._preflights.values()):
             running.cancel()
+        self._exchangers.cancel()
 
     async def test_group(self, group: Group, logger: Logger) -> None:
         """Claim and test the mailboxes of a group, at most as many at once as there are slots.
@@ -202,8 +206,9 @@ class Probing:
                 return None
             answers.append(answer)
             alarm = self._guard.count(mailbox.mailbox_id, answer)
-            if answer.reason is Reason.WRONG_CREDENTIALS:
-                break  # the other protocol would only cause a second failed login
+            # The other protocol would only cause a second failed login, or give the same answer.
+            if answer.reason in (Reason.WRONG_CREDENTIALS, Reason.NOT_AT_MICROSOFT):
+                break
         del self._tests[mailbox.mailbox_id]  # too late to interrupt: the answers are stored
         if alarm and not self.stopped:
             self.stopped = Stop.GUARD
@@ -213,12 +218,21 @@ class Probing:
                 await asyncio.to_thread(hold_back, self._database, rest)
         most = self._settings.probe_attempts
         verdict = decide_verdict(mailbox.mailbox_id, mailbox.email, mailbox.attempt, most, tuple(answers))
+        if answers[0].reason is Reason.NOT_AT_MICROSOFT:
+            verdict = replace(verdict, note=f"{answers[0].text}.")
         await self._store(mailbox, verdict)
         logger.info("%s: %s. %s", mailbox.email, verdict.status, verdict.diagnosis)
         self._observer.verdict(verdict)
         return verdict
 
     async def _probe(self, protocol: Protocol, endpoint: Endpoint, mailbox: Claimed) -> Answer | None:
+        self._begin_preflight(protocol, endpoint)
+        if elsewhere := await self._exchangers.elsewhere(
+            mailbox.owner.email_key, Servers(mailbox.smtp, mailbox.imap)
+        ):
+            return Answer(
+                protocol, endpoint, Reason.NOT_AT_MICROSOFT, Stage.CONNECT, elsewhere, 0, tried=False
+            )
         preflight = await self._preflight(protocol, endpoint)
         if preflight.reason is not Reason.OK:
             return preflight

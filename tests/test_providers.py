@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.providers import Endpoint, Servers, servers_for
+from schemas.providers import MICROSOFT_HOSTS, Endpoint, Servers, is_microsoft_domain, servers_for
 
 CONSUMER = Servers(Endpoint("smtp.office365.com", 587), Endpoint("imap-mail.outlook.com", 993))
 OTHER = Servers(Endpoint("smtp.office365.com", 587), Endpoint("outlook.office365.com", 993))
@@ -41,6 +41,29 @@ def test_consumer_domains(domain: str) -> None:
 def test_other_domains(domain: str) -> None:
     """All other domains, outlook.* included, use the common IMAP server, because whole labels are matched."""
     assert servers_for(f"ann@{domain}", {}) == OTHER
+
+
+@pytest.mark.parametrize(
+    ("domain", "own"),
+    [
+        *(
+            (domain, True)
+            for domain in ("outlook.com", "outlook.com.br", "hotmail.co.uk", "live.nl", "msn.com")
+        ),
+        *((domain, True) for domain in ("contoso.onmicrosoft.com", "contoso.mail.onmicrosoft.com")),
+        *((domain, False) for domain in ("contoso.com", "outlook.contoso.com", "notoutlook.com", "outlook")),
+        *((domain, False) for domain in ("onmicrosoft.com", "onmicrosoft.com.evil.example", "hotmial.com")),
+    ],
+)
+def test_domains_of_microsoft(domain: str, own: bool) -> None:
+    """Microsoft's consumer domains and the initial domains of organisations are known to be Microsoft's."""
+    assert is_microsoft_domain(domain) is own
+
+
+@pytest.mark.parametrize("domain", ["outlook.com", "hotmail.com", "contoso.com"])
+def test_hosts_of_microsoft(domain: str) -> None:
+    """Without own servers, every mailbox is tested on Microsoft's hosts."""
+    assert {server.host for server in servers_for(f"ann@{domain}", {})} <= MICROSOFT_HOSTS
 
 
 def test_overrides() -> None:

@@ -53,6 +53,8 @@ def test_defaults() -> None:
     assert settings.encryption_keys is None
     assert settings.overrides == {}
     assert settings.ca_file is None
+    assert settings.mx_lookup is True
+    assert settings.dns_servers == ()
     assert settings.max_file_bytes == 10 * 1024 * 1024
     assert settings.probe_timeout == 30
     assert settings.probe_group_size == 50
@@ -76,6 +78,8 @@ def test_overrides_by_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         "ENCRYPTION_KEYS": "AAAA,BBBB",
         "SERVERS": '{"Contoso.COM": {"smtp": "mail.contoso.com:2587", "imap": "[::1]:2993"}}',
         "CA_FILE": str(authority),
+        "MX_LOOKUP": "false",
+        "DNS_SERVERS": '["192.0.2.53:53", "[::1]:5353"]',
         "MAX_FILE_BYTES": "1000",
         "PROBE_TIMEOUT": "2.5",
         "PROBE_CONCURRENCY": "7",
@@ -99,6 +103,8 @@ def test_overrides_by_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         "contoso.com": Servers(Endpoint("mail.contoso.com", 2587), Endpoint("::1", 2993))
     }
     assert settings.ca_file == authority
+    assert settings.mx_lookup is False
+    assert settings.dns_servers == (Endpoint("192.0.2.53", 53), Endpoint("::1", 5353))
     assert settings.max_file_bytes == 1000
     assert settings.probe_timeout == 2.5
     assert settings.probe_concurrency == 7
@@ -146,7 +152,12 @@ def servers(domain: str = "contoso.com", **entry: object) -> str:
 HOST_PORT = "must have the form host:port"
 SMTP_PLACE = "OUTLOOK_IMPORT_SERVERS → contoso.com → smtp"
 
+DNS_SERVER = "OUTLOOK_IMPORT_DNS_SERVERS → 0: must have the form address:port, with an IP address"
+
 MALFORMED = [
+    ("DNS_SERVERS", '["dns.example.com:53"]', DNS_SERVER),
+    ("DNS_SERVERS", '["192.0.2.53"]', DNS_SERVER),
+    ("DNS_SERVERS", "192.0.2.53:53", "OUTLOOK_IMPORT_DNS_SERVERS: must be valid JSON"),
     ("MAX_FILE_BYTES", SECRET, "OUTLOOK_IMPORT_MAX_FILE_BYTES: Input should be a valid integer"),
     ("MAX_FILE_BYTES", "0", "OUTLOOK_IMPORT_MAX_FILE_BYTES: Input should be greater than 0"),
     ("MAX_FILE_BYTES", "9" * 12, "OUTLOOK_IMPORT_MAX_FILE_BYTES: Input should be less than or equal to"),

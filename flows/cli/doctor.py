@@ -19,6 +19,7 @@ from schemas.settings import Settings
 from tasks.configuration import check_settings
 from tasks.doctor.installation import (
     check_disk,
+    check_dns,
     check_folders,
     check_libraries,
     check_servers,
@@ -69,7 +70,7 @@ def _guarded(about: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Fin
 
 async def _ask(settings: Settings, *, ask_servers: bool) -> list[Finding]:
     """What is beyond this machine's files, all at once."""
-    checks = [_check_prefect(), *([check_servers(settings)] if ask_servers else [])]
+    checks = [_check_prefect(), check_dns(settings), *([check_servers(settings)] if ask_servers else [])]
     return [finding for findings in await asyncio.gather(*checks) for finding in findings]
 
 

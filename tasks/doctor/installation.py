@@ -31,6 +31,7 @@ from tasks.files.skipped import read_record
 from tasks.hints import command
 from tasks.login.session import log_in
 from tasks.login.wire import tls_context
+from tasks.mail_exchangers import MailExchangers
 from tasks.storage.database import cause_of, database_file, key_file, make_engine, revision, sealer_of, url_of
 from tasks.storage.key_rotation import count_sealed
 
@@ -284,6 +285,16 @@ async def check_servers(settings: Settings) -> list[Finding]:
         log_in(protocol, endpoint, None, context, timeout) for protocol, endpoint in servers_of(settings)
     )
     return [server_finding(answer) for answer in await asyncio.gather(*preflights)]
+
+
+async def check_dns(settings: Settings) -> list[Finding]:
+    """Check that the mail exchangers of domains can be looked up, if the settings ask for it."""
+    if not settings.mx_lookup or "*" in settings.overrides:
+        return []
+    if await MailExchangers(settings).responds():
+        return [ok("DNS", "answers: no password is sent for a domain whose mail goes to another provider")]
+    remedy = f"check this machine's DNS, or set {PREFIX}DNS_SERVERS or {PREFIX}MX_LOOKUP=false"
+    return [warning("DNS", f"does not answer, so passwords are sent without a look at the domain: {remedy}")]
 
 
 def server_finding(answer: Answer) -> Finding:
