@@ -12,9 +12,8 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import count, islice
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from schemas.bounds import DEFAULT_BOUNDS, Bounds
-from schemas.headers import FIELDS, Columns, find_columns, normalise
+from schemas.headers import FIELDS, Columns, find_columns, is_header, normalise
 from schemas.plaintext import Plaintext
 from schemas.refusals import COLUMNS_REQUIRED, CSV_EMPTY, TWO_READINGS, Refusal
 
@@ -83,13 +82,15 @@ def parse(data: bytes, encoding: str | None = None, bounds: Bounds = DEFAULT_BOU
     text = decode(data, encoding)
     if isinstance(text, Refusal):
         return text
+    if foreign := _foreign_text(text):
+        return Refusal(f"CSV file is {foreign}")
     first_line, text = _skip_to_header(text)
     if not text:
         return Refusal(CSV_EMPTY)
     try:
-        header = _find_header(text, bounds)
+        header = _find_header(text, first_line, bounds)
         if header is None:
-            return Refusal(_without_header(text, bounds))
+            return _without_header(text, bounds)
         delimiter, columns = header
         if columns.fault:
             return Refusal(columns.fault)
@@ -115,7 +116,7 @@ def extract_rows(data: bytes, errors: Mapping[int, str], encoding: str | None = 
     text = decode(data, encoding)
     assert isinstance(text, str)  # noqa: S101  parse() has already decoded it
     first_line, text = _skip_to_header(text)
-    found = _find_header(text, _ALL_ROWS)
+    found = _find_header(text, first_line, _ALL_ROWS)
     assert found is not None  # noqa: S101  parse() has already found it
     copy = io.StringIO(newline="")
     writer = csv.writer(copy, delimiter=found[0], lineterminator="\r\n")
@@ -167,7 +168,26 @@ def decode(data: bytes, encoding: str | None = None) -> str | Refusal:
             "CSV file is not text: it contains NUL bytes; save it as “CSV UTF-8”, "
             "or specify its encoding (usually --encoding utf-16-le)"
         )
-    return _unix_line_ends(text)
+    return re.sub(r"\x1a\s*\Z", "", _unix_line_ends(text))  # the end-of-file mark of old DOS programs
+
+
+_FOREIGN_TEXTS = (
+    (
+        re.compile(r"<\?xml|<(?:\w+:)?workbook\b"),
+        "an XML spreadsheet; open it in Excel and save it as “CSV UTF-8”",
+    ),
+    (
+        re.compile(r"<(!doctype|html|head|body|table|meta)\b"),
+        "a web page (HTML); export the table as CSV",
+    ),
+    (re.compile(r"\[\s*[{\]]|\{\s*[\"}]"), "JSON; export the table as CSV"),
+)
+
+
+def _foreign_text(text: str) -> str:
+    """The format of a text that is not a table, with what to do; "" for a table."""
+    start = text[:500].lstrip().casefold()
+    return next((what for pattern, what in _FOREIGN_TEXTS if pattern.match(start)), "")
 
 
 def _unix_line_ends(text: str) -> str:
@@ -194,16 +214,40 @@ def _not_text(data: bytes, codec: str, start: int) -> str:
     return f"Line {line}: the file is not valid {codec.upper()} text; save it as “CSV UTF-8”{advice}"
 
 
-_SEPARATOR_LINE = re.compile(r"[^\S\n]*sep=[,;|\t][^\S\n]*(\n|\Z)", re.IGNORECASE)
+_SEPARATOR_LINE = re.compile(r'[^\S\n]*("?)sep=[,;|\t]\1[^\S\n]*(\n|\Z)', re.IGNORECASE)
+TITLE_LINES = 20
 
 
 def _skip_to_header(text: str) -> tuple[int, str]:
-    """Skip blank lines and Excel's `sep=;` line; returns the header's line number and the text from there."""
+    """Skip what stands above the header; returns the header's line number and the text from there.
+
+    That is blank lines, Excel's `sep=;`, PowerShell's `#TYPE …`, and a title: other lines are skipped only if
+    exactly one of the first 20 is a header.
+    """
     start = _first_filled_line(text, 0)
     separator = _SEPARATOR_LINE.match(text, start)
     if separator:
         start = _first_filled_line(text, separator.end())
+    headers = [at for at in _line_starts(text, start) if _is_header_line(text, at)]
+    if len(headers) == 1:
+        start = headers[0]
     return text.count("\n", 0, start) + 1, text[start:]
+
+
+def _line_starts(text: str, start: int) -> Iterator[int]:
+    for _ in range(TITLE_LINES):
+        if start >= len(text):
+            return
+        yield start
+        start = text.find("\n", start) + 1 or len(text)
+
+
+def _is_header_line(text: str, start: int) -> bool:
+    end = text.find("\n", start)
+    line = text[start : end if end >= 0 else None]
+    if len(line) > LONGEST_ROW:
+        return False
+    return any(is_header(line.replace('"', "").split(delimiter)) for delimiter in DELIMITERS)
 
 
 def _first_filled_line(text: str, at: int) -> int:
@@ -246,7 +290,8 @@ def _what(error: csv.Error) -> str:
 
 
 def _well_formed(delimiter: str) -> re.Pattern[str]:
-    value = rf'(?:"(?:[^"]|"")*+"|[^"{re.escape(delimiter)}]*+)'
+    # `="00123"` is how spreadsheets are told to keep text; in it, quotation marks do not quote.
+    value = rf'(?:"(?:[^"]|"")*+"|="[^"{re.escape(delimiter)}\n]*+"|[^"{re.escape(delimiter)}]*+)'
     return re.compile(rf"{value}(?:{re.escape(delimiter)}{value})*+\n?")
 
 
@@ -311,16 +356,18 @@ def _filled(cells: Iterable[str]) -> bool:
     return any(cell and not cell.isspace() for cell in cells)
 
 
-def _find_header(text: str, bounds: Bounds) -> tuple[str, Columns] | None:
+def _find_header(text: str, first_line: int, bounds: Bounds) -> tuple[str, Columns] | None:
     """Find the delimiter for which the header matches the most columns; None if none matches."""
     found: list[tuple[int, str, Columns]] = []
     for delimiter in DELIMITERS:
-        records = (record.cells for record in _records(text, delimiter, bounds) if _filled(record.cells))
+        records = (record for record in _records(text, delimiter, bounds) if _filled(record.cells))
         try:
-            header = next(records, [])
+            header = next(records, None)
         except (_RecordError, _TooManyRecordsError):
             continue
-        columns = find_columns(header, partial(_values_of, records), bounds)
+        if header is None:
+            continue
+        columns = find_columns(header.cells, _Rows(records, first_line), bounds)
         if columns is not None:
             found.append((len(columns.position), delimiter, columns))
     if not found:
@@ -329,22 +376,47 @@ def _find_header(text: str, bounds: Bounds) -> tuple[str, Columns] | None:
     return delimiter, columns
 
 
-def _values_of(records: Iterable[list[str]], column: int) -> list[str]:
-    return [cells[column] for cells in records if column < len(cells)]
+class _Rows:
+    """The rows behind a header with their lines, read when they are asked for."""
+
+    def __init__(self, records: Iterator[_Record], first_line: int) -> None:
+        self._records = records
+        self._first_line = first_line
+        self._rows: list[tuple[int, Sequence[str]]] | None = None
+
+    def __call__(self) -> list[tuple[int, Sequence[str]]]:
+        if self._rows is None:
+            self._rows = [(self._first_line + record.line - 1, record.cells) for record in self._records]
+        return self._rows
 
 
-def _without_header(text: str, bounds: Bounds) -> str:
+def _without_header(text: str, bounds: Bounds) -> Refusal:
     """The contract's message for a file without a matching header: empty, or without the columns."""
     first_line = text[: text.find("\n") + 1 or None]
     delimiter = max(DELIMITERS, key=first_line.count)
     filled = (record for record in _records(text, delimiter, bounds) if _filled(record.cells))
-    return CSV_EMPTY if len(list(islice(filled, 2))) < 2 else COLUMNS_REQUIRED
+    if len(list(islice(filled, 2))) < 2:
+        return Refusal(CSV_EMPTY)
+    if "@" in first_line:
+        return Refusal(
+            COLUMNS_REQUIRED,
+            "line 1 contains an address, so the file has no header; add a first line such as email,password",
+        )
+    return Refusal(
+        COLUMNS_REQUIRED, "none of the first lines names both; add a header line such as email,password,name"
+    )
+
+
+ALL_IN_ONE = (
+    "Every row is in one pair of quotation marks: in Excel, choose Data → Text to Columns, then save the "
+    "file as “CSV UTF-8”"
+)
 
 
 def _read_table(
     text: str, first_line: int, delimiter: str, columns: Columns, bounds: Bounds
 ) -> CsvTable | Refusal:
-    widest = 0
+    widest, split = 0, False
     texts: list[str] = []
     lines: list[int] = []
     extra: list[bool] = []
@@ -355,11 +427,16 @@ def _read_table(
         widest = max(widest, len(cells))
         texts.append(record)
         lines.append(first_line + line - 1)
-        extra.append(len(cells) > columns.width)
+        extra.append(_filled(cells[columns.width :]))
+        split = split or _filled(cells[1:]) or delimiter not in cells[0]
         for field, at in columns.position.items():
             expected[field].append(cells[at] if at < len(cells) else "")
+        if len(lines) == 1:
+            split = False  # the header itself
     if len(lines) < 2:  # the header only
         return Refusal(CSV_EMPTY)
+    if not split:
+        return Refusal(ALL_IN_ONE)
 
     values = _read_with_polars("".join(texts), delimiter, columns, widest)
     if values is None or values.height != len(lines):

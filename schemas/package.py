@@ -25,6 +25,7 @@ SAVE_AS_XLSX = "in Excel, save it as “Excel Workbook (.xlsx)” or “CSV UTF-
 DAMAGED = (
     "The Excel workbook is damaged: open it in Excel and save it again, or copy it again from its source"
 )
+TOO_MUCH = "The Excel workbook holds far more than a table of mailboxes: copy the table into a new workbook"
 MACROS = f"The Excel workbook contains macros: {SAVE_AS_XLSX}"
 OLD_EXCEL = f"The file is an old Excel workbook (.xls): {SAVE_AS_XLSX}"
 OLD_OFFICE = f"The file is an old Office document: copy the table into a new workbook; {SAVE_AS_XLSX}"

@@ -172,8 +172,8 @@ class Import(ImportSummary):
 
     errors: list[RowFault]
     errors_stored: int = Field(
-        description="How many row errors can be read: at most the first 1,000 of an import, and none when they "
-        "are no longer kept. `failed` is the number of all failed rows."
+        description="How many row errors can be read: at most the first 1,000 of an import, and none when "
+        "they are no longer kept. `failed` is the number of all failed rows."
     )
     next_cursor: int | None = Field(
         description="The `cursor` of the next page of errors; null on the last page."

@@ -152,8 +152,8 @@ class Settings(BaseSettings):
     )
     prefect_profile: Path = Field(
         DATA / "prefect.toml",
-        description="The Prefect profile that `up` and `prefect-profile` write: the login and the settings of "
-        "the Prefect server.",
+        description="The Prefect profile that `up` and `prefect-profile` write: the login and the settings "
+        "of the Prefect server.",
     )
     notify_webhook: SecretStr | None = Field(
         None,

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from xml.parsers import expat
 
 from schemas.bounds import DEFAULT_BOUNDS, Bounds
-from schemas.package import DAMAGED, PACKAGE_BOUNDS, WorkbookError
+from schemas.package import DAMAGED, PACKAGE_BOUNDS, TOO_MUCH, WorkbookError
 
 LAST_ROW, LAST_COLUMN = 1_048_576, 16_383
 MOST_STRINGS = 1_000_000
@@ -94,7 +94,7 @@ def _read(
             raise WorkbookError(DAMAGED)
         budget.left -= 1
         if budget.left < 0:
-            raise WorkbookError(PACKAGE_BOUNDS.too_large)
+            raise WorkbookError(TOO_MUCH)
         above.append(path)
         path = f"{path}/{name.rpartition(':')[2] if ':' in name else name}"
         if (start := starts.get(path)) is not None:
@@ -115,7 +115,8 @@ def _read(
     def on_doctype(*_: object) -> None:
         raise WorkbookError(DAMAGED)
 
-    parser = expat.ParserCreate(None, None, names)
+    # Always UTF-8, as calamine reads it: for another name in the part, Python would look for a codec.
+    parser = expat.ParserCreate("utf-8", None, names)
     parser.buffer_text = True
     parser.StartElementHandler = on_start
     parser.EndElementHandler = on_end
@@ -193,7 +194,7 @@ def read_shared_strings(strings: bytes, budget: Budget) -> list[str]:
 
     def end() -> None:
         if len(found) == MOST_STRINGS:
-            raise WorkbookError(PACKAGE_BOUNDS.too_large)
+            raise WorkbookError(TOO_MUCH)
         found.append(_unescape("".join(pieces)))
         pieces.clear()
 
@@ -393,7 +394,7 @@ class SheetReader:
         """Refuse what would take too much memory when calamine reads it."""
         self._size += len(text)
         if self._size > PACKAGE_BOUNDS.unpacked:
-            raise WorkbookError(PACKAGE_BOUNDS.too_large)
+            raise WorkbookError(TOO_MUCH)
         if self._most is not None:
             return
         if self._column >= self._bounds.columns:

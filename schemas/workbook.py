@@ -251,14 +251,14 @@ def _find_columns(
     cells = rows[0].cells
     header = [cells.get(column, _EMPTY).text for column in range(max(cells) + 1)]
 
-    def values_of(column: int) -> list[str]:
+    def rows_below() -> list[tuple[int, list[str]]]:
         try:
-            below = workbook.read(sheet, bounds, {column})[1:]
+            below = workbook.read(sheet, bounds, set(range(len(header))))[1:]
         except WorkbookError:  # this sheet has too many rows
             return []
-        return [row.cells[column].text for row in below if column in row.cells]
+        return [(row.line, [row.cells.get(at, _EMPTY).text for at in range(len(header))]) for row in below]
 
-    return find_columns(header, values_of, bounds)
+    return find_columns(header, rows_below, bounds)
 
 
 def _read_table(workbook: _Workbook, found: _Table, bounds: Bounds) -> CsvTable | Refusal:

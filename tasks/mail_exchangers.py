@@ -51,10 +51,11 @@ class MailExchangers:
         """
         domain = email_key.rpartition("@")[2]
         served = self._settings.overrides
-        if domain in served or "*" in served or not {server.host for server in servers} & MICROSOFT_HOSTS:
+        if domain in served or not {server.host for server in servers} & MICROSOFT_HOSTS:
             return ""
         provider = consumer_provider(domain)
-        if provider is None and self._settings.mx_lookup and not is_microsoft_domain(domain):
+        looked_up = self._settings.mx_lookup and "*" not in served and not is_microsoft_domain(domain)
+        if provider is None and looked_up:
             provider = await self._provider(domain)
         return f"Mail of {domain} goes to {provider}" if provider else ""
 

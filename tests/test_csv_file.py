@@ -153,7 +153,6 @@ REFUSED: dict[str, tuple[bytes | str, str]] = {
     "an unknown header only": ("a,b\n", CSV_EMPTY),
     "one column": ("email\nann@x.co\n", COLUMNS_REQUIRED),
     "no header": (f"ann@x.co,{CANARY}\nbob@x.co,{CANARY}\n", COLUMNS_REQUIRED),
-    "a title above the header": (f"Mailboxes\n{PLAIN}", COLUMNS_REQUIRED),
     "no password column": ("email,name\nann@x.co,Ann\n", COLUMNS_REQUIRED),
     "no email column": (f"password,name\n{CANARY},Ann\n", COLUMNS_REQUIRED),
     "unknown columns, quoted": (f'"mail box";"secret"\n"ann@x.co";"{CANARY}"\n', COLUMNS_REQUIRED),
@@ -165,13 +164,9 @@ REFUSED: dict[str, tuple[bytes | str, str]] = {
         f"email,password,Password\nann@x.co,{CANARY},\n",
         "Two columns are named “Password”: rename or remove one of them",
     ),
-    "double unknown header": (
-        f"email,password,note,Note\nann@x.co,{CANARY},,\n",
-        "Two columns are named “Note”: rename or remove one of them",
-    ),
     "two columns with one meaning": (
-        f"email,password,App password\nann@x.co,{CANARY},\n",
-        "Columns “password” and “App password” both mean password: rename or remove one of them",
+        f"email,password,App password\nann@x.co,{CANARY},\nbob@x.co,{CANARY},pw\n",
+        "Line 3: columns “password” and “App password” hold different passwords: remove one of them",
     ),
     "too many columns": (
         f"email,password{',' * 99}\nann@x.co,{CANARY}\n",
@@ -254,8 +249,10 @@ REFUSED: dict[str, tuple[bytes | str, str]] = {
 @pytest.mark.parametrize(("data", "message"), REFUSED.values(), ids=REFUSED)
 def test_refused(data: bytes | str, message: str) -> None:
     """A file that could only be read with a guess is refused in one sentence, without quoting a value."""
-    assert parse(data.encode() if isinstance(data, str) else data) == Refusal(message)
-    assert CANARY not in message
+    refusal = parse(data.encode() if isinstance(data, str) else data)
+    assert isinstance(refusal, Refusal)
+    assert refusal.message == message
+    assert CANARY not in f"{refusal}"
 
 
 @pytest.mark.parametrize(
@@ -350,8 +347,9 @@ def test_too_many_cells(cells: int) -> None:
 
 
 def test_empty_extra_cells() -> None:
-    """Extra cells count even if they are blank, because the row does not match the header."""
-    assert table_of("email,password\nann@x.co,pw,,\n").frame["extra_cells"].to_list() == [True]
+    """Blank cells behind the last column are no extra cells: spreadsheets add them."""
+    table = table_of("email,password\nann@x.co,pw,,\nbob@x.co,pw,,x\n")
+    assert table.frame["extra_cells"].to_list() == [False, True]
 
 
 def test_long_file() -> None:

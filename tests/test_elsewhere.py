@@ -29,7 +29,7 @@ ERRORS = [
         ({}, 2, True),
         (SERVERS, 2, False),
         ({"gmail.com": NOWHERE["*"]}, 1, True),
-        (NOWHERE, 0, True),
+        (NOWHERE, 2, True),
     ],
 )
 def test_check(offline: Shell, servers: dict[str, object], failed: int, warned: bool) -> None:

@@ -7,8 +7,8 @@ import pytest
 from schemas.headers import FIELDS, KNOWN_HEADERS, LONGEST_SHOWN_HEADER, find_columns, normalise, shown
 
 
-def no_values(column: int) -> list[str]:
-    raise AssertionError(f"nobody has to look into column {column}")
+def no_values() -> list[tuple[int, list[str]]]:
+    raise AssertionError("the header is enough")
 
 
 @pytest.mark.parametrize(
@@ -65,13 +65,13 @@ def test_known_names_are_normal() -> None:
         ["emails", "password"],
         ["email", "passwörd"],
         ["email,password"],
-        ["user name", "user_name", "password"],
+        ["user name", "password"],
     ],
     ids=repr,
 )
 def test_no_columns(header: list[str]) -> None:
     """Without an email and a password column there is no match."""
-    assert find_columns(header, lambda _: ["ann@x.co"]) is None
+    assert find_columns(header, lambda: [(2, ["ann", "x"])]) is None
 
 
 @pytest.mark.parametrize(
@@ -80,38 +80,48 @@ def test_no_columns(header: list[str]) -> None:
         (["ann@x.co", "bob@x.co"], True),
         (["ann@x.co", "", "  "], True),
         (["ann@x.co", "bob@"], True),
-        (["ann@x.co", "bob"], False),
+        (["ann@x.co", "admin"], True),
+        (["ann@x.co", "admin", "root"], False),
         (["", " "], False),
         ([], False),
     ],
-    ids=["addresses", "blank cells beside", "a slip", "a bare name", "only blanks", "nothing"],
+    ids=["addresses", "blank cells beside", "a slip", "a bare name", "bare names", "only blanks", "nothing"],
 )
 def test_user_name(values: list[str], counts: bool) -> None:
-    """A bare `user name` is the address only if every non-empty value looks like one."""
-    columns = find_columns(["Password", "User Name"], lambda column: values if column == 1 else [])
+    """A bare `user name` is the address if at least half of its values look like one."""
+    rows = [(line, ["", value]) for line, value in enumerate(values, start=2)]
+    columns = find_columns(["Password", "User Name"], lambda: rows)
     assert (columns is not None and columns.position == {"email": 1, "password": 0}) == counts
 
 
 def test_user_name_beside_an_email() -> None:
-    """A `user name` next to an email column is ignored, and its values are not read."""
-    columns = find_columns(["user name", "email", "password"], no_values)
-    assert columns is not None
-    assert columns.position == {"email": 1, "password": 2}
-    assert columns.ignored == ("user name",)
+    """A `user name` next to an email column is used only as far as it agrees."""
+    header = ["user name", "email", "password"]
+    other = find_columns(header, lambda: [(2, ["admin", "ann@x.co", "p"])])
+    assert other is not None
+    assert (other.position, other.ignored) == ({"email": 1, "password": 2}, ("user name",))
+    same = find_columns(header, lambda: [(2, ["ANN@x.co", "ann@x.co", "p"]), (3, ["", "bob@x.co", "p"])])
+    assert same is not None
+    assert (same.position, same.ignored, same.fault) == ({"email": 1, "password": 2}, (), "")
+    recovery = find_columns(header, lambda: [(2, ["ann@x.co", "me@gmail.com", "p"])])
+    assert recovery is not None
+    assert recovery.fault == (
+        "Line 2: columns “email” and “user name” hold different addresses: remove one of them"
+    )
 
 
 @pytest.mark.parametrize(
     ("header", "fault"),
     [
         (["email", "password", "E-Mail"], "Two columns are named “E-Mail”: rename or remove one of them"),
-        (["email", "password", "x", " X "], "Two columns are named “X”: rename or remove one of them"),
+        (["email", "password", "x", " X "], ""),
         (
             ["email", "password", "mail"],
-            "Columns “email” and “mail” both mean email: rename or remove one of them",
+            "Line 3: columns “email” and “mail” hold different addresses: remove one of them",
         ),
         (
             ["email", "pass\nword", "totp", "2fa secret", "pwd"],
-            "Columns “pass word” and “pwd” both mean password: rename or remove one of them",
+            "Line 3: columns “pass word” and “pwd” hold different passwords: remove one of them",
         ),
         (
             ["email", "password", *map(str, range(99))],
@@ -122,8 +132,9 @@ def test_user_name_beside_an_email() -> None:
     ids=["one name", "one unknown name", "one meaning", "which ones", "too many", "blank ones are no names"],
 )
 def test_faults(header: list[str], fault: str) -> None:
-    """Two columns with one name or meaning, or far too many columns, are a fault of the file."""
-    columns = find_columns(header, no_values)
+    """Two columns with one name, two that disagree, and far too many columns are a fault of the file."""
+    rows = [(2, ["a@x.co"] * len(header)), (3, [f"{at}@x.co" for at in range(len(header))])]
+    columns = find_columns(header, lambda: rows)
     assert columns is not None
     assert columns.fault == fault
 

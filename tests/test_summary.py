@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.rows import DUPLICATE, EDGE_SPACE_WARNING, Duplicate, RowError, RowReason
+from schemas.damage import EDGE_SPACE
+from schemas.rows import DUPLICATE, Duplicate, RowError, RowReason
 from schemas.summary import (
     ALREADY_STORED,
     MAX_ERRORS_SHOWN,
@@ -35,7 +36,7 @@ def summary(
         file,
         "sales",
         "spring",
-        [(2, "anna@outlook.com", ""), (9, "dora@outlook.com", EDGE_SPACE_WARNING)],
+        [(2, "anna@outlook.com", ""), (9, "dora@outlook.com", EDGE_SPACE)],
         [(3, "old@outlook.com")],
         [Duplicate(5, "ANNA@outlook.com"), Duplicate(8, "anna@outlook.com")],
         errors,
@@ -52,7 +53,7 @@ def test_outcomes_follow_the_files_order() -> None:
     assert found[1] == Outcome(3, "old@outlook.com", Result.SKIPPED, ALREADY_STORED)
     assert found[2] == Outcome(4, "unknown", Result.FAILED, "Missing email or password")
     assert found[3] == Outcome(5, "ANNA@outlook.com", Result.SKIPPED, DUPLICATE)
-    assert found[7] == Outcome(9, "dora@outlook.com", Result.IMPORTED, EDGE_SPACE_WARNING)
+    assert found[7] == Outcome(9, "dora@outlook.com", Result.IMPORTED, EDGE_SPACE)
 
 
 def test_counts_add_up() -> None:
@@ -106,7 +107,7 @@ def test_causes_come_with_a_remedy_the_most_frequent_first() -> None:
 
 def test_warnings_are_of_imported_rows() -> None:
     """Warnings on imported rows are listed apart from errors."""
-    assert [(cause.rows, cause.reason) for cause in summary().warnings()] == [(1, EDGE_SPACE_WARNING)]
+    assert [(cause.rows, cause.reason) for cause in summary().warnings()] == [(1, EDGE_SPACE)]
 
 
 def test_markdown_says_it_all() -> None:

@@ -1,0 +1,316 @@
+"""Files as programs export them: each is read as it is meant, or named for what it is."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.damage import clean_email, clean_password, damage_of
+from schemas.prepare import Prepared, prepare_rows
+from schemas.refusals import COLUMNS_REQUIRED, Refusal
+from schemas.rows import RowReason
+
+APP_PASSWORD = "abcdefghijklmnop"
+TOTP = "JBSWY3DPEHPK3PXP"
+ROW = ("ann@contoso.com", APP_PASSWORD)
+
+# Program → its header, a row, and what becomes of the row: name and TOTP secret.
+EXPORTS: dict[str, tuple[str, str, str | None, str | None]] = {
+    "Bitwarden": (
+        "folder,favorite,type,name,notes,fields,reprompt,login_uri,login_username,login_password,login_totp",
+        f",,login,Outlook,,,0,https://outlook.com,{{email}},{{password}},{TOTP}",
+        None,
+        TOTP,
+    ),
+    "1Password": (
+        "Title,Url,Username,Password,OTPAuth,Favorite,Archived,Tags,Notes",
+        f"Outlook,https://outlook.com,{{email}},{{password}},otpauth://totp/x?secret={TOTP},false,false,,",
+        None,
+        TOTP,
+    ),
+    "KeePassXC": (
+        '"Group","Title","Username","Password","URL","Notes","TOTP","Icon","Last Modified","Created"',
+        '"Root","Outlook","{email}","{password}","https://outlook.com","","","0","",""',
+        None,
+        None,
+    ),
+    "KeePass": (
+        '"Account","Login Name","Password","Web Site","Comments"',
+        '"Outlook","{email}","{password}","https://outlook.com",""',
+        None,
+        None,
+    ),
+    "LastPass": (
+        "url,username,password,totp,extra,name,grouping,fav",
+        f"https://outlook.com,{{email}},{{password}},{TOTP},,Outlook,Mail,0",
+        None,
+        TOTP,
+    ),
+    "Chrome": (
+        "name,url,username,password,note",
+        "outlook.com,https://login.live.com,{email},{password},",
+        None,
+        None,
+    ),
+    "Firefox": (
+        '"url","username","password","httpRealm","formActionOrigin","guid","timeCreated"',
+        '"https://login.live.com","{email}","{password}",,"","{{1}}","1"',
+        None,
+        None,
+    ),
+    "Safari": (
+        "Title,URL,Username,Password,Notes,OTPAuth",
+        "Outlook,https://outlook.com,{email},{password},,",
+        None,
+        None,
+    ),
+    "Proton Pass": (
+        "type,name,url,email,username,password,note,totp,createTime",
+        f"login,Outlook,https://outlook.com,{{email}},{{email}},{{password}},,{TOTP},1",
+        None,
+        TOTP,
+    ),
+    "NordPass": (
+        "name,url,username,password,note,cardholdername",
+        "Outlook,https://outlook.com,{email},{password},,",
+        None,
+        None,
+    ),
+    "Dashlane": (
+        "username,username2,username3,title,password,note,url,category,otpUrl",
+        "{email},,,Outlook,{password},,https://outlook.com,Mail,",
+        None,
+        None,
+    ),
+    "Microsoft 365 admin centre": (
+        "Display name,First name,Last name,Licenses,User principal name,Password",
+        "Ann Bell,Ann,Bell,E3,{email},{password}",
+        "Ann Bell",
+        None,
+    ),
+    "Entra": (
+        "userPrincipalName,displayName,mail,id,Password",
+        "{email},Ann Bell,{email},0,{password}",
+        "Ann Bell",
+        None,
+    ),
+    "Exchange PowerShell": (
+        '"Name","DisplayName","UserPrincipalName","PrimarySmtpAddress","Password"',
+        '"ann","Ann Bell","{email}","{email}","{password}"',
+        "Ann Bell",
+        None,
+    ),
+    "migration batch": ("EmailAddress,UserName,Password", "{email},{email},{password}", None, None),
+    "Google Workspace": (
+        "First Name [Required],Last Name [Required],Email Address [Required],Password [Required]",
+        "Ann,Bell,{email},{password}",
+        None,
+        None,
+    ),
+    "Instantly": (
+        "Email,First Name,IMAP Username,IMAP Password,IMAP Host,SMTP Username,SMTP Password,SMTP Host",
+        "{email},Ann,{email},{password},x,{email},{password},y",
+        None,
+        None,
+    ),
+    "Smartlead": (
+        "from_name,from_email,smtp_host,smtp_port,smtp_username,smtp_password,imap_username,imap_password",
+        "Ann,{email},x,587,{email},{password},{email},{password}",
+        "Ann",
+        None,
+    ),
+}
+
+
+def prepared(data: str | bytes) -> Prepared:
+    found = prepare_rows(data.encode() if isinstance(data, str) else data)
+    assert isinstance(found, Prepared), found
+    return found
+
+
+def refusal_of(data: str) -> Refusal:
+    found = prepare_rows(data.encode())
+    assert isinstance(found, Refusal)
+    return found
+
+
+@pytest.mark.parametrize("program", EXPORTS)
+def test_export_is_recognised(program: str) -> None:
+    """The columns of a common export are found under the names that the program uses."""
+    header, row, name, totp = EXPORTS[program]
+    email, password = ROW
+    line = row.replace("{email}", email).replace("{password}", password)
+    kept = prepared(f"{header}\n{line}\n").kept
+    assert kept.select("email", "password", "name", "totp").rows() == [(email, password, name, totp)]
+
+
+@pytest.mark.parametrize(
+    "above",
+    [
+        "#TYPE System.Data.DataRow\r\n",
+        "Mailboxes March 2026\n\n",
+        "Export, 26 Nov 2026, 2 users\n",
+        'Notes: "draft\n',
+        '"sep=,"\n',
+        "\ufeff\n",
+    ],
+)
+def test_lines_above_the_header_are_skipped(above: str) -> None:
+    """A title, a type line or a separator line above the only header is skipped, and lines are counted on."""
+    found = prepared(f"{above}email,password\nann@contoso.com,pw\n").kept
+    assert found["line"].to_list() == [above.count("\n") + 2]
+
+
+def test_two_headers_are_no_title() -> None:
+    """Where several of the first lines are headers, nothing above the first one is skipped."""
+    found = refusal_of("Title\nemail,password\nemail,password\nann@contoso.com,pw\n")
+    assert found.message == COLUMNS_REQUIRED
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ("<html><body><table></table></body></html>", "a web page (HTML)"),
+        ("\n<!DOCTYPE html>\n<p>", "a web page (HTML)"),
+        ('[{"email":"ann@contoso.com","password":"pw"}]', "JSON"),
+        ('{"email": "ann@contoso.com"}', "JSON"),
+        ('<?xml version="1.0"?>\n<Workbook/>', "an XML spreadsheet"),
+        ('email,password\n"ann@contoso.com,pw"\n"bob@contoso.com,pw"\n', "in one pair of quotation marks"),
+    ],
+)
+def test_other_formats_are_named(data: str, says: str) -> None:
+    """A file of another format is refused by its name."""
+    assert says in refusal_of(data).message
+
+
+def test_file_without_a_header_says_so() -> None:
+    """Without a header the message is the contract's, and the detail gives an example."""
+    found = refusal_of(
+        "ann@outlook.com|Passw0rd1|ann.rec@example.com\nbob@outlook.com|Passw0rd2|x@example.com\n"
+    )
+    assert found.message == COLUMNS_REQUIRED
+    assert "email,password" in found.detail
+    assert "ann" not in f"{found}"
+
+
+def test_different_addresses_or_passwords_are_refused_by_name_and_line() -> None:
+    """Two columns that disagree are named with the first line, and nothing is imported."""
+    addresses = refusal_of(
+        "Username,Password,Email\na@contoso.com,p,a@contoso.com\nb@contoso.com,p,me@x.co\n"
+    )
+    assert addresses.message.startswith("Line 3: columns “Email” and “Username” hold different addresses")
+    passwords = refusal_of("email,SMTP Password,IMAP Password\na@contoso.com,one,two\n")
+    assert passwords.message.startswith("Line 2: columns “SMTP Password” and “IMAP Password” hold different")
+
+
+def test_row_that_is_no_mailbox_fails_alone() -> None:
+    """A totals row or another login among many mailboxes fails by itself."""
+    rows = "".join(f"u{n}@contoso.com,pw{n}\n" for n in range(300))
+    found = prepared(f"Username,Password\n{rows}Total: 300,\n")
+    assert (found.kept.height, [error.line for error in found.errors]) == (300, [302])
+
+
+def test_end_of_file_mark_is_no_row() -> None:
+    """Ctrl-Z at the end of a DOS file is not a row."""
+    found = prepared("email,password\r\nann@contoso.com,pw\r\n\x1a")
+    assert (found.kept.height, found.errors) == (1, ())
+
+
+@pytest.mark.parametrize(
+    ("cell", "address"),
+    [
+        ("mailto:ann@contoso.com", "ann@contoso.com"),
+        ("SMTP:ann@contoso.com", "ann@contoso.com"),
+        ("<ann@contoso.com>", "ann@contoso.com"),
+        ("Ann Bell <ann@contoso.com>", "ann@contoso.com"),
+        ("ann@contoso.com;", "ann@contoso.com"),
+        ("ann@contoso.com.", "ann@contoso.com"),
+        ("\u200bann@contoso.com\u00ad", "ann@contoso.com"),
+    ],
+)
+def test_decorated_address_is_cleaned_with_a_warning(cell: str, address: str) -> None:
+    """What programs put around an address is removed, and the row is warned of."""
+    assert clean_email(cell).text == address
+    assert clean_email(cell).warning
+    assert clean_email(f" {address} ").warning == ""
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "abcd efgh ijkl mnop",
+        "abcd\u00a0efgh\u00a0ijkl\u00a0mnop",
+        "abcd\u2009efgh\u202fijkl\u3000mnop",
+        "\ufeffabcdefghijklmnop\u200b",
+        "\u200babcd efgh ijkl mnop",
+    ],
+)
+def test_app_password_is_its_16_letters(cell: str) -> None:
+    """Spaces between the groups and invisible characters around them are no part of an app password."""
+    assert clean_password(cell) == (APP_PASSWORD, "")
+
+
+@pytest.mark.parametrize(
+    ("cell", "stored", "kind"),
+    [
+        ('="00123"', "00123", "inside"),
+        ("\ufeffSecret1", "\ufeffSecret1", "invisible"),
+        ("Sec\u00a0ret", "Sec\u00a0ret", "unusual space"),
+        (" pw", " pw", "begins or ends with a space"),
+        ("“Secret2”", "“Secret2”", "typographic quotes"),
+        ("1.23457E+15", "1.23457E+15", "a number that a spreadsheet has shortened"),
+        ("Tom&amp;Jerry", "Tom&amp;Jerry", "HTML code"),
+        ("grÃ¼n1", "grÃ¼n1", "wrong encoding"),
+    ],
+)
+def test_possible_damage_is_kept_and_warned_of(cell: str, stored: str, kind: str) -> None:
+    """A password that may be damaged is stored as it is, with a warning that names the kind."""
+    text, warning = clean_password(cell)
+    assert text == stored
+    assert kind in warning
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        ("••••••••", RowReason.MASKED),
+        ("********", RowReason.MASKED),
+        ("#NAME?", RowReason.SPREADSHEET_ERROR),
+        ("#N/A", RowReason.SPREADSHEET_ERROR),
+        ("########", RowReason.SPREADSHEET_ERROR),
+        ("gr\ufffdn1", RowReason.LOST_CHARACTERS),
+    ],
+)
+def test_sure_damage_fails_the_row(cell: str, reason: RowReason) -> None:
+    """A cell that surely holds no password fails its row with a reason of its own."""
+    (error,) = prepared(f"email,password\nann@contoso.com,{cell}\n").errors
+    assert (error.reason, str(damage_of(cell))) == (reason, reason.value)
+
+
+@pytest.mark.parametrize("word", ["N/A", "-", "none", "NULL", "null"])
+def test_words_for_no_value_are_blank_in_optional_columns(word: str) -> None:
+    """A word for no value is blank as a name or a TOTP secret, and stays as it is as a password."""
+    found = prepared(f"email,password,name,totpsecret\nann@contoso.com,{word},{word},{word}\n").kept
+    assert found.select("password", "name", "totp").rows() == [(word, None, None)]
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
+def test_a_password_is_kept_to_the_byte_or_changed_with_proof(cell: str) -> None:
+    """Only the shape of an app password and `="…"` change a cell, and the second one with a warning."""
+    text, warning = clean_password(cell)
+    if text != cell:
+        assert re.fullmatch(r"[a-z]{16}", text) or warning
+    assert clean_password(text).text == text or text != cell
+
+
+@given(st.permutations(["email", "password", "name", "notes"]))
+def test_order_of_columns_changes_nothing(order: list[str]) -> None:
+    """The same cells in another order of columns give the same row."""
+    cells = {"email": "ann@contoso.com", "password": "p w", "name": "Ann", "notes": "x"}
+    data = f"{','.join(order)}\n{','.join(cells[name] for name in order)}\n"
+    assert prepared(data).kept.select("email", "password", "name").rows() == [
+        ("ann@contoso.com", "p w", "Ann")
+    ]
