@@ -24,7 +24,6 @@ from pandera.polars import PolarsData
 from pyotp.totp import TOTP
 
 from schemas.csv_file import CsvTable
-from schemas.damage import blank, clean_email, clean_password, damage_of
 from schemas.misspellings import intended_domain
 from schemas.other_providers import consumer_provider
 from schemas.plaintext import Plaintext
@@ -33,6 +32,9 @@ from schemas.refusals import Refusal
 MAX_MAILBOXES = 500
 LONGEST = {"email": 254, "password": 256, "name": 200, "totpsecret": 512}
 
+# Microsoft shows an app password in this form for readability. The spaces are not part of the password.
+SHOWN_WITH_SPACES = r"^[a-z]{4} [a-z]{4} [a-z]{4} [a-z]{4}$"
+EDGE_SPACE_WARNING = "Password begins or ends with a space: imported unchanged"
 DUPLICATE = "The same mailbox appears earlier in the file"
 
 
@@ -53,9 +55,6 @@ class RowReason(StrEnum):
     TOTP_TOO_LONG = "totpsecret_too_long"
     INVALID_EMAIL = "invalid_email"
     NOT_AT_MICROSOFT = "not_at_microsoft"
-    MASKED = "masked_password"
-    SPREADSHEET_ERROR = "spreadsheet_error"
-    LOST_CHARACTERS = "lost_characters"
     CONTROL_CHARACTERS = "control_characters"
     INVALID_TOTP = "invalid_totp"
 
@@ -92,18 +91,6 @@ ROW_MESSAGES = {
     RowReason.NOT_AT_MICROSOFT: (
         "Not hosted at Microsoft",
         "remove the row, or name the domain in OUTLOOK_IMPORT_SERVERS",
-    ),
-    RowReason.MASKED: (
-        "Password cell contains dots or stars, not the password",
-        "show the password before you copy it",
-    ),
-    RowReason.SPREADSHEET_ERROR: (
-        "Password cell contains an error of the spreadsheet, such as #NAME?",
-        "format the column as text and type the password again",
-    ),
-    RowReason.LOST_CHARACTERS: (
-        "Password contains �: characters were lost when the file was saved",
-        "copy the password again and save the file as “CSV UTF-8”",
     ),
     RowReason.CONTROL_CHARACTERS: (
         "Password contains control characters",
@@ -180,9 +167,6 @@ class MailboxRow(pa.DataFrameModel):
     email_key: str = pa.Field(nullable=True)
     elsewhere: bool
     password: str
-    damage: str
-    email_warning: str
-    password_warning: str
     name: str
     totpsecret: str
     totp: str = pa.Field(nullable=True)
@@ -245,21 +229,6 @@ class MailboxRow(pa.DataFrameModel):
     def may_be_at_microsoft(cls, data: PolarsData) -> pl.LazyFrame:
         return data.lazyframe.select(~pl.col(data.key))
 
-    @pa.check("damage", name=RowReason.MASKED)
-    @classmethod
-    def password_is_not_masked(cls, data: PolarsData) -> pl.LazyFrame:
-        return data.lazyframe.select(pl.col(data.key) != RowReason.MASKED)
-
-    @pa.check("damage", name=RowReason.SPREADSHEET_ERROR)
-    @classmethod
-    def password_is_no_spreadsheet_error(cls, data: PolarsData) -> pl.LazyFrame:
-        return data.lazyframe.select(pl.col(data.key) != RowReason.SPREADSHEET_ERROR)
-
-    @pa.check("damage", name=RowReason.LOST_CHARACTERS)
-    @classmethod
-    def password_has_all_characters(cls, data: PolarsData) -> pl.LazyFrame:
-        return data.lazyframe.select(pl.col(data.key) != RowReason.LOST_CHARACTERS)
-
     @pa.check("password", name=RowReason.CONTROL_CHARACTERS)
     @classmethod
     def password_is_printable(cls, data: PolarsData) -> pl.LazyFrame:
@@ -288,8 +257,8 @@ def validate(table: CsvTable, served: Collection[str] = ()) -> Validated:
 
     Args:
         table: The rows as `csv_file.parse` returns them.
-        served: Domains with their own servers in the settings. Their mailboxes need not be at Microsoft. `*`
-            names no domain.
+        served: Domains with their own servers in the settings; `*` stands for all other domains. Their
+            mailboxes need not be at Microsoft.
 
     Returns:
         The valid rows and the row errors. A failed row has one reason: the first of `RowReason` that applies.
@@ -319,6 +288,7 @@ def _validate_part(frame: pl.DataFrame, served: Collection[str]) -> tuple[pl.Dat
         for at, row in zip(failed, candidates[failed].iter_rows(named=True), strict=True)
     ]
     passed = pl.Series([at not in reasons for at in range(candidates.height)], dtype=pl.Boolean)
+    edge_space = pl.col("password") != pl.col("password").str.strip_chars()
     passing = candidates.filter(passed)
     domain_warnings = _each(passing["email_key"], partial(_domain_warning, served=served))
     valid = passing.with_columns(domain_warnings.alias("domain_warning")).select(
@@ -329,8 +299,7 @@ def _validate_part(frame: pl.DataFrame, served: Collection[str]) -> tuple[pl.Dat
         pl.col("name").str.strip_chars().replace("", None),
         "totp",
         pl.concat_str(
-            pl.col("password_warning").replace("", None),
-            pl.col("email_warning").replace("", None),
+            pl.when(edge_space).then(pl.lit(EDGE_SPACE_WARNING)),
             "domain_warning",
             separator="; ",
             ignore_nulls=True,
@@ -341,24 +310,25 @@ def _validate_part(frame: pl.DataFrame, served: Collection[str]) -> tuple[pl.Dat
 
 def _candidates(frame: pl.DataFrame, served: Collection[str]) -> pl.DataFrame:
     """Normalise the cells and add the columns that the checks need."""
-    emails = _each(frame["email"], lambda cell: clean_email(cell).text)
-    passwords = _each(frame["password"], lambda cell: clean_password(cell).text)
-    keys = _each(emails, email_key)
-    totp_cells = _each(frame["totpsecret"], blank)
+    frame = frame.with_columns(
+        pl.col("email").str.strip_chars(),
+        pl.when(pl.col("password").str.contains(SHOWN_WITH_SPACES))
+        .then(pl.col("password").str.replace_all(" ", ""))
+        .otherwise(pl.col("password"))
+        .alias("password"),
+    )
+    keys = _each(frame["email"], email_key)
     return frame.select(
         "line",
         "extra_cells",
         "fault",
-        emails.alias("email"),
+        "email",
         keys.alias("email_key"),
         _each(keys, partial(_provider_elsewhere, served=served)).is_not_null().alias("elsewhere"),
-        passwords.alias("password"),
-        _each(frame["password"], lambda cell: damage_of(cell) or "").alias("damage"),
-        _each(frame["email"], lambda cell: clean_email(cell).warning).alias("email_warning"),
-        _each(frame["password"], lambda cell: clean_password(cell).warning).alias("password_warning"),
-        _each(frame["name"], blank).alias("name"),
-        totp_cells.alias("totpsecret"),
-        _each(totp_cells, normalise_totp).alias("totp"),
+        "password",
+        "name",
+        "totpsecret",
+        _each(frame["totpsecret"], normalise_totp).alias("totp"),
     )
 
 
@@ -373,15 +343,18 @@ def _domain(key: str) -> str:
 
 def _provider_elsewhere(key: str, served: Collection[str]) -> str | None:
     domain = _domain(key)
-    return None if domain in served else consumer_provider(domain)
+    return None if domain in served or "*" in served else consumer_provider(domain)
 
 
 def _domain_warning(key: str, served: Collection[str]) -> str | None:
     domain = _domain(key)
     if domain in served:
         return None
-    intended = intended_domain(domain)
-    return f"{domain}: did you mean {intended}?" if intended else None
+    if intended := intended_domain(domain):
+        return f"{domain}: did you mean {intended}?"
+    # Only if the settings say where all mailboxes are tested: otherwise the row has failed.
+    provider = consumer_provider(domain)
+    return f"{domain}: not hosted at Microsoft but at {provider}" if provider else None
 
 
 def _first_failed_check(candidates: pl.DataFrame) -> dict[int, RowReason]:
