@@ -24,6 +24,7 @@ from pandera.polars import PolarsData
 from pyotp.totp import TOTP
 
 from schemas.csv_file import CsvTable
+from schemas.damage import blank, clean_email, clean_password, damage_of
 from schemas.misspellings import intended_domain
 from schemas.other_providers import consumer_provider
 from schemas.plaintext import Plaintext
@@ -32,9 +33,6 @@ from schemas.refusals import Refusal
 MAX_MAILBOXES = 500
 LONGEST = {"email": 254, "password": 256, "name": 200, "totpsecret": 512}
 
-# Microsoft shows an app password in this form for readability. The spaces are not part of the password.
-SHOWN_WITH_SPACES = r"^[a-z]{4} [a-z]{4} [a-z]{4} [a-z]{4}$"
-EDGE_SPACE_WARNING = "Password begins or ends with a space: imported unchanged"
 DUPLICATE = "The same mailbox appears earlier in the file"
 
 
@@ -55,6 +53,9 @@ class RowReason(StrEnum):
     TOTP_TOO_LONG = "totpsecret_too_long"
     INVALID_EMAIL = "invalid_email"
     NOT_AT_MICROSOFT = "not_at_microsoft"
+    MASKED = "masked_password"
+    SPREADSHEET_ERROR = "spreadsheet_error"
+    LOST_CHARACTERS = "lost_characters"
     CONTROL_CHARACTERS = "control_characters"
     INVALID_TOTP = "invalid_totp"
 
@@ -91,6 +92,18 @@ ROW_MESSAGES = {
     RowReason.NOT_AT_MICROSOFT: (
         "Not hosted at Microsoft",
         "remove the row, or name the domain in OUTLOOK_IMPORT_SERVERS",
+    ),
+    RowReason.MASKED: (
+        "Password cell contains dots or stars, not the password",
+        "show the password before you copy it",
+    ),
+    RowReason.SPREADSHEET_ERROR: (
+        "Password cell contains an error of the spreadsheet, such as #NAME?",
+        "format the column as text and type the password again",
+    ),
+    RowReason.LOST_CHARACTERS: (
+        "Password contains �: characters were lost when the file was saved",
+        "copy the password again and save the file as “CSV UTF-8”",
     ),
     RowReason.CONTROL_CHARACTERS: (
         "Password contains control characters",
@@ -167,6 +180,9 @@ class MailboxRow(pa.DataFrameModel):
     email_key: str = pa.Field(nullable=True)
     elsewhere: bool
     password: str
+    damage: str
+    email_warning: str
+    password_warning: str
     name: str
     totpsecret: str
     totp: str = pa.Field(nullable=True)
@@ -229,6 +245,21 @@ class MailboxRow(pa.DataFrameModel):
     def may_be_at_microsoft(cls, data: PolarsData) -> pl.LazyFrame:
         return data.lazyframe.select(~pl.col(data.key))
 
+    @pa.check("damage", name=RowReason.MASKED)
+    @classmethod
+    def password_is_not_masked(cls, data: PolarsData) -> pl.LazyFrame:
+        return data.lazyframe.select(pl.col(data.key) != RowReason.MASKED)
+
+    @pa.check("damage", name=RowReason.SPREADSHEET_ERROR)
+    @classmethod
+    def password_is_no_spreadsheet_error(cls, data: PolarsData) -> pl.LazyFrame:
+        return data.lazyframe.select(pl.col(data.key) != RowReason.SPREADSHEET_ERROR)
+
+    @pa.check("damage", name=RowReason.LOST_CHARACTERS)
+    @classmethod
+    def password_has_all_characters(cls, data: PolarsData) -> pl.LazyFrame:
+        return data.lazyframe.select(pl.col(data.key) != RowReason.LOST_CHARACTERS)
+
     @pa.check("password", name=RowReason.CONTROL_CHARACTERS)
     @classmethod
     def password_is_printable(cls, data: PolarsData) -> pl.LazyFrame:
@@ -257,8 +288,8 @@ def validate(table: CsvTable, served: Collection[str] = ()) -> Validated:
 
     Args:
         table: The rows as `csv_file.parse` returns them.
-        served: Domains with their own servers in the settings; `*` stands for all other domains. Their
-            mailboxes need not be at Microsoft.
+        served: Domains with their own servers in the settings. Their mailboxes need not be at Microsoft. `*`
+            names no domain.
 
     Returns:
         The valid rows and the row errors. A failed row has one reason: the first of `RowReason` that applies.
@@ -288,7 +319,6 @@ def _validate_part(frame: pl.DataFrame, served: Collection[str]) -> tuple[pl.Dat
         for at, row in zip(failed, candidates[failed].iter_rows(named=True), strict=True)
     ]
     passed = pl.Series([at not in reasons for at in range(candidates.height)], dtype=pl.Boolean)
-    edge_space = pl.col("password") != pl.col("password").str.strip_chars()
     passing = candidates.filter(passed)
     domain_warnings = _each(passing["email_key"], partial(_domain_warning, served=served))
     valid = passing.with_columns(domain_warnings.alias("domain_warning")).select(
@@ -299,7 +329,8 @@ def _validate_part(frame: pl.DataFrame, served: Collection[str]) -> tuple[pl.Dat
         pl.col("name").str.strip_chars().replace("", None),
         "totp",
         pl.concat_str(
-            pl.when(edge_space).then(pl.lit(EDGE_SPACE_WARNING)),
+            pl.col("password_warning").replace("", None),
+            pl.col("email_warning").replace("", None),
             "domain_warning",
             separator="; ",
             ignore_nulls=True,
@@ -310,25 +341,24 @@ def _validate_part(frame: pl.DataFrame, served: Collection[str]) -> tuple[pl.Dat
 
 def _candidates(frame: pl.DataFrame, served: Collection[str]) -> pl.DataFrame:
     """Normalise the cells and add the columns that the checks need."""
-    frame = frame.with_columns(
-        pl.col("email").str.strip_chars(),
-        pl.when(pl.col("password").str.contains(SHOWN_WITH_SPACES))
-        .then(pl.col("password").str.replace_all(" ", ""))
-        .otherwise(pl.col("password"))
-        .alias("password"),
-    )
-    keys = _each(frame["email"], email_key)
+    emails = _each(frame["email"], lambda cell: clean_email(cell).text)
+    passwords = _each(frame["password"], lambda cell: clean_password(cell).text)
+    keys = _each(emails, email_key)
+    totp_cells = _each(frame["totpsecret"], blank)
     return frame.select(
         "line",
         "extra_cells",
         "fault",
-        "email",
+        emails.alias("email"),
         keys.alias("email_key"),
         _each(keys, partial(_provider_elsewhere, served=served)).is_not_null().alias("elsewhere"),
-        "password",
-        "name",
-        "totpsecret",
-        _each(frame["totpsecret"], normalise_totp).alias("totp"),
+        passwords.alias("password"),
+        _each(frame["password"], lambda cell: damage_of(cell) or "").alias("damage"),
+        _each(frame["email"], lambda cell: clean_email(cell).warning).alias("email_warning"),
+        _each(frame["password"], lambda cell: clean_password(cell).warning).alias("password_warning"),
+        _each(frame["name"], blank).alias("name"),
+        totp_cells.alias("totpsecret"),
+        _each(totp_cells, normalise_totp).alias("totp"),
     )
 
 
@@ -343,18 +373,15 @@ def _domain(key: str) -> str:
 
 def _provider_elsewhere(key: str, served: Collection[str]) -> str | None:
     domain = _domain(key)
-    return None if domain in served or "*" in served else consumer_provider(domain)
+    return None if domain in served else consumer_provider(domain)
 
 
 def _domain_warning(key: str, served: Collection[str]) -> str | None:
     domain = _domain(key)
     if domain in served:
         return None
-    if intended := intended_domain(domain):
-        return f"{domain}: did you mean {intended}?"
-    # Only if the settings say where all mailboxes are tested: otherwise the row has failed.
-    provider = consumer_provider(domain)
-    return f"{domain}: not hosted at Microsoft but at {provider}" if provider else None
+    intended = intended_domain(domain)
+    return f"{domain}: did you mean {intended}?" if intended else None
 
 
 def _first_failed_check(candidates: pl.DataFrame) -> dict[int, RowReason]:
