@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pandera.polars as pa
 import polars as pl
-from email_validator import EmailNotValidError, validate_email
+from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 from pandera.config import ValidationDepth, config_context
 from pandera.errors import SchemaErrors
 from pandera.polars import PolarsData
@@ -34,6 +34,7 @@ MAX_MAILBOXES = 500
 LONGEST = {"email": 254, "password": 256, "name": 200, "totpsecret": 512}
 
 DUPLICATE = "The same mailbox appears earlier in the file"
+DUPLICATE_DIFFERS = "The same mailbox appears earlier in the file, with another password"
 
 
 class RowReason(StrEnum):
@@ -141,6 +142,7 @@ class Duplicate(NamedTuple):
 
     line: int
     email: str
+    differs: bool = False  # its password is another one than that of the first row
 
 
 @dataclass(frozen=True, repr=False)
@@ -343,7 +345,7 @@ def _candidates(frame: pl.DataFrame, served: Collection[str]) -> pl.DataFrame:
     """Normalise the cells and add the columns that the checks need."""
     emails = _each(frame["email"], lambda cell: clean_email(cell).text)
     passwords = _each(frame["password"], lambda cell: clean_password(cell).text)
-    keys = _each(emails, email_key)
+    keys = _each(emails, partial(email_key, served=served))
     totp_cells = _each(frame["totpsecret"], blank)
     return frame.select(
         "line",
@@ -405,8 +407,11 @@ def _first_failed_check(candidates: pl.DataFrame) -> dict[int, RowReason]:
     return reasons
 
 
-def email_key(address: str) -> str | None:
+def email_key(address: str, served: Collection[str] = ()) -> str | None:
     """The key of a mailbox: two spellings of the same address give the same key.
+
+    Args:
+        served: Domains with their own servers in the settings. They may be special ones, such as `.local`.
 
     Returns:
         The case-folded ASCII address, or None if it is not a valid address. Only the syntax is checked, not
@@ -414,11 +419,20 @@ def email_key(address: str) -> str | None:
     """
     if not 0 < len(address) <= LONGEST["email"]:
         return None
+    local, _, domain = address.rpartition("@")
+    if valid := _valid(address):
+        return str(valid.ascii_email).casefold()
+    # A special domain is not valid by itself, so its mailboxes are checked at another one.
+    if domain.casefold() in served and (valid := _valid(f"{local}@contoso.com")):
+        return f"{valid.ascii_local_part}@{domain}".casefold()
+    return None
+
+
+def _valid(address: str) -> ValidatedEmail | None:
     try:
-        valid = validate_email(address, check_deliverability=False, allow_smtputf8=False, strict=True)
+        return validate_email(address, check_deliverability=False, allow_smtputf8=False, strict=True)
     except EmailNotValidError:
         return None
-    return str(valid.ascii_email).casefold()
 
 
 def normalise_totp(cell: str) -> str | None:
@@ -514,7 +528,7 @@ def dedupe(valid: pl.DataFrame) -> Deduped | Refusal:
     """Keep the first valid row of each mailbox, then apply the limit of `MAX_MAILBOXES`.
 
     Args:
-        valid: A frame with at least `line`, `email` and `email_key`, in the order of the file.
+        valid: A frame with at least `line`, `email`, `email_key` and `password`, in the order of the file.
 
     Returns:
         The kept rows and the duplicates, or a refusal if more than `MAX_MAILBOXES` mailboxes remain.
@@ -526,5 +540,8 @@ def dedupe(valid: pl.DataFrame) -> Deduped | Refusal:
             f"Maximum {MAX_MAILBOXES} mailboxes per import",
             f"the file has at least {kept.height:,} different mailboxes",
         )
-    later = valid.filter(~first).select("line", "email")
-    return Deduped(kept, tuple(Duplicate(line, email) for line, email in later.iter_rows()))
+    passwords = dict(kept.select("email_key", "password").iter_rows())
+    later = valid.filter(~first).select("line", "email", "email_key", "password").iter_rows()
+    return Deduped(
+        kept, tuple(Duplicate(line, email, passwords[key] != cell) for line, email, key, cell in later)
+    )

@@ -13,7 +13,7 @@ import polars as pl
 
 from schemas.labels import counted
 from schemas.prepare import Prepared
-from schemas.rows import DUPLICATE, RowError
+from schemas.rows import DUPLICATE, DUPLICATE_DIFFERS, RowError
 
 MAX_ERRORS_SHOWN = 50
 MAX_ERRORS_STORED = 1000
@@ -47,6 +47,7 @@ class Cause(NamedTuple):
 
 _SKIP_REMEDIES = {
     DUPLICATE: "nothing; the first row of the mailbox is used",
+    DUPLICATE_DIFFERS: "check that the first row has the right password",
     ALREADY_STORED: "nothing; the mailbox is already there",
 }
 
@@ -169,7 +170,10 @@ def summarize(
     outcomes = [
         *(Outcome(line, email, Result.IMPORTED, warning) for line, email, warning in imported),
         *(Outcome(line, email, Result.SKIPPED, ALREADY_STORED) for line, email in stored_already),
-        *(Outcome(line, email, Result.SKIPPED, DUPLICATE) for line, email in prepared.duplicates),
+        *(
+            Outcome(line, email, Result.SKIPPED, DUPLICATE_DIFFERS if differs else DUPLICATE)
+            for line, email, differs in prepared.duplicates
+        ),
         *(Outcome(e.line, e.email, Result.FAILED, e.message) for e in prepared.errors),
     ]
     return Summary(

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from schemas.damage import clean_email, clean_password, damage_of
 from schemas.prepare import Prepared, prepare_rows
 from schemas.refusals import COLUMNS_REQUIRED, Refusal
-from schemas.rows import RowReason
+from schemas.rows import DUPLICATE, DUPLICATE_DIFFERS, RowReason
+from schemas.summary import summarize
 
 APP_PASSWORD = "abcdefghijklmnop"
 TOTP = "JBSWY3DPEHPK3PXP"
@@ -314,3 +315,24 @@ def test_order_of_columns_changes_nothing(order: list[str]) -> None:
     assert prepared(data).kept.select("email", "password", "name").rows() == [
         ("ann@contoso.com", "p w", "Ann")
     ]
+
+
+def test_repeated_address_with_another_password_is_named() -> None:
+    """The first row of a mailbox counts; a later one with another password is skipped and says so."""
+    file = "email,password\nann@contoso.com,old\nANN@contoso.com,new\nann@contoso.com,old\n"
+    found = prepared(file)
+    assert found.kept["password"].to_list() == ["old"]
+    assert [(again.line, again.differs) for again in found.duplicates] == [(3, True), (4, False)]
+    reasons = [outcome.reason for outcome in summarize(found, "in.csv", "default", None).outcomes]
+    assert reasons == ["", DUPLICATE_DIFFERS, DUPLICATE]
+
+
+@pytest.mark.parametrize("domain", ["contoso.local", "mail.test", "mail.localhost"])
+def test_special_domain_is_valid_where_the_settings_name_it(domain: str) -> None:
+    """A domain that does not exist on the internet is valid only if it has servers in the settings."""
+    file = f"email,password\nann@{domain},pw\n".encode()
+    named, unnamed = prepare_rows(file, served=(domain,)), prepare_rows(file, served=("contoso.com", "*"))
+    assert isinstance(named, Prepared)
+    assert isinstance(unnamed, Prepared)
+    assert named.kept["email_key"].to_list() == [f"ann@{domain}"]
+    assert [error.reason for error in unnamed.errors] == [RowReason.INVALID_EMAIL]

@@ -311,7 +311,8 @@ def by_the_csv_module(file: File) -> list[list[tuple[str, str]]]:
         rows = [row for row in rows if any(cell.strip() for cell in row)]
         if rows and re.fullmatch(r"\s*sep=[,;|\t]\s*", delimiter.join(rows[0]), re.IGNORECASE):
             del rows[0]
-        columns = find_columns(rows[0], partial(cells_of, rows[1:])) if rows else None
+        below = list(enumerate(rows[1:], start=2))
+        columns = find_columns(rows[0], partial(list, below)) if rows else None
         if columns is not None:
             email, password = (columns.position[what] for what in ("email", "password"))
             readings.append([(cell_of(row, email), cell_of(row, password)) for row in rows[1:]])
@@ -320,10 +321,6 @@ def by_the_csv_module(file: File) -> list[list[tuple[str, str]]]:
 
 def cell_of(row: Sequence[str], at: int) -> str:
     return row[at] if at < len(row) else ""
-
-
-def cells_of(rows: Sequence[Sequence[str]], at: int) -> list[str]:
-    return [row[at] for row in rows if at < len(row)]
 
 
 def with_unix_line_ends(rows: Iterable[tuple[str, str]]) -> list[tuple[str, ...]]:
