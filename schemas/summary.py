@@ -112,9 +112,13 @@ class Summary:
             Cause(reason, rows, _SKIP_REMEDIES[reason]) for reason, rows in skipped.most_common()
         ]
 
+    def warned(self) -> list[Outcome]:
+        """The imported rows with a warning, in the order of the file."""
+        return [o for o in self.outcomes if o.result is Result.IMPORTED and o.reason]
+
     def warnings(self) -> list[Cause]:
         """The warnings of imported rows, the most frequent first."""
-        notes = Counter(o.reason for o in self.outcomes if o.result is Result.IMPORTED and o.reason)
+        notes = Counter(outcome.reason for outcome in self.warned())
         return [Cause(reason, rows, "check it in the file") for reason, rows in notes.most_common()]
 
     def markdown(self) -> str:
@@ -134,18 +138,22 @@ class Summary:
                 )
             )
         if self.errors:
-            parts.append(f"### Failed rows{self._first_errors_note()}")
+            parts.append(f"### Failed rows{_first_note(len(self.errors))}")
             rows = [(e.line, e.email, e.message) for e in self.errors[:MAX_ERRORS_SHOWN]]
             parts.append(markdown_table(("Line", "Email", "Error"), rows))
+        if warned := self.warned():
+            parts.append(f"### Warnings{_first_note(len(warned))}")
+            rows = [(o.line, o.email, o.reason) for o in warned[:MAX_ERRORS_SHOWN]]
+            parts.append(markdown_table(("Line", "Email", "Warning"), rows))
         if self.ignored:
             parts.append(
                 "Columns not used: " + ", ".join(f"“{markdown_cell(name)}”" for name in self.ignored)
             )
         return "\n\n".join(parts)
 
-    def _first_errors_note(self) -> str:
-        hidden = len(self.errors) - MAX_ERRORS_SHOWN
-        return f" (the first {MAX_ERRORS_SHOWN} of {len(self.errors)})" if hidden > 0 else ""
+
+def _first_note(rows: int) -> str:
+    return f" (the first {MAX_ERRORS_SHOWN} of {rows})" if rows > MAX_ERRORS_SHOWN else ""
 
 
 def summarize(

@@ -336,3 +336,14 @@ def test_special_domain_is_valid_where_the_settings_name_it(domain: str) -> None
     assert isinstance(unnamed, Prepared)
     assert named.kept["email_key"].to_list() == [f"ann@{domain}"]
     assert [error.reason for error in unnamed.errors] == [RowReason.INVALID_EMAIL]
+
+
+def test_each_warning_is_found_by_its_line() -> None:
+    """The artifact names the line and the address of each row with a warning."""
+    found = prepared("email,password\nann@contoso.com, pw\nmailto:bob@contoso.com,pw\ncy@contoso.com,pw\n")
+    summary = summarize(found, "in.csv", "default", None)
+    assert [(outcome.line, outcome.email) for outcome in summary.warned()] == [
+        (2, "ann@contoso.com"),
+        (3, "bob@contoso.com"),
+    ]
+    assert "| 3 | bob@contoso.com | Characters around the address were removed |" in summary.markdown()

@@ -47,6 +47,13 @@ def print_summary(summary: Summary) -> None:
             of_import("imports", "errors", summary) if summary.import_id else "the import lists them all"
         )
         out.print(f"  … and {hidden} more: {listing}", markup=False, soft_wrap=True)
+    warned = summary.warned()
+    for outcome in warned[:MAX_ERRORS_SHOWN]:
+        out.print(f"  line {outcome.line}: {outcome.email}: {outcome.reason}", markup=False, soft_wrap=True)
+    if hidden := len(warned[MAX_ERRORS_SHOWN:]):
+        out.print(
+            f"  … and {hidden} more warnings: import with --report PATH to get them all", soft_wrap=True
+        )
     if summary.ignored:
         out.print(f"Columns not used: {', '.join(summary.ignored)}", markup=False)
 
