@@ -118,7 +118,7 @@ class Summary:
 
     def warnings(self) -> list[Cause]:
         """The warnings of imported rows, the most frequent first."""
-        notes = Counter(outcome.reason for outcome in self.warned())
+        notes = Counter(note for outcome in self.warned() for note in outcome.reason.split("; "))
         return [Cause(reason, rows, "check it in the file") for reason, rows in notes.most_common()]
 
     def markdown(self) -> str:

@@ -51,9 +51,7 @@ def print_summary(summary: Summary) -> None:
     for outcome in warned[:MAX_ERRORS_SHOWN]:
         out.print(f"  line {outcome.line}: {outcome.email}: {outcome.reason}", markup=False, soft_wrap=True)
     if hidden := len(warned[MAX_ERRORS_SHOWN:]):
-        out.print(
-            f"  … and {hidden} more warnings: import with --report PATH to get them all", soft_wrap=True
-        )
+        out.print(f"  … and {hidden} more warnings: --report PATH writes them all", soft_wrap=True)
     if summary.ignored:
         out.print(f"Columns not used: {', '.join(summary.ignored)}", markup=False)
 
