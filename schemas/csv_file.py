@@ -41,8 +41,6 @@ BYTE_ORDER_MARKS = (  # the UTF-32 mark begins with the UTF-16 mark, so UTF-32 c
 
 
 FOREIGN_FORMATS = (
-    (b"PK\x03\x04", "an Excel workbook or a ZIP archive; in Excel, save it as “CSV UTF-8”"),
-    (b"\xd0\xcf\x11\xe0", "an old Excel workbook; in Excel, save it as “CSV UTF-8”"),
     (b"\x1f\x8b", "a gzip archive; unpack it first"),
     (b"\x28\xb5\x2f\xfd", "a Zstandard archive; unpack it first"),
     (b"BZh", "a bzip2 archive; unpack it first"),

@@ -5,16 +5,18 @@ The command line, the flow, the HTTP API and the tests all call the same functio
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import polars as pl
 
+from schemas import csv_file, workbook
 from schemas.bounds import DEFAULT_BOUNDS, Bounds
-from schemas.csv_file import parse
+from schemas.csv_file import CsvTable
 from schemas.plaintext import Plaintext
 from schemas.refusals import Refusal
 from schemas.rows import Duplicate, RowError, dedupe, validate
+from schemas.workbook import is_workbook
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,7 +54,7 @@ def prepare_rows(
     Returns:
         The prepared rows, or the refusal of the file.
     """
-    table = data if isinstance(data, Refusal) else parse(data, encoding, bounds)
+    table = data if isinstance(data, Refusal) else _parse(data, encoding, bounds)
     if isinstance(table, Refusal):
         return table
     validated = validate(table, served)
@@ -60,3 +62,23 @@ def prepare_rows(
     if isinstance(deduped, Refusal):
         return deduped
     return Prepared(deduped.kept, deduped.duplicates, validated.errors, table.ignored)
+
+
+def _parse(data: bytes, encoding: str | None, bounds: Bounds) -> CsvTable | Refusal:
+    return workbook.parse(data, bounds) if is_workbook(data) else csv_file.parse(data, encoding, bounds)
+
+
+def extract_rows(data: bytes, errors: Mapping[int, str], encoding: str | None = None) -> bytes:
+    """Copy some rows of a file into a CSV with an `error` column.
+
+    Args:
+        data: A file that `prepare_rows` has accepted.
+        errors: Line where a row starts, or row of the sheet → its error.
+        encoding: The encoding that `prepare_rows` was given.
+
+    Returns:
+        A CSV in UTF-8 with a byte order mark. `prepare_rows` accepts it and ignores the `error` column.
+    """
+    if is_workbook(data):
+        return workbook.extract_rows(data, errors)
+    return csv_file.extract_rows(data, errors, encoding)

@@ -266,6 +266,7 @@ class SheetReader:
         bounds: How many rows and columns to read.
         columns: The columns to keep; None for all.
         most: How many rows to read; None for all within the bounds.
+        start: The first line to read.
 
     Attributes:
         rows: The rows, in their order.
@@ -277,9 +278,11 @@ class SheetReader:
         bounds: Bounds,
         columns: Container[int] | None = None,
         most: int | None = None,
+        start: int = 1,
     ) -> None:
         self.rows: list[Row] = []
-        self._strings, self._bounds, self._columns, self._most = strings, bounds, columns, most
+        self._strings, self._bounds, self._columns = strings, bounds, columns
+        self._most, self._first = most, start
         self._size = 0  # of all texts together: many cells can refer to one long string
         self._widest = 0
         self._line = 0
@@ -405,12 +408,12 @@ class SheetReader:
             raise WorkbookError(SPREAD_OUT)
 
     def _end_row(self) -> None:
-        if not self._filled:
+        if not self._filled or self._line < self._first:
             return
         self.rows.append(Row(self._line, self._kept))
         if len(self.rows) == self._most:
             raise _Enough
-        if len(self.rows) > self._bounds.rows + 1:
+        if self._most is None and len(self.rows) > self._bounds.rows + 1:
             raise WorkbookError(self._bounds.too_many_rows)
 
 

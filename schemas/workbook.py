@@ -12,16 +12,16 @@ import csv
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
 from python_calamine import CalamineError, CalamineWorkbook
 
 from schemas.bounds import DEFAULT_BOUNDS, UNBOUNDED, Bounds
-from schemas.csv_file import ERROR_HEADER, CsvTable
-from schemas.headers import FIELDS, Columns, find_columns, normalise, shown
-from schemas.package import DAMAGED, OLE_MAGIC, PACKAGE_BOUNDS, ZIP_MAGIC, Package, WorkbookError, old_office
+from schemas.csv_file import ERROR_HEADER, TITLE_LINES, CsvTable
+from schemas.headers import FIELD_OF_HEADER, FIELDS, Columns, find_columns, is_header, normalise, shown
+from schemas.package import DAMAGED, OLE_MAGIC, TOO_MUCH, ZIP_MAGIC, Package, WorkbookError, old_office
 from schemas.plaintext import Plaintext
 from schemas.refusals import COLUMNS_REQUIRED, CSV_EMPTY, Refusal
 from schemas.rows import RowReason
@@ -90,10 +90,12 @@ def extract_rows(data: bytes, errors: Mapping[int, str]) -> bytes:
     workbook = _Workbook(data, UNBOUNDED)
     found = _find_table(workbook, UNBOUNDED)
     assert isinstance(found, _Table)  # noqa: S101  parse() has already found it
-    header, *rows = workbook.read(found.sheet, UNBOUNDED)
+    header, *rows = workbook.read(found.sheet, UNBOUNDED, start=found.line)
     rows = [row for row in rows if row.line in errors]
     values = workbook.read_again(found.sheet)
-    secrets = {found.columns.position[field] for field in _SECRETS if field in found.columns.position}
+    secrets = {
+        at for at, cell in header.cells.items() if FIELD_OF_HEADER.get(normalise(cell.text)) in _SECRETS
+    }
     width = 1 + max(column for row in (header, *rows) for column in row.cells)
 
     def texts(row: Row) -> list[str]:
@@ -130,7 +132,7 @@ class _Workbook(Plaintext):
         self._strings_xml = self._package.part(parts.get("sharedStrings", ""))
         self._styles_xml = self._package.part(parts.get("styles", "")) or b""
         if len(self._styles_xml) > LARGEST_STYLES:  # calamine needs eight times as much memory
-            raise WorkbookError(PACKAGE_BOUNDS.too_large)
+            raise WorkbookError(TOO_MUCH)
         self._strings: list[str] = []
         if self._strings_xml is not None:
             self._strings = read_shared_strings(self._strings_xml, self._budget)
@@ -143,10 +145,17 @@ class _Workbook(Plaintext):
         return part
 
     def read(
-        self, sheet: SheetPart, bounds: Bounds, columns: set[int] | None = None, most: int | None = None
+        self,
+        sheet: SheetPart,
+        bounds: Bounds,
+        columns: set[int] | None = None,
+        most: int | None = None,
+        start: int = 1,
     ) -> list[Row]:
         """The filled rows of a sheet; see `SheetReader`."""
-        return SheetReader(self._strings, bounds, columns, most).read(self._sheet_xml(sheet), self._budget)
+        return SheetReader(self._strings, bounds, columns, most, start).read(
+            self._sheet_xml(sheet), self._budget
+        )
 
     def _sheet_xml(self, sheet: SheetPart) -> bytes:
         if self._unpacked[0] != sheet.part:
@@ -207,63 +216,68 @@ class _Table:
     """Where the mailboxes are.
 
     Attributes:
+        line: The row of the header.
         others: Names of the other sheets whose header matches too.
     """
 
     sheet: SheetPart
+    line: int
     columns: Columns
-    others: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
 
 def _find_table(workbook: _Workbook, bounds: Bounds) -> _Table | Refusal:
-    matching: list[tuple[SheetPart, Columns]] = []
+    matching: list[_Table] = []
     has_rows = False
     for sheet in workbook.sheets:
-        rows = workbook.read(sheet, bounds, most=2)
-        has_rows |= len(rows) == 2 and not sheet.hidden
-        columns = _find_columns(workbook, sheet, rows, bounds)
-        if columns is not None:
-            matching.append((sheet, columns))
-    visible = [(sheet, columns) for sheet, columns in matching if not sheet.hidden]
+        rows = workbook.read(sheet, bounds, most=TITLE_LINES)
+        has_rows |= len(rows) > 1 and not sheet.hidden
+        found = _find_columns(workbook, sheet, rows, bounds)
+        if found is not None:
+            matching.append(found)
+    visible = [found for found in matching if not found.sheet.hidden]
     if not visible:
         hidden = next(
-            (f"only the hidden sheet “{shown(sheet.name)}” has them: unhide it" for sheet, _ in matching), ""
+            (f"only the hidden sheet “{shown(found.sheet.name)}” has them: unhide it" for found in matching),
+            "",
         )
         return Refusal(COLUMNS_REQUIRED if has_rows or hidden else CSV_EMPTY, hidden)
     # A sheet with too many columns is probably not the one that is meant.
-    sheet, columns = next((found for found in visible if found[1].position), visible[0])
-    if columns.fault:
-        return Refusal(columns.fault)
-    others = [other for other, _ in matching if other is not sheet]
-    return _Table(
-        sheet,
-        columns,
-        tuple(f"{'hidden sheet' if other.hidden else 'sheet'} {shown(other.name)}" for other in others),
-    )
+    table = next((found for found in visible if found.columns.position), visible[0])
+    if table.columns.fault:
+        return Refusal(table.columns.fault)
+    others = [found.sheet for found in matching if found is not table]
+    names = [f"{'hidden sheet' if other.hidden else 'sheet'} {shown(other.name)}" for other in others]
+    return replace(table, others=tuple(names))
 
 
 def _find_columns(
     workbook: _Workbook, sheet: SheetPart, rows: Sequence[Row], bounds: Bounds
-) -> Columns | None:
-    """Find the columns in the first of `rows`."""
+) -> _Table | None:
+    """Find the header, by the rule for titles above the header of a CSV, and its columns."""
     if not rows:
         return None
-    cells = rows[0].cells
-    header = [cells.get(column, _EMPTY).text for column in range(max(cells) + 1)]
+    headers = [row for row in rows if row.line < rows[0].line + TITLE_LINES and is_header(_texts(row))]
+    header = headers[0] if len(headers) == 1 else rows[0]
 
     def rows_below() -> list[tuple[int, list[str]]]:
         try:
-            below = workbook.read(sheet, bounds, set(range(len(header))))[1:]
+            below = workbook.read(sheet, bounds, start=header.line)[1:]
         except WorkbookError:  # this sheet has too many rows
             return []
-        return [(row.line, [row.cells.get(at, _EMPTY).text for at in range(len(header))]) for row in below]
+        return [(row.line, _texts(row)) for row in below]
 
-    return find_columns(header, rows_below, bounds)
+    columns = find_columns(_texts(header), rows_below, bounds)
+    return None if columns is None else _Table(sheet, header.line, columns)
+
+
+def _texts(row: Row) -> list[str]:
+    return [row.cells.get(column, _EMPTY).text for column in range(max(row.cells) + 1)]
 
 
 def _read_table(workbook: _Workbook, found: _Table, bounds: Bounds) -> CsvTable | Refusal:
     position = found.columns.position
-    rows = workbook.read(found.sheet, bounds, set(position.values()))[1:]
+    rows = workbook.read(found.sheet, bounds, set(position.values()), start=found.line)[1:]
     if not rows:
         return Refusal(CSV_EMPTY)
     values = workbook.read_again(found.sheet)
@@ -275,7 +289,7 @@ def _read_table(workbook: _Workbook, found: _Table, bounds: Bounds) -> CsvTable 
         if not all(_same(field, cell, again[field]) for field, cell in cells.items()):
             return Refusal(TWO_READINGS)
         for field in FIELDS:
-            texts[field].append(_shown(cells[field], again[field]) if field in cells else "")
+            texts[field].append(_text_of(cells[field], again[field]) if field in cells else "")
         if fault := _fault(cells, again):
             faults[row.line] = fault
     return CsvTable(
@@ -315,6 +329,11 @@ def _shown(cell: Cell, again: Any) -> str:
     if isinstance(again, int | float):
         return format(again, ".15g")
     return str(again) or cell.text
+
+
+def _text_of(cell: Cell, again: Any) -> str:
+    # A row with a formula that has no result fails for this, and not for a blank cell.
+    return "=" if cell.kind is Kind.UNKNOWN else _shown(cell, again)
 
 
 def _fault(cells: Mapping[str, Cell], again: Mapping[str, Any]) -> str:

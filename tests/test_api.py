@@ -292,9 +292,9 @@ REFUSED_FILES = {
         csv_of(*([f"u{n}@b.co", "p"] for n in range(501))),
         "Maximum 500 mailboxes per import",
     ),
-    "a workbook": (
+    "a damaged workbook": (
         b"PK\x03\x04",
-        "CSV file is an Excel workbook or a ZIP archive; in Excel, save it as “CSV UTF-8”",
+        "The Excel workbook is damaged: open it in Excel and save it again, or copy it again from its source",
     ),
 }
 
