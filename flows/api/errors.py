@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -17,6 +18,7 @@ from schemas.responses import (
 )
 
 RETRY_SECONDS = 5
+LOGGER = logging.getLogger(__name__)
 
 
 def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -30,8 +32,9 @@ async def on_http_error(_request: Request, error: Exception) -> JSONResponse:
     return error_response(error.status_code, error.detail, error.headers)
 
 
-async def on_lost_database(request: Request, _error: Exception) -> JSONResponse:
-    """The response when the connection to the database breaks: 503."""
+async def on_lost_database(request: Request, error: Exception) -> JSONResponse:
+    """The response when the database is away or cannot be used: 503. The log gets the cause."""
+    LOGGER.error("%s %r: %s", request.method, request.url.path, error)
     return await on_http_error(request, not_ready())
 
 

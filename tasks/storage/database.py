@@ -21,8 +21,8 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Mapped
 from sqlmodel import col
@@ -31,6 +31,7 @@ import schemas.migrations
 from schemas.sealing import Sealer, new_key, parse_keys
 from schemas.settings import PREFIX, Settings, SettingsError
 from schemas.tables import Table, Workspace, now
+from tasks.crash import unquoted
 from tasks.files.private_files import read_secret_file, refuse_open_database, refuse_open_to_change
 from tasks.hints import command
 from tasks.storage.key_file import Watch, sync
@@ -57,6 +58,19 @@ PATIENCE = 60.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 4.0
 # PostgreSQL's codes: shutting down, crashed, starting up, and too many clients (all reconnect at once).
 AWAY = {"57P01", "57P02", "57P03", "53300"}
+# PostgreSQL's codes and classes of codes: out of disk or memory, an input or output error, and read-only.
+UNUSABLE = ("53", "58", "25006")
+
+# SQLite's codes after which its open connections stay broken, even when the file is in order again.
+BROKEN = {
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_NOTADB,
+}
+# SQLite's codes for a file that cannot be used, whatever the statement is.
+FILE_FAULTS = BROKEN | {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL}
 
 LOGGER = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -64,7 +78,10 @@ T = TypeVar("T")
 
 
 class DatabaseLostError(Exception):
-    """The database went away and did not come back in time. The text is a sentence and quotes no value."""
+    """The database went away and did not come back in time, or it is locked, full, read-only or damaged.
+
+    The text is a sentence and quotes no value.
+    """
 
 
 class NoSuchWorkspaceError(Exception):
@@ -154,8 +171,8 @@ def through_restarts(
     be lost after the COMMIT and before its answer.
 
     Raises:
-        DatabaseLostError: If the database has been away for `PATIENCE` seconds. The operation may or may not
-            have been done.
+        DatabaseLostError: If the database has been away for `PATIENCE` seconds, and the operation may or may
+            not have been done. Or if the database cannot be used, and the operation has not been done.
     """
 
     @wraps(operation)
@@ -165,6 +182,8 @@ def through_restarts(
             try:
                 return operation(database, *arguments, **named)
             except (DBAPIError, PoolTimeoutError) as error:
+                if is_unusable(error):
+                    raise DatabaseLostError(f"the database cannot be used: {cause_of(error)}") from None
                 if not is_lost(error):
                     raise
                 cause = cause_of(error)
@@ -185,12 +204,30 @@ def is_lost(error: DBAPIError | PoolTimeoutError) -> bool:
     Source: the appendix on error codes of PostgreSQL's documentation. If no connection was made, there is no
     code.
     """
-    if isinstance(error, PoolTimeoutError) or error.connection_invalidated:
+    if isinstance(error, PoolTimeoutError):
+        return True
+    if isinstance(error.orig, sqlite3.Error):
+        return False
+    if error.connection_invalidated:
         return True
     if not isinstance(error, OperationalError):
         return False
-    code: str | None = getattr(error.orig, "sqlstate", "")  # SQLite's errors have no such attribute
+    code: str | None = getattr(error.orig, "sqlstate", None)
     return code is None or code in AWAY or code.startswith("08")
+
+
+def is_unusable(error: DBAPIError | PoolTimeoutError) -> bool:
+    """Whether the database is locked, full, read-only or damaged, so that waiting for a server is no use."""
+    cause = error.orig if isinstance(error, DBAPIError) else None
+    if isinstance(cause, sqlite3.Error):
+        return _result_code(cause) in FILE_FAULTS
+    code: str | None = getattr(cause, "sqlstate", None)
+    return code is not None and code not in AWAY and code.startswith(UNUSABLE)
+
+
+def _result_code(error: sqlite3.Error) -> int:
+    """Return SQLite's primary result code; 0 if the driver itself raised the error."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def cause_of(error: Exception) -> str:
@@ -250,8 +287,26 @@ def make_engine(url: URL) -> Engine:
     refuse_open_database(path)
     engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_SECONDS})
 
+    @event.listens_for(engine, "do_connect")
+    def open_existing(_dialect, _record, arguments, options) -> None:  # type: ignore[no-untyped-def]
+        # If the file is gone, SQLite would make an empty one that other users can read.
+        arguments[0], options["uri"] = f"{path.absolute().as_uri()}?mode=rw", True
+
+    @event.listens_for(engine, "checkout")
+    def refuse_lost_file(_connection, record, _proxy) -> None:  # type: ignore[no-untyped-def]
+        # SQLite would go on writing to a file that was deleted or replaced, and it would all be lost.
+        if record.info["file"] != _identity(path):
+            raise DisconnectionError
+
+    @event.listens_for(engine, "handle_error")
+    def drop_broken(context: ExceptionContext) -> None:
+        cause = context.original_exception
+        if isinstance(cause, sqlite3.Error) and _result_code(cause) in BROKEN:
+            context.is_disconnect = True
+
     @event.listens_for(engine, "connect")
-    def configure(connection, _record) -> None:  # type: ignore[no-untyped-def]
+    def configure(connection, record) -> None:  # type: ignore[no-untyped-def]
+        record.info["file"] = _identity(path)
         # The driver's own transactions begin without a write lock, so two of them can lose an update.
         connection.isolation_level = None
         cursor = connection.cursor()
@@ -265,6 +320,15 @@ def make_engine(url: URL) -> Engine:
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what distinguishes a file from one that replaces it; None if there is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def for_reading(engine: Engine) -> Engine:
@@ -365,7 +429,9 @@ def sealer_of(settings: Settings, url: URL) -> Sealer:
         SettingsError: If there is no key, or one of them is not a key.
     """
     watch = Watch(key_file(url))  # before the keys are read, so that no change is missed
-    return Sealer(_keys(settings, url), watch.changed if settings.encryption_keys is None else tuple)
+    keys = _keys(settings, url)
+    with unquoted():
+        return Sealer(keys, watch.changed if settings.encryption_keys is None else tuple)
 
 
 def _keys(settings: Settings, url: URL) -> list[bytes]:

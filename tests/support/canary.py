@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import json
 import logging
 import secrets
@@ -17,7 +18,7 @@ import string
 import sys
 import threading
 from collections.abc import Coroutine, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
@@ -213,57 +214,83 @@ def break_every_step(folder: Path) -> None:
 
 LIBRARIES = (
     *("alembic", "asyncio", "fastapi", "flows", "h11", "httpcore", "httpx", "prefect", "python_multipart"),
-    *("sqlalchemy", "sqlalchemy.engine", "sqlalchemy.pool", "tasks", "uvicorn", "websockets"),
+    *("sqlalchemy", "sqlalchemy.engine", "sqlalchemy.pool", "tasks", "uvicorn"),
+    *("websockets", "websockets.client", "websockets.server"),
 )
 
 
-def log_everything(file: Path) -> None:
-    """Log everything from every library to a file, including SQL with its values. For a separate process."""
-    import prefect  # noqa: F401  it configures logging when it is imported, and would undo this
+@contextmanager
+def everything_logged(file: Path) -> Iterator[None]:
+    """Log what every library says at DEBUG to a file, and each statement with its result."""
+    import prefect  # noqa: F401  importing it configures logging, which would undo this
+    from sqlalchemy import create_engine
 
-    import tasks.storage.database as storage
+    import tasks.storage.database
 
     handler = logging.FileHandler(file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
-    logging.getLogger().setLevel(logging.DEBUG)
-    for name in {*LIBRARIES, *logging.root.manager.loggerDict}:
-        logger = logging.getLogger(name)
+    loggers = [
+        logging.getLogger(name) for name in (None, *sorted({*LIBRARIES, *logging.root.manager.loggerDict}))
+    ]
+    before = [(logger, logger.level, logger.propagate, [*logger.handlers]) for logger in loggers]
+    names = vars(tasks.storage.database)
+    for logger in loggers:
         logger.setLevel(logging.DEBUG)
         logger.propagate = True
-    storage.create_engine = partial(storage.create_engine, echo="debug")
-
-
-def run_on_request(log: Path, busy_seconds: float) -> None:
-    """Run the flows that lines on standard input request, and print how each one ended, as JSON.
-
-    A line is a JSON list: ["import", FILE, REPORT or null] or ["scan"]. For a separate process.
-    """
-    log_everything(log)
-    import tasks.storage.database as storage
-    from flows.import_outlook import import_outlook
-    from flows.watch_inbox import watch_inbox
-
-    storage.BUSY_SECONDS = busy_seconds
-
-    async def run(what: str, *paths: str | None) -> list[str]:
-        if what == "scan":
-            state: State[Any] = await watch_inbox(return_state=True)
-        else:
-            file, report = (path and Path(path) for path in paths)
-            state = await import_outlook(file, report=report, return_state=True)
-        return [state.type.value, str(state.message)]
-
-    for line in sys.stdin:
-        sys.stdout.write(json.dumps(asyncio.run(run(*json.loads(line)))) + "\n")
-        sys.stdout.flush()
+    logging.getLogger().addHandler(handler)
+    names["create_engine"] = partial(create_engine, echo="debug")
+    try:
+        yield
+    finally:
+        names["create_engine"] = create_engine
+        for logger, level, propagate, handlers in before:
+            logger.setLevel(level)
+            logger.propagate, logger.handlers[:] = propagate, handlers
+        handler.close()
 
 
 def run_command(log: Path, busy_seconds: float, *words: str) -> int:
-    """Run a command line with all logs. For a separate process."""
-    log_everything(log)
-    import tasks.storage.database as storage
-    from flows.cli.app import main
+    """Run a command of the command line with all logs. For a process of its own."""
+    with everything_logged(log):
+        import tasks.storage.database
+        from flows.cli.app import main
 
-    storage.BUSY_SECONDS = busy_seconds
-    return main(words)
+        vars(tasks.storage.database)["BUSY_SECONDS"] = busy_seconds
+        return main(words)
+
+
+def run_on_request(log: Path, busy_seconds: float) -> None:
+    """Run flows as lines on standard input ask for them. For a process of its own.
+
+    A line is a list in JSON: ["import", FILE, REPORT], ["scan"], or ["break", PLACE] to put a fault in the
+    place of a function until ["repair"]. The answer is a line too: the type and the message of the state.
+    """
+    with everything_logged(log), ExitStack() as broken:
+        import tasks.storage.database
+        from flows.import_outlook import import_outlook
+        from flows.watch_inbox import watch_inbox
+
+        vars(tasks.storage.database)["BUSY_SECONDS"] = busy_seconds
+
+        async def run(what: str, *paths: str) -> State[Any]:
+            if what == "scan":
+                found: State[Any] = await watch_inbox(return_state=True)
+            else:
+                file, report = map(Path, paths)
+                found = await import_outlook(file, report=report, return_state=True)
+            return found
+
+        for line in sys.stdin:
+            what, *words = json.loads(line)
+            answer = ["", ""]
+            if what == "break":
+                broken.enter_context(breaking(words[0]))
+            elif what == "repair":
+                broken.close()
+            else:
+                state = asyncio.run(run(what, *words))
+                answer = [state.type.value, str(state.message)]
+                del state
+                gc.collect()  # an exception keeps its connection to the database
+            sys.stdout.write(json.dumps(answer) + "\n")
+            sys.stdout.flush()
