@@ -188,11 +188,17 @@ def _foreign_text(text: str) -> str:
     return next((what for pattern, what in _FOREIGN_TEXTS if pattern.match(start)), "")
 
 
+MOST_RETURNS = 16  # before a line feed
+
+
 def _unix_line_ends(text: str) -> str:
     if "\n" not in text:
         return text.replace("\r", "\n")  # classic Mac OS
-    # `replace` is much faster than the expression, which is left with what has more than two returns.
-    text = text.replace("\r\n", "\n").replace("\r\n", "\n")
+    # `replace` is faster than the expression, which would keep other threads waiting.
+    for _ in range(MOST_RETURNS):
+        if "\r\n" not in text:
+            break
+        text = text.replace("\r\n", "\n")
     if "\r\n" in text or text.endswith("\r"):
         # Without the look-behind, the search would restart at each carriage return of a long run.
         text = re.sub(r"(?<!\r)\r++(\n|\Z)", "\n", text)

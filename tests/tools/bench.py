@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shlex
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,8 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.machine import free_port
+from tests.support.nasty_files import NASTY
 
 ROWS = 500
+MIB = 1024 * 1024
+LARGE_BYTES = 10 * MIB - 100  # within the default of MAX_FILE_BYTES
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "samples" / "mailboxes.csv"
 
 EMPTY_FLOW = """
@@ -339,23 +344,24 @@ def upload(client: Any, data: bytes, workspace: str) -> float:
     return seconds
 
 
+def import_alone(client: Any, data: bytes, workspace: str, import_id: int) -> float:
+    """Seconds of an upload of 500 rows; waits until its tests, which begin then, are over."""
+    seconds = upload(client, data, workspace)
+    progress = {"tested": 0}
+    while progress["tested"] < ROWS:
+        time.sleep(0.05)
+        shown = client.get(f"/v1/imports/{import_id}", headers={"X-Workspace": workspace}).json()
+        progress = shown["data"]["progress"]
+    return seconds
+
+
 def api(folder: Path) -> None:
     """A 500-row upload, alone and 32 at once, compared with the same rows through the plain functions."""
     plain = plain_import(folder)
     data = mailboxes_csv()
     with api_server(folder) as client:
-
-        def alone(turn: int) -> float:
-            seconds = upload(client, data, f"turn{turn}")
-            owner = {"X-Workspace": f"turn{turn}"}
-            progress = {"tested": 0}
-            while progress["tested"] < ROWS:  # the tests of its mailboxes are not part of the next turn
-                time.sleep(0.05)
-                shown = client.get(f"/v1/imports/{turn + 1}", headers=owner).json()
-                progress = shown["data"]["progress"]
-            return seconds
-
-        best = statistics.median([alone(turn) for turn in range(8)][1:])
+        each = [import_alone(client, data, f"turn{turn}", turn + 1) for turn in range(8)]
+        best = statistics.median(each[1:])
         show(
             "upload of 500 rows / the plain functions",
             best / plain,
@@ -374,9 +380,136 @@ def api(folder: Path) -> None:
         )
 
 
+# Imports 500 rows, then the file that is named; prints the seconds and the peak memory in bytes after each.
+LARGE = """
+import json, re, sys, time
+from pathlib import Path
+from schemas.prepare import Prepared
+from schemas.settings import Settings
+from tasks.prepare import prepare
+from tasks.storage.database import database
+from tasks.store import Origin, store
+
+folder = Path(sys.argv[1]).parent
+settings = Settings(database_url=f"sqlite:///{folder}/large.db")
+
+def measured(path, workspace):
+    begun = time.perf_counter()
+    prepared = prepare.fn(Path(path), settings.max_file_bytes, bounds=settings.bounds)
+    if isinstance(prepared, Prepared):
+        stored = store.fn(prepared, Origin("mailboxes.csv", workspace, None, test=True), opened, settings)
+        stored.summary.envelope()
+        stored.summary.markdown()
+    seconds = time.perf_counter() - begun
+    # Not getrusage(): its peak includes that of the process that started this one.
+    return seconds, 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+with database(settings) as opened:
+    usual = [measured(sys.argv[1], f"turn{time.time()}") for _ in range(6)][1:]
+    print(json.dumps([min(usual), measured(sys.argv[2], "large")]))
+"""
+
+
+def large(folder: Path) -> None:
+    """10 MB of anything: time, and peak memory of the process, against an import of 500 rows."""
+    usual, file = folder / "mailboxes.csv", folder / "large.csv"
+    usual.write_bytes(mailboxes_csv())
+    for name, make in NASTY.items():
+        file.write_bytes(make(LARGE_BYTES))
+        done = subprocess.run(
+            [sys.executable, "-c", LARGE, str(usual), str(file)],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        (usual_seconds, usual_bytes), (seconds, peak) = json.loads(done.stdout)
+        detail = f"{seconds:.2f} s / {usual_seconds:.3f} s"
+        show(f"{name}, 10 MB / 500 rows", seconds / usual_seconds, 20, detail)
+        detail = f"{peak / MIB:.0f} MB / {usual_bytes / MIB:.0f} MB"
+        show("  its peak memory / that of 500 rows", peak / usual_bytes, 2, detail)
+
+
+# Sends one upload after the other until it is stopped.
+UPLOADER = """
+import http.client, sys
+host, port, key, workspace, path = sys.argv[1:]
+with open(path, "rb") as file:
+    data = file.read()
+head = b'--x\\r\\nContent-Disposition: form-data; name="file"; filename="large.csv"\\r\\n\\r\\n'
+body = head + data + b"\\r\\n--x--\\r\\n"
+headers = {"X-Api-Key": key, "X-Workspace": workspace, "X-Create-Workspace": "true"}
+headers["Content-Type"] = "multipart/form-data; boundary=x"
+while True:
+    connection = http.client.HTTPConnection(host, int(port), timeout=60)
+    connection.request("POST", "/v1/mailboxes/import/outlook", body, headers)
+    answer = connection.getresponse()
+    answer.read()
+    print(answer.status, flush=True)
+    connection.close()
+"""
+
+AT_ONCE = ("rows of quotes", "10,000 TOTP secrets", "three returns", "10,000 failed rows")
+
+
+@contextmanager
+def uploads(client: Any, folder: Path) -> Iterator[list[Path]]:
+    """Four processes that upload 10 MB without a pause; yields the files to which they write each status."""
+    processes, written = [], []
+    for number, name in enumerate(AT_ONCE):
+        file, output = folder / f"large{number}.csv", folder / f"large{number}.txt"
+        file.write_bytes(NASTY[name](LARGE_BYTES))
+        url, key = client.base_url, client.headers["X-Api-Key"]
+        words = [url.host, str(url.port), key, f"large{number}", str(file)]
+        with output.open("w") as stdout:
+            processes.append(subprocess.Popen([sys.executable, "-c", UPLOADER, *words], stdout=stdout))
+        written.append(output)
+    try:
+        while not all(output.stat().st_size for output in written):
+            time.sleep(0.05)
+        yield written
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def healthz(client: Any, seconds: float) -> list[float]:
+    """Seconds of each of many requests, with a pause between two of them."""
+    found, until = [], time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        begun = time.perf_counter()
+        assert client.get("/healthz").is_success
+        found.append(time.perf_counter() - begun)
+        time.sleep(0.01)
+    return found
+
+
+def load(folder: Path) -> None:
+    """`/healthz` and an import of another workspace, while four clients upload 10 MB after 10 MB."""
+    data = mailboxes_csv()
+    with api_server(folder) as client:
+        for turn in range(3):
+            import_alone(client, data, f"warm{turn}", turn + 1)
+        quiet = healthz(client, 5)
+        alone = [upload(client, data, f"alone{turn}") for turn in range(6)]
+        time.sleep(15)  # until the tests of these imports are over
+        with uploads(client, folder) as written:
+            busy = healthz(client, 15)
+            beside = [upload(client, data, f"beside{turn}") for turn in range(6)]
+            statuses = Counter(status for output in written for status in output.read_text().split())
+    answers = ", ".join(f"{number} × {status}" for status, number in statuses.items())
+    for what, usual, loaded in (("/healthz", quiet, busy), ("import of 500 rows", alone, beside)):
+        for part, of in (("median", statistics.median), ("slowest", max)):
+            detail = f"{of(loaded) * 1000:.1f} ms / {of(usual) * 1000:.1f} ms; uploads: {answers}"
+            limit = 2 if part == "median" else math.inf
+            show(f"{what} beside four uploads / alone, {part}", of(loaded) / of(usual), limit, detail)
+
+
 PARTS: dict[str, Callable[[Path], None]] = {
     "pipeline": pipeline,
+    "large": large,
     "api": api,
+    "load": load,
     "check": check,
     "start-up": start_up,
     "probing": probing,
