@@ -65,7 +65,11 @@ UPLOAD = {
                     "type": "object",
                     "required": ["file"],
                     "properties": {
-                        "file": {"type": "string", "format": "binary", "description": "The CSV file."},
+                        "file": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "The CSV file or .xlsx.",
+                        },
                         "tag": {
                             "type": "string",
                             "description": "Label for the mailboxes of this import.",

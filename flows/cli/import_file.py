@@ -72,7 +72,7 @@ class ImportOptions(FileOptions):
 
 
 NO_FILE_OPTIONS, NO_OPTIONS = FileOptions(), ImportOptions()
-File = Annotated[Path | None, Parameter(name="FILE", help="The CSV file.")]
+File = Annotated[Path | None, Parameter(name="FILE", help="The CSV file or Excel workbook (.xlsx).")]
 
 
 def check_file(file: File = None, /, *, options: FileOptions = NO_FILE_OPTIONS) -> int:

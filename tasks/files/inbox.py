@@ -3,8 +3,8 @@
     inbox/NAME, inbox/TAG/NAME       files that you drop
     processing/TIME-ID/…             files that are taken, in a folder that their process locks
     processed/NAME.TIME.report.csv   the report of an import
-    failed/NAME.TIME.csv             the rows that failed, unchanged
-    rejected/NAME.TIME.csv           a refused file, unchanged, with NAME.TIME.error.txt
+    failed/NAME.TIME.csv             the rows that failed, unchanged; those of a workbook as CSV
+    rejected/NAME.TIME.csv           a refused file (or .xlsx), unchanged, with NAME.TIME.error.txt
 
 The lock (flock) ends with its process, however the process ends. A file in `processing/` without a lock was
 left by a crash, and the next scan continues it. Everything after taking a file can run twice: the names of
@@ -27,7 +27,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from schemas.csv_file import extract_rows
+from schemas.prepare import extract_rows
 from schemas.refusals import Refusal
 from schemas.summary import Summary
 from schemas.tables import now
@@ -37,6 +37,7 @@ from tasks.files.safe_paths import OutsideError, folder_of
 from tasks.files.skipped import NOT_YET, Skipped
 
 PLACES = ("inbox", "processing", "processed", "failed", "rejected")
+SPREADSHEETS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")  # a refused one keeps its ending
 UNFINISHED_SUFFIXES = (".tmp", ".part", ".crdownload")
 # An empty file may be one that another program has just opened for writing.
 EMPTY_FILE_SECONDS = 60
@@ -387,4 +388,5 @@ def reject(taken: TakenFile, folders: Folders, refusal: Refusal) -> None:
     """
     write_privately(taken.outcome(folders.rejected, "error.txt"), f"{refusal}\n".encode())
     make_private(taken.path)
-    taken.path.rename(taken.outcome(folders.rejected, "csv"))
+    ending = taken.path.suffix.lower()
+    taken.path.rename(taken.outcome(folders.rejected, ending[1:] if ending in SPREADSHEETS else "csv"))
