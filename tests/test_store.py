@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from schemas.prepare import Prepared
 from schemas.providers import Endpoint
 from schemas.rows import Duplicate, RowError, RowReason
-from schemas.sealing import Owner
+from schemas.sealing import Owner, Sealer
 from schemas.settings import Settings
 from schemas.summary import ALREADY_STORED, MAX_ERRORS_STORED, Result
 from schemas.tables import Import, ImportRowError, Mailbox, Workspace, now
@@ -213,6 +213,24 @@ def test_mailboxes_imported_without_a_test_are_not_due(
     assert found["quiet@outlook.com"]["diagnosis"] == NOT_TESTED
     wait = found["tested@outlook.com"]["next_attempt_at"] - now()
     assert timedelta(0) < wait <= either_settings.claim_lease
+
+
+def test_nothing_slow_happens_in_the_transaction(
+    db: Database, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While secrets are sealed, no connection is open, so other imports can write."""
+    file = mailboxes_file(tmp_path / "mailboxes.csv", accounts(20))
+    open_connections: list[int] = []
+    pool = db.engine.pool
+    assert isinstance(pool, sa.QueuePool)
+
+    def sealed(kept: pl.DataFrame, workspace: str, sealer: Sealer) -> pl.DataFrame:
+        open_connections.append(pool.checkedout())
+        return seal(kept, workspace, sealer)
+
+    monkeypatch.setattr("tasks.store.seal", sealed)
+    assert import_file(db, settings, file).summary.imported == 20
+    assert open_connections == [0]
 
 
 # At once.
