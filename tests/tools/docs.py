@@ -6,6 +6,7 @@ A generated block is between `<!-- NAME: written by make docs -->` and `<!-- end
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,9 +16,11 @@ from cyclopts.argument import Argument
 from pydantic import SecretStr
 
 from flows.cli.app import OLD_NAMES, build
+from schemas.headers import FIELDS, find_columns
 from schemas.reasons import EXPLANATIONS, Reason
 from schemas.rows import ROW_MESSAGES
 from schemas.settings import DATA, PREFIX, Settings
+from tests.support.exports import EXPORTS, export_of
 from tests.support.licences import licence_of, run_time_packages
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -68,6 +71,19 @@ def licences_page() -> str:
 def row_errors_table() -> str:
     rows = ((message, f"{remedy[0].upper()}{remedy[1:]}.") for message, remedy in ROW_MESSAGES.values())
     return _table(("Error", "What to do"), rows)
+
+
+def exports_table() -> str:
+    """Found by reading a small export of each program, so that the table says what the code does."""
+    return _table(("Export", *(f"`{field}`" for field in FIELDS), "Not used"), map(_export, EXPORTS))
+
+
+def _export(program: str) -> tuple[str, ...]:
+    header, *rows = csv.reader(export_of(program, "ann@contoso.com", "abcdefghijklmnop").splitlines())
+    columns = find_columns(header, lambda: list(enumerate(rows, start=2)))
+    assert columns is not None, program
+    used = (header[columns.position[field]] if field in columns.position else "" for field in FIELDS)
+    return program, *used, ", ".join(columns.ignored)
 
 
 def commands_list() -> str:
@@ -149,6 +165,7 @@ BLOCKS = {
     "settings": settings_table,
     "reasons": reasons_table,
     "row-errors": row_errors_table,
+    "exports": exports_table,
     "commands": commands_list,
 }
 
