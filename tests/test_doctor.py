@@ -84,6 +84,8 @@ def sound(
     with servers(tmp_path, ca), database(settings) as opened:
         import_mailboxes(opened, settings, accounts(2))
         yield opened
+        # First what the test changed: undone last, it would put the variables of `servers` back.
+        monkeypatch.undo()
 
 
 @pytest.mark.sqlite
