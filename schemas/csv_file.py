@@ -118,7 +118,7 @@ def extract_rows(data: bytes, errors: Mapping[int, str], encoding: str | None = 
     assert found is not None  # noqa: S101  parse() has already found it
     copy = io.StringIO(newline="")
     writer = csv.writer(copy, delimiter=found[0], lineterminator="\r\n")
-    records = (record for record in _records(text, found[0], _ALL_ROWS) if _filled(record.cells))
+    records = _records(text, found[0], _ALL_ROWS)
     header = next(records).cells
     names = [normalise(cell) for cell in header]
     at = names.index(ERROR_HEADER) if ERROR_HEADER in names else None
@@ -312,7 +312,7 @@ class _Record(NamedTuple):
 
 
 def _records(text: str, delimiter: str, bounds: Bounds) -> Iterator[_Record]:
-    """Yield every record, except blank lines: a spreadsheet can export a million of them.
+    """Yield every record that is not blank: a spreadsheet can export a million blank lines.
 
     A quotation mark inside an unquoted value is an error too, although `csv` accepts it. Another program may
     read on to the next quotation mark, several lines below, and in `a, "b"` the marks are probably not part
@@ -353,7 +353,8 @@ def _records(text: str, delimiter: str, bounds: Bounds) -> Iterator[_Record]:
         record = text[start:end]
         if '"' in record and not well_formed.fullmatch(record):
             raise _RecordError(line, BROKEN_QUOTE)
-        yield _Record(line, cells, record)
+        if _filled(cells):
+            yield _Record(line, cells, record)
 
 
 def _filled(cells: Iterable[str]) -> bool:
@@ -364,7 +365,7 @@ def _find_header(text: str, first_line: int, bounds: Bounds) -> tuple[str, Colum
     """Find the delimiter for which the header matches the most columns; None if none matches."""
     found: list[tuple[int, str, Columns]] = []
     for delimiter in DELIMITERS:
-        records = (record for record in _records(text, delimiter, bounds) if _filled(record.cells))
+        records = _records(text, delimiter, bounds)
         try:
             header = next(records, None)
         except (_RecordError, _TooManyRecordsError):
@@ -398,8 +399,7 @@ def _without_header(text: str, bounds: Bounds) -> Refusal:
     """The contract's message for a file without a matching header: empty, or without the columns."""
     first_line = text[: text.find("\n") + 1 or None]
     delimiter = max(DELIMITERS, key=first_line.count)
-    filled = (record for record in _records(text, delimiter, bounds) if _filled(record.cells))
-    if len(list(islice(filled, 2))) < 2:
+    if len(list(islice(_records(text, delimiter, bounds), 2))) < 2:
         return Refusal(CSV_EMPTY)
     if "@" in first_line:
         return Refusal(
@@ -426,8 +426,6 @@ def _read_table(
     extra: list[bool] = []
     expected: dict[str, list[str]] = {field: [] for field in columns.position}
     for line, cells, record in _records(text, delimiter, bounds):
-        if not _filled(cells):
-            continue
         widest = max(widest, len(cells))
         texts.append(record)
         lines.append(first_line + line - 1)

@@ -47,7 +47,7 @@ _SUSPICIONS = (
         "Password contains typographic quotes: imported unchanged",
     ),
     (
-        re.compile(r"[+-]?\d[.,]\d+E[+-]?\d+", re.IGNORECASE),
+        re.compile(r"\A[+-]?\d[.,]\d+E[+-]?\d+\Z", re.IGNORECASE),
         "Password looks like a number that a spreadsheet has shortened: imported unchanged",
     ),
     (
@@ -61,7 +61,6 @@ _SUSPICIONS = (
         "Password looks like text read with the wrong encoding: imported unchanged",
     ),
 )
-_WHOLE = {_SUSPICIONS[4][0]}  # patterns that have to match the whole password
 
 
 def damage_of(password: str) -> Damage | None:
@@ -82,7 +81,7 @@ def clean_password(cell: str) -> Cell:
     if wrapped := _FORMULA.fullmatch(cell.strip()):
         return Cell(wrapped[1], FORMULA_UNWRAPPED)
     for pattern, warning in _SUSPICIONS:
-        if pattern.fullmatch(cell) if pattern in _WHOLE else pattern.search(cell):
+        if pattern.search(cell):
             return Cell(cell, warning)
     return Cell(cell)
 

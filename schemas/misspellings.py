@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-_COUNTRY_FORM = re.compile(r"com|(com?\.)?[a-z]{2}")  # com, fr, co.uk, com.br
+from schemas.providers import COUNTRY_FORM
+
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789-"
 
 
@@ -57,6 +58,6 @@ def intended_domain(domain: str) -> str | None:
         return None
     if suffix in _MISSPELLED_COM:
         return f"{intended}.com"
-    if intended != label and _COUNTRY_FORM.fullmatch(suffix):
+    if intended != label and re.fullmatch(COUNTRY_FORM, suffix):
         return f"{intended}.{suffix}"
     return None

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-_COUNTRY_FORM = re.compile(r"com|(com?\.)?[a-z]{2}")  # com, fr, co.uk, com.br
+from schemas.providers import COUNTRY_FORM
 
 # Provider → domains of its mailboxes. List only providers that do not use Microsoft: some internet providers
 # do. `.*` stands for .com and all country forms.
@@ -90,7 +90,7 @@ def consumer_provider(domain: str) -> str | None:
         ('Yahoo', None)
     """
     label, _, suffix = domain.partition(".")
-    if _COUNTRY_FORM.fullmatch(suffix) and (provider := _PROVIDER_OF_DOMAIN.get(f"{label}.*")):
+    if re.fullmatch(COUNTRY_FORM, suffix) and (provider := _PROVIDER_OF_DOMAIN.get(f"{label}.*")):
         return provider
     return _PROVIDER_OF_DOMAIN.get(domain)
 

@@ -13,8 +13,10 @@ MICROSOFT_HOSTS = frozenset({MICROSOFT_SMTP, MICROSOFT_IMAP, CONSUMER_IMAP})
 
 # hotmail.com, hotmail.co.uk, hotmail.com.br, live.nl, … The whole domain must match, so that notlive.com and
 # live.example.org do not.
-_CONSUMER = re.compile(r"(hotmail|live|msn|windowslive|passport)\.(com|(com?\.)?[a-z]{2})")
-_OUTLOOK = re.compile(r"outlook\.(com|(com?\.)?[a-z]{2})|.+\.onmicrosoft\.com")
+# How a provider ends the names of its domains: com, fr, co.uk, com.br.
+COUNTRY_FORM = r"(?:com|(?:com?\.)?[a-z]{2})"
+_CONSUMER = re.compile(rf"(?:hotmail|live|msn|windowslive|passport)\.{COUNTRY_FORM}")
+_OUTLOOK = re.compile(rf"outlook\.{COUNTRY_FORM}|.+\.onmicrosoft\.com")
 
 
 class Endpoint(NamedTuple):

@@ -24,7 +24,7 @@ from pandera.polars import PolarsData
 from pyotp.totp import TOTP
 
 from schemas.csv_file import CsvTable
-from schemas.damage import blank, clean_email, clean_password, damage_of
+from schemas.damage import Cell, blank, clean_email, clean_password, damage_of
 from schemas.misspellings import intended_domain
 from schemas.other_providers import consumer_provider
 from schemas.plaintext import Plaintext
@@ -343,8 +343,8 @@ def _validate_part(frame: pl.DataFrame, served: Collection[str]) -> tuple[pl.Dat
 
 def _candidates(frame: pl.DataFrame, served: Collection[str]) -> pl.DataFrame:
     """Normalise the cells and add the columns that the checks need."""
-    emails = _each(frame["email"], lambda cell: clean_email(cell).text)
-    passwords = _each(frame["password"], lambda cell: clean_password(cell).text)
+    emails, email_warnings = _cleaned(frame["email"], clean_email)
+    passwords, password_warnings = _cleaned(frame["password"], clean_password)
     keys = _each(emails, partial(email_key, served=served))
     totp_cells = _each(frame["totpsecret"], blank)
     return frame.select(
@@ -356,12 +356,18 @@ def _candidates(frame: pl.DataFrame, served: Collection[str]) -> pl.DataFrame:
         _each(keys, partial(_provider_elsewhere, served=served)).is_not_null().alias("elsewhere"),
         passwords.alias("password"),
         _each(frame["password"], lambda cell: damage_of(cell) or "").alias("damage"),
-        _each(frame["email"], lambda cell: clean_email(cell).warning).alias("email_warning"),
-        _each(frame["password"], lambda cell: clean_password(cell).warning).alias("password_warning"),
+        email_warnings.alias("email_warning"),
+        password_warnings.alias("password_warning"),
         _each(frame["name"], blank).alias("name"),
         totp_cells.alias("totpsecret"),
         _each(totp_cells, normalise_totp).alias("totp"),
     )
+
+
+def _cleaned(cells: pl.Series, clean: Callable[[str], Cell]) -> tuple[pl.Series, pl.Series]:
+    """The repaired cells, and their warnings."""
+    found = {cell: clean(cell) for cell in cells.unique()}
+    return _each(cells, lambda cell: found[cell].text), _each(cells, lambda cell: found[cell].warning)
 
 
 def _each(cells: pl.Series, function: Callable[[str], str | None]) -> pl.Series:

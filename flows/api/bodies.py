@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
 from flows.api.connections import Bounds
-from flows.api.errors import RETRY_SECONDS
+from flows.api.errors import RETRY_LATER
 from schemas.responses import BODY_TOO_SLOW, TOO_MANY_BODIES
 
 
@@ -65,8 +65,7 @@ class BodyMemory:
             HTTPException: 503 if there are too many.
         """
         if size > self._free:
-            retry = {"Retry-After": str(RETRY_SECONDS)}
-            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, TOO_MANY_BODIES, retry)
+            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, TOO_MANY_BODIES, RETRY_LATER)
         self._free -= size
 
     def give_back(self, size: int) -> None:

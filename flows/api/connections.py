@@ -25,7 +25,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from flows.api.errors import RETRY_SECONDS, error_response
+from flows.api.errors import RETRY_LATER, error_response
 from schemas.responses import HEADERS_TOO_SLOW, TOO_MANY_CONNECTIONS
 
 ACCEPTED_AT_ONCE = 64
@@ -158,8 +158,7 @@ class Protocol(H11Protocol):
             self._refuse()
 
     def _refuse(self) -> None:
-        retry = {"Retry-After": str(RETRY_SECONDS)}
-        self._answer(HTTPStatus.SERVICE_UNAVAILABLE, TOO_MANY_CONNECTIONS, retry)
+        self._answer(HTTPStatus.SERVICE_UNAVAILABLE, TOO_MANY_CONNECTIONS, RETRY_LATER)
         self._refusing = self._shared.begin_refusal()
         if self._refusing:
             # Closing while the client still sends would reset the connection, and lose the response.

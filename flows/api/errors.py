@@ -17,7 +17,7 @@ from schemas.responses import (
     failure,
 )
 
-RETRY_SECONDS = 5
+RETRY_LATER = {"Retry-After": "5"}  # seconds
 LOGGER = logging.getLogger(__name__)
 
 
@@ -50,8 +50,7 @@ async def on_similar_workspace(_request: Request, error: Exception) -> JSONRespo
 
 def not_ready() -> HTTPException:
     """503 with the time to wait before the next attempt."""
-    headers = {"Retry-After": str(RETRY_SECONDS)}
-    return HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, NOT_READY, headers)
+    return HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, NOT_READY, RETRY_LATER)
 
 
 async def on_invalid_request(_request: Request, error: Exception) -> JSONResponse:
