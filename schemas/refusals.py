@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+from schemas.envelope import failure
 
 CSV_REQUIRED = "CSV file is required"
 CSV_EMPTY = "CSV file is empty"
@@ -24,9 +27,9 @@ class Refusal:
     message: str
     detail: str = ""
 
-    def envelope(self) -> dict[str, object]:
+    def envelope(self) -> dict[str, Any]:
         """The refusal as the error response of the import API."""
-        return {"success": False, "error": {"code": "VALIDATION_ERROR", "message": self.message}}
+        return failure(400, self.message)
 
     def __str__(self) -> str:
         return f"{self.message} ({self.detail})" if self.detail else self.message

@@ -8,25 +8,12 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, Field
 
 from schemas.diagnosis import diagnose
+from schemas.envelope import failure, success
 from schemas.reasons import Protocol, Reason, Stage
 from schemas.verdicts import MailboxStatus
 
 Data = TypeVar("Data", bound=BaseModel)
 
-# HTTP status → code in the envelope.
-ERROR_CODES = {
-    400: "VALIDATION_ERROR",
-    401: "UNAUTHORIZED",
-    403: "FORBIDDEN",
-    404: "NOT_FOUND",
-    405: "METHOD_NOT_ALLOWED",
-    408: "REQUEST_TIMEOUT",
-    409: "CONFLICT",
-    413: "PAYLOAD_TOO_LARGE",
-    429: "TOO_MANY_REQUESTS",
-    500: "INTERNAL_ERROR",
-    503: "NOT_READY",
-}
 KEY_REQUIRED = "A valid X-Api-Key is required"
 OTHER_WORKSPACE = "This key belongs to another workspace"
 TOO_MANY_REQUESTS = "Too many requests with this key"
@@ -51,7 +38,7 @@ class Envelope(BaseModel, Generic[Data]):
 
 
 class Fault(BaseModel):
-    """What went wrong: a value of `ERROR_CODES` and a message."""
+    """What went wrong: a value of `envelope.ERROR_CODES` and a message."""
 
     code: str
     message: str
@@ -184,17 +171,6 @@ class Status(BaseModel):
     """The response of the health checks."""
 
     status: Literal["live", "ready"]
-
-
-def failure(status: int, message: str) -> dict[str, Any]:
-    """An error response as JSON data, with the code that belongs to the HTTP status."""
-    code = ERROR_CODES.get(status, "ERROR")
-    return {"success": False, "error": {"code": code, "message": message}}
-
-
-def success(data: object) -> dict[str, Any]:
-    """A successful response as JSON data."""
-    return {"success": True, "data": data}
 
 
 _MAILBOX = {

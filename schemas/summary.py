@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
+from schemas.envelope import success
 from schemas.labels import counted
 from schemas.prepare import Prepared
 from schemas.rows import DUPLICATE, DUPLICATE_DIFFERS, RowError
@@ -90,19 +91,11 @@ class Summary:
     def __str__(self) -> str:
         return f"imported {self.imported}, skipped {self.skipped}, failed {self.failed}"
 
-    def envelope(self) -> dict[str, object]:
+    def envelope(self) -> dict[str, Any]:
         """The response of the import API. The counts cover all rows; it contains the first 50 row errors."""
-        return {
-            "success": True,
-            "data": {
-                "imported": self.imported,
-                "skipped": self.skipped,
-                "failed": self.failed,
-                "errors": [
-                    {"email": error.email, "error": error.message} for error in self.errors[:MAX_ERRORS_SHOWN]
-                ],
-            },
-        }
+        errors = [{"email": error.email, "error": error.message} for error in self.errors[:MAX_ERRORS_SHOWN]]
+        counts = {"imported": self.imported, "skipped": self.skipped, "failed": self.failed}
+        return success(counts | {"errors": errors})
 
     def causes(self) -> list[Cause]:
         """Why rows were not imported: row errors, then skipped rows, each with the most frequent first."""

@@ -44,8 +44,8 @@ from flows.cli.serve import is_loopback
 from flows.retest_pending import retest_pending
 from sandbox.outlook import running
 from sandbox.script import Account
+from schemas.envelope import ERROR_CODES
 from schemas.labels import LABEL_RULE
-from schemas.responses import ERROR_CODES
 from schemas.settings import PREFIX, Settings
 from schemas.tables import ApiKey, Import, ImportRowError, Mailbox, ProbeResult, Workspace, now
 from tasks.background import DEPLOYMENT, handed_to_prefect

@@ -48,7 +48,7 @@ def test_stored_errors(db: Database, either_settings: Settings, tmp_path: Path) 
     """The reason is stored as a code, and the provider is named whenever the rows of an import are shown."""
     settings = with_changes(either_settings, servers=SERVERS)
     stored = import_file(db, settings, write_csv(tmp_path / "mailboxes.csv", ROWS), test=False)
-    assert stored.summary.envelope()["data"]["errors"] == ERRORS  # type: ignore[index]
+    assert stored.summary.envelope()["data"]["errors"] == ERRORS
     assert {row["reason"] for row in rows_of(db, ImportRowError)} == {"not_at_microsoft"}
     assert stored.summary.import_id is not None
     faults = find_row_errors(db, stored.summary.import_id)

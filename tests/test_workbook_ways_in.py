@@ -51,7 +51,7 @@ def test_check(offline: Shell, workbook: Path) -> None:
 def test_tasks(db: Database, either_settings: Settings, workbook: Path) -> None:
     """The tasks of the flow store the mailboxes of a workbook."""
     stored = import_file(db, either_settings, workbook, test=False)
-    assert stored.summary.envelope()["data"]["errors"] == ERRORS  # type: ignore[index]
+    assert stored.summary.envelope()["data"]["errors"] == ERRORS
     assert [row["email"] for row in rows_of(db, Mailbox)] == ["ann@contoso.com"]
 
 

@@ -11,10 +11,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from schemas.envelope import failure
 from schemas.responses import (
     NO_SUCH_WORKSPACE,
     NOT_READY,
-    failure,
 )
 
 RETRY_LATER = {"Retry-After": "5"}  # seconds

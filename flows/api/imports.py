@@ -17,9 +17,10 @@ from flows.api.auth import Caller
 from flows.api.multipart import Upload, read_upload
 from flows.api.openapi import UPLOAD, Id, Paging
 from flows.api.service import Here, Service
+from schemas.envelope import success
 from schemas.prepare import prepare_rows
 from schemas.refusals import Refusal, too_large
-from schemas.responses import KEY_USED, Envelope, Import, ImportCounts, documented, success
+from schemas.responses import KEY_USED, Envelope, Import, ImportCounts, documented
 from schemas.sealing import Owner, UnsealError
 from schemas.summary import MAX_ERRORS_SHOWN
 from tasks.storage.database import Database, require_workspace

@@ -13,6 +13,7 @@ from rich.console import Console
 from flows.cli.exit_codes import FAILED, INTERRUPTED
 from flows.cli.output import print_json
 from flows.cli.temporary_server import ServerNotStartedError, TemporaryServer
+from schemas.envelope import failure
 from schemas.settings import SettingsError
 from tasks.crash import outline
 
@@ -80,8 +81,7 @@ def sign_of_life(text: str, say: Console) -> AbstractContextManager[object]:
 def print_failure(message: str, say: Console, *, as_json: bool) -> int:
     """Report a run that failed: a fault of the set-up or of this program, not of the file."""
     if as_json:
-        error = {"code": "INTERNAL_ERROR", "message": "The import failed before it was complete"}
-        print_json({"success": False, "error": error})
+        print_json(failure(500, "The import failed before it was complete"))
     say.print(f"The run failed: {message}", style="red", markup=False)
     say.print(STORED_STAYS)
     return FAILED
