@@ -145,6 +145,21 @@ def send(client: httpx.Client, data: bytes, tag: str | None = None, **headers: s
     return client.post(IMPORT, files={"file": ("mailboxes.csv", data)}, data=fields, headers=headers)
 
 
+def answers_at_once(api: Api, file: bytes, times: int) -> set[tuple[int, str, str]]:
+    """Send a file several times at the same moment with one key; the different answers and import ids."""
+    key = api.key()
+    barrier = threading.Barrier(times)
+
+    def request(_: int) -> tuple[int, str, str]:
+        with httpx.Client(base_url=api.url, headers={"X-Api-Key": key}, timeout=60) as client:
+            barrier.wait(30)
+            answer = send(client, file, **{"Idempotency-Key": "once"})
+        return answer.status_code, answer.text, answer.headers["X-Import-Id"]
+
+    with ThreadPoolExecutor(times) as pool:
+        return set(pool.map(request, range(times)))
+
+
 def error_of(answer: httpx.Response, status: int) -> str:
     """The message of an error, after a check of its envelope."""
     assert answer.status_code == status, answer.text
@@ -788,18 +803,7 @@ def test_refused_file_uses_up_no_idempotency_key(api: Api) -> None:
 def test_the_same_request_many_times_at_once_is_one_import(either_api: Api) -> None:
     """Sixteen equal requests with one key at the same moment give equal responses and one import."""
     file = csv_of(*([f"u{n}@b.co", "p"] for n in range(200)), ["bad", "p"])
-    key = either_api.key()
-    barrier = threading.Barrier(16)
-
-    def request(_: int) -> tuple[int, str, str]:
-        with httpx.Client(base_url=either_api.url, headers={"X-Api-Key": key}, timeout=60) as client:
-            barrier.wait(30)
-            answer = send(client, file, **{"Idempotency-Key": "once"})
-            return answer.status_code, answer.text, answer.headers["X-Import-Id"]
-
-    with ThreadPoolExecutor(16) as pool:
-        answers = set(pool.map(request, range(16)))
-    ((status, text, _),) = answers
+    ((status, text, _),) = answers_at_once(either_api, file, 16)
     assert status == 200
     assert json.loads(text)["data"]["imported"] == 200
     assert len(rows_of(either_api.db, Import)) == len(rows_of(either_api.db, ImportRowError)) == 1

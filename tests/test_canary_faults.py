@@ -60,7 +60,7 @@ from tests.conftest import (
 from tests.support.canary import Canaries, breaking, everything_logged, processes_watched, quoting
 from tests.support.machine import free_port, wait_for, webhook_listening
 from tests.support.shell import LIMIT_SECONDS, Shell, at, environment, on_sqlite
-from tests.test_api import IMPORT, api_with, csv_of, data_of, error_of, send
+from tests.test_api import IMPORT, answers_at_once, api_with, csv_of, data_of, error_of, send
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small or read-only folder")
 COLUMNS = ("email", "password", "totp secret")
@@ -382,18 +382,9 @@ def test_one_idempotency_key_with_two_files_at_once_is_one_import(either_setting
 @pytest.mark.slow
 def test_one_file_with_one_key_twenty_times_at_once_is_one_import(either_settings: Settings) -> None:
     """Twenty equal requests at once give one import and twenty equal answers."""
-    file, barrier = csv_of(*([f"u{n}@b.co", "p"] for n in range(50)), ["bad", "p"]), threading.Barrier(20)
+    file = csv_of(*([f"u{n}@b.co", "p"] for n in range(50)), ["bad", "p"])
     with api_with(either_settings, api_imports_at_once=100) as api:
-        key = api.key()
-
-        def request(_: int) -> tuple[int, str, str]:
-            with httpx.Client(base_url=api.url, headers={"X-Api-Key": key}, timeout=60) as client:
-                barrier.wait(30)
-                answer = send(client, file, **{"Idempotency-Key": "once"})
-            return answer.status_code, answer.text, answer.headers["X-Import-Id"]
-
-        with ThreadPoolExecutor(20) as pool:
-            ((status, _, _),) = set(pool.map(request, range(20)))
+        ((status, _, _),) = answers_at_once(api, file, 20)
         assert status == 200
         assert counts(api.db) | {"Workspace": 0} == {
             "Workspace": 0,

@@ -16,13 +16,14 @@ import shutil
 import sqlite3
 import string
 import sys
-import threading
 from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from tests.support.sampling import repeatedly
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -127,23 +128,16 @@ def dump(path: Path) -> bytes:
 def processes_watched(mark: str) -> Iterator[set[bytes]]:
     """Collect command lines and environments of processes whose environment contains `mark`. Linux only."""
     seen: set[bytes] = set()
-    stop = threading.Event()
 
-    def watch() -> None:
-        while not stop.wait(0.05):
-            for entry in Path("/proc").glob("[0-9]*"):
-                with suppress(OSError):
-                    environment = (entry / "environ").read_bytes()
-                    if mark.encode() in environment:
-                        seen.update((environment, (entry / "cmdline").read_bytes()))
+    def look() -> None:
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                environment = (entry / "environ").read_bytes()
+                if mark.encode() in environment:
+                    seen.update((environment, (entry / "cmdline").read_bytes()))
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
+    with repeatedly(look, 0.05):
         yield seen
-    finally:
-        stop.set()
-        thread.join()
 
 
 # --- A fault in each step of the flow --------------------------------

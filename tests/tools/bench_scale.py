@@ -18,7 +18,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +34,7 @@ from sqlalchemy import Engine, text
 from schemas.sealing import new_key
 from tests.support.machine import free_port, wait_for
 from tests.support.postgresql import PostgreSql, bound, ending, postgresql_binaries, postgresql_of
+from tests.support.sampling import repeatedly
 from tests.support.shell import PROJECT, environment
 from tests.tools.bench import ROWS, sandbox, show
 
@@ -182,21 +182,14 @@ def peak_mb(pid: int) -> float:
 def watched_memory(workers: Sequence[int]) -> Iterator[dict[str, float]]:
     """Measure every half second; yield peaks in MB: of a worker's own process, and of one it started."""
     peaks = {"worker": 0.0, "flow": 0.0}
-    over = threading.Event()
 
     def look() -> None:
-        while not over.wait(0.5):
-            for worker in workers:
-                peaks["worker"] = max(peaks["worker"], peak_mb(worker))
-                peaks["flow"] = max([peaks["flow"], *map(peak_mb, family(worker)[1:])])
+        for worker in workers:
+            peaks["worker"] = max(peaks["worker"], peak_mb(worker))
+            peaks["flow"] = max([peaks["flow"], *map(peak_mb, family(worker)[1:])])
 
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
+    with repeatedly(look, 0.5):
         yield peaks
-    finally:
-        over.set()
-        thread.join()
 
 
 @contextmanager
