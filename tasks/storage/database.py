@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import random
-import secrets
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -34,7 +33,7 @@ from schemas.tables import Table, Workspace, now
 from tasks.crash import unquoted
 from tasks.files.private_files import read_secret_file, refuse_open_database, refuse_open_to_change
 from tasks.hints import command
-from tasks.storage.key_file import Watch, sync
+from tasks.storage.key_file import Watch, private_draft, sync
 
 # Any number, as long as every process that migrates uses the same one.
 MIGRATION_LOCK = 0x6F75746C6F6F6B
@@ -474,18 +473,11 @@ def _make(path: Path, fill: Callable[[Path], object]) -> None:
     """Make a private file and wait until it is on disk. If several processes try at once, one succeeds."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     refuse_open_to_change(path.parent)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    draft.touch(mode=0o600, exist_ok=False)
-    draft.chmod(0o600)  # the umask may have taken the owner's rights, too
-    try:
+    with private_draft(path) as draft:
         fill(draft)
         sync(draft)
-        os.link(draft, path)
-    except FileExistsError:
-        pass  # another process was faster; its file stays
-    finally:
-        draft.unlink()
-    sync(path.parent)
+        with suppress(FileExistsError):  # another process was faster; its file stays
+            os.link(draft, path)
 
 
 def _write_ahead_database(path: Path) -> None:

@@ -63,13 +63,24 @@ def changing(path: Path) -> Iterator[list[str]]:
 
 def _replace(path: Path, text: str) -> None:
     owner = path.stat()
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    draft.touch(mode=0o600, exist_ok=False)
-    try:
+    with private_draft(path) as draft:
         draft.write_text(text)
         os.chown(draft, owner.st_uid, owner.st_gid)  # root may run this for the user of the service
         sync(draft)
         draft.replace(path)
+
+
+@contextmanager
+def private_draft(path: Path) -> Iterator[Path]:
+    """Make an empty private file beside a path; fill and sync it, and put it there by a rename or a link.
+
+    At the end the draft is gone, and the list of names in the folder is on disk.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    draft.touch(mode=0o600, exist_ok=False)
+    draft.chmod(0o600)  # the umask may have taken the owner's rights, too
+    try:
+        yield draft
     finally:
         draft.unlink(missing_ok=True)
     sync(path.parent)
