@@ -26,7 +26,14 @@ from schemas.settings import Settings, SettingsError
 from schemas.tables import Import, Mailbox, ProbeResult, Workspace, now
 from tasks.probe import Probing
 from tasks.storage.api_keys import create_key, find_key
-from tasks.storage.database import MOST_CONNECTIONS, Database, DatabaseLostError, database, through_restarts
+from tasks.storage.database import (
+    MOST_CONNECTIONS,
+    Database,
+    DatabaseLostError,
+    Outage,
+    database,
+    through_restarts,
+)
 from tests.conftest import (
     StartOutlook,
     accounts,
@@ -236,6 +243,13 @@ def cutting(address: str) -> Iterator[tuple[str, Cutter]]:
         finally:
             cutter.close()
             thread.join()
+
+
+def test_an_outage_may_end_while_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that asks how long the outage lasts gets a number even if another thread ends it meanwhile."""
+    outage = Outage()
+    monkeypatch.setattr(tasks.storage.database.LOGGER, "warning", outage.end)
+    assert outage.seconds() < 1
 
 
 async def test_nothing_is_done_twice_when_answers_are_lost(

@@ -111,10 +111,11 @@ class Outage:
 
     def seconds(self) -> float:
         """Return how long the outage has lasted. The first call starts it."""
-        if self._since is None:
-            self._since = time.monotonic()
+        since = self._since  # read once: another thread may end the outage at any moment
+        if since is None:
+            since = self._since = time.monotonic()
             LOGGER.warning("The database went away: waiting up to %d seconds for it", PATIENCE)
-        return time.monotonic() - self._since
+        return time.monotonic() - since
 
     def end(self, *_event: object) -> None:
         """End the outage: a connection works again."""
