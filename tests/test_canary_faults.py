@@ -268,6 +268,7 @@ def log(tmp_path: Path) -> Iterator[Path]:
         yield tmp_path / "everything.log"
 
 
+@pytest.mark.sqlite
 def test_key_that_a_library_quotes_stays_out_of_the_error(settings: Settings) -> None:
     """If the cipher cannot be made, the error quotes no key."""
     canaries = Canaries()
