@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import socket
+import sys
+import warnings
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from datetime import timedelta
@@ -392,6 +395,29 @@ async def test_a_silent_address_of_several(start: StartOutlook, monkeypatch: pyt
         answer = await ask(outlook, SMTP, timeout=2)
     assert answer.reason is Reason.OK
     assert outlook.seen.logins == {("smtp", ADDRESS): 1}
+
+
+@pytest.mark.parametrize("addresses", [1, 2])
+async def test_a_cancellation_while_connecting(monkeypatch: pytest.MonkeyPatch, addresses: int) -> None:
+    """A login that is cancelled at any moment of its connecting leaves no socket open."""
+    with socket.create_server(("127.0.0.1", 0), backlog=200) as accepting, warnings.catch_warnings():
+        lost: list[object] = []
+        monkeypatch.setattr(sys, "unraisablehook", lost.append)
+        warnings.simplefilter("error", ResourceWarning)
+        port = accepting.getsockname()[1]
+        resolve_to(monkeypatch, *[port] * addresses)
+        for steps in range(20):
+            connecting = asyncio.create_task(
+                log_in(SMTP, Endpoint("mail.example", port), None, tls_context(None), PATIENCE)
+            )
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            connecting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await connecting
+        await asyncio.sleep(0)
+        gc.collect()
+    assert lost == []
 
 
 # What is kept of a server's text.

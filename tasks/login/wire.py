@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import os
 import re
+import socket
 import ssl
 from functools import cache
 from pathlib import Path
+
+from aiohappyeyeballs import start_connection
 
 from schemas.plaintext import Plaintext
 from schemas.providers import Endpoint
@@ -85,12 +89,14 @@ class Wire:
         Raises:
             OSError: If no address of the host accepts the connection.
         """
+        loop = asyncio.get_running_loop()
+        addresses = await loop.getaddrinfo(*self.endpoint, type=socket.SOCK_STREAM)
         try:
-            self._reader, self._writer = await asyncio.open_connection(
-                *self.endpoint, limit=LONGEST_LINE, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS
-            )
+            # asyncio's own race loses a socket if it is cancelled at the moment an address has accepted.
+            connection = await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS)
         except OSError as error:
-            raise _of_last_address(error) from None
+            raise _most_telling(error) from None
+        self._reader, self._writer = await asyncio.open_connection(sock=connection, limit=LONGEST_LINE)
         if tls:
             await self.start_tls()
 
@@ -139,10 +145,13 @@ class Wire:
             self._writer.transport.abort()
 
 
-def _of_last_address(error: OSError) -> OSError:
-    """The error of the last address, if a host has several. asyncio reports their texts but no errno."""
-    numbers = re.findall(r"\[Errno (\d+)\]", str(error)) if error.errno is None else []
-    return OSError(int(numbers[-1]), os.strerror(int(numbers[-1]))) if numbers else error
+def _most_telling(error: OSError) -> OSError:
+    """The error of one address of several: a refusal tells more than a host that cannot be reached."""
+    numbers = [int(number) for number in re.findall(r"\[Errno (\d+)\]", str(error))]
+    if not numbers:
+        return error
+    number = errno.ECONNREFUSED if errno.ECONNREFUSED in numbers else numbers[-1]
+    return OSError(number, os.strerror(number))
 
 
 def to_base64(text: str) -> str:
