@@ -178,6 +178,10 @@ class RowError(NamedTuple):
         provider = consumer_provider(_domain(key)) if key else None
         return f"{self.reason.message}: {provider}" if provider else self.reason.message
 
+    def __str__(self) -> str:
+        """All about it on one line: line, error, remedy and code."""
+        return f"line {self.line}: {self.message}; {self.reason.remedy} ({self.reason})"
+
 
 class Duplicate(NamedTuple):
     """A valid row whose mailbox appears earlier in the file. `line` is where the row starts."""

@@ -14,7 +14,7 @@ import polars as pl
 from schemas.envelope import success
 from schemas.labels import counted
 from schemas.prepare import Prepared
-from schemas.rows import RowError, SkipReason
+from schemas.rows import RowError, RowReason, SkipReason
 
 MAX_ERRORS_SHOWN = 50
 MAX_ROWS_STORED = 1000  # of the failed and of the repeated rows of an import, each
@@ -44,6 +44,13 @@ class Outcome(NamedTuple):
     result: Result
     reason: str
     code: str = ""
+
+    @property
+    def remedy(self) -> str:
+        """What the user can do about a row that was not imported, or ""."""
+        if not self.code:
+            return ""
+        return (RowReason if self.result is Result.FAILED else SkipReason)(self.code).remedy
 
 
 class Warned(NamedTuple):

@@ -72,7 +72,7 @@ class Desk:
         output, self.said = self.capsys.readouterr()
         return output
 
-    def json(self, *arguments: str, code: int = 0) -> Any:
+    def json(self, *arguments: str | Path, code: int = 0) -> Any:
         return json.loads(self.run(*arguments, "--json", code=code))
 
     def emails(self, *arguments: str, code: int = 0) -> list[str]:
@@ -446,6 +446,39 @@ def test_row_errors_are_listed_by_line(desk: Desk, db: Database) -> None:
     desk.run("imports", "errors", "2", "--workspace", "other")
     assert desk.said == "No row failed.\n"
     desk.run("imports", "errors", "99", code=1)
+
+
+# --- Check ---------------------------------------------------------
+
+
+def test_check_counts_as_the_import_will(
+    desk: Desk, db: Database, settings: Settings, tmp_path: Path
+) -> None:
+    """`check` counts mailboxes that the workspace has as skipped, as the import does, and stores nothing."""
+    import_file(db, settings, write_csv(tmp_path / "first.csv", [("ann@contoso.com", "pw")]), test=False)
+    rows = [("ANN@contoso.com", "pw2"), ("bob@contoso.com", "pw"), ("bob@contoso.com", "pw"), ("", "")]
+    file = write_csv(tmp_path / "second.csv", [*rows, ("x", "pw")])
+    told = desk.json("check", file)
+    elsewhere = desk.json("check", file, "--workspace", "other")
+    assert len(rows_of(db, Mailbox)) == 1
+    stored = import_file(db, settings, file, test=False)
+    assert told == stored.summary.envelope()
+    assert [told["data"][result] for result in ("imported", "skipped", "failed")] == [1, 2, 1]
+    assert elsewhere["data"]["imported"] == 2
+
+
+@pytest.mark.sqlite
+def test_check_without_a_database_it_can_read(desk: Desk, settings: Settings, tmp_path: Path) -> None:
+    """`check` creates no database, and says so if it cannot read the one that there is."""
+    file = write_csv(tmp_path / "mailboxes.csv", [("ann@contoso.com", "pw")])
+    database_file = Path(settings.database_url.get_secret_value().removeprefix("sqlite:///"))
+    assert desk.json("check", file)["data"]["imported"] == 1
+    assert not database_file.exists()
+    database_file.write_bytes(b"no database")
+    assert desk.json("check", file)["data"]["imported"] == 1
+    assert desk.said == (
+        "The database cannot be read: mailboxes that are stored already are counted as imported.\n"
+    )
 
 
 # --- Template --------------------------------------------------------

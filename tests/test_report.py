@@ -76,6 +76,7 @@ def test_a_line_for_each_row(tmp_path: Path) -> None:
     assert rows[0]["diagnosis"].startswith("Wrong password. ")
     assert rows[2]["reason"] == SkipReason.ALREADY_STORED.message
     assert rows[4]["reason"] == "Missing email or password"
+    assert (rows[4]["code"], rows[4]["remedy"]) == ("missing", "fill in both cells")
 
 
 def test_a_report_without_tests(tmp_path: Path) -> None:
@@ -90,6 +91,8 @@ def test_a_report_without_tests(tmp_path: Path) -> None:
         "diagnosis": "",
         "smtp": "",
         "imap": "",
+        "code": "",
+        "remedy": "",
     }
 
 

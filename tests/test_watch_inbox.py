@@ -64,7 +64,7 @@ def test_each_file_leaves_for_its_place(watched: Shell) -> None:
     with failed.open(newline="", encoding="utf-8-sig") as file:
         (row,) = csv.DictReader(file)
     assert row == {
-        "error": "Missing email or password",
+        "error": "line 17: Missing email or password; fill in both cells (missing)",
         "Email": "",
         "App Password": "qzkvhwmpltxrbncd",
         "Display Name": "No Address",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.rows import RowReason
+from schemas.rows import RowError, RowReason
 from schemas.settings import Settings
 from schemas.tables import Mailbox
 from tasks.files.inbox import Folders
@@ -73,8 +73,8 @@ def test_watched_folder(watched: Shell) -> None:
     with failed.open(newline="", encoding="utf-8-sig") as file:
         assert list(csv.reader(file)) == [
             ["error", "Phone", "email", "password"],
-            [RowReason.NOT_TEXT.message, "2", "bob@contoso.com", ""],
-            [RowReason.MISSING.message, "3", "", "pw"],
+            [str(RowError(3, "bob@contoso.com", RowReason.NOT_TEXT)), "2", "bob@contoso.com", ""],
+            [str(RowError(4, "unknown", RowReason.MISSING)), "3", "", "pw"],
         ]
     fixed = failed.read_bytes().replace(b"bob@contoso.com,", b"bob@contoso.com,0123")
     failed.unlink()

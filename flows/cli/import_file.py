@@ -23,12 +23,13 @@ from schemas.labels import DEFAULT_WORKSPACE, counted
 from schemas.prepare import Prepared, prepare_rows
 from schemas.reading import Reading, parse_columns
 from schemas.refusals import CSV_REQUIRED, Refusal
-from schemas.settings import Settings, SettingsError
+from schemas.settings import Settings
 from schemas.summary import Summary, summarize
 from tasks.configuration import load_settings
 from tasks.crash import StepError, unquoted
 from tasks.files.read_file import read_bytes
 from tasks.files.report_file import refuse_report, write_report_file
+from tasks.storage.stored_keys import UnreadableError, stored_keys
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -133,21 +134,11 @@ def show_check(
     return DONE
 
 
-EMBEDDED = "sqlite:///"
-
-
 def stored_before(options: ImportOptions, settings: Settings, keys: set[str], say: Console) -> set[str]:
     """The mailboxes of the file that the workspace has; none, and a sentence, if that cannot be found out."""
-    address = settings.database_url.get_secret_value()
-    if address.startswith(EMBEDDED) and not Path(address.removeprefix(EMBEDDED).partition("?")[0]).exists():
-        return set()  # found out without SQLAlchemy, whose import takes longer than the check
-    from sqlalchemy.exc import DBAPIError
-
-    from tasks.storage.mailboxes import stored_keys
-
     try:
-        return stored_keys(settings, options.workspace, keys)
-    except (OSError, SettingsError, DBAPIError):
+        return stored_keys(settings, options.workspace, sorted(keys))
+    except UnreadableError:
         say.print(
             "The database cannot be read: mailboxes that are stored already are counted as imported.",
             markup=False,

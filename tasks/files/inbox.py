@@ -371,7 +371,7 @@ def finish(taken: TakenFile, folders: Folders, summary: Summary) -> None:
         StepError: If the rows cannot be copied.
     """
     if summary.errors:
-        errors = {error.line: error.message for error in summary.errors}
+        errors = {error.line: str(error) for error in summary.errors}
         with unquoted():
             failed = extract_rows(taken.path.read_bytes(), errors)
         write_privately(taken.outcome(folders.failed, "csv"), failed)

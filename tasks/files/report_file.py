@@ -15,7 +15,10 @@ from schemas.verdicts import ProbeReport
 from tasks.files.private_files import write_privately
 from tasks.files.safe_paths import OutsideError, folder_of
 
-REPORT_COLUMNS = ("line", "email", "result", "reason", "status", "diagnosis", "smtp", "imap")
+REPORT_COLUMNS = (
+    *("line", "email", "result", "reason", "status", "diagnosis", "smtp", "imap"),
+    *("code", "remedy"),
+)
 REPORT_START = ",".join(REPORT_COLUMNS[:4]).encode("utf-8-sig")
 NO_REPORT = "The report overwrites only an existing report: choose another file name"
 
@@ -45,7 +48,11 @@ def write_report_file(
             writer.writerow({column: defused(str(cell)) for column, cell in note.items()})
     stored = summary.import_id is not None
     for outcome in summary.outcomes:
-        row: dict[str, object] = {column: getattr(outcome, column) for column in REPORT_COLUMNS[:4]}
+        row: dict[str, object] = {
+            **{column: getattr(outcome, column) for column in REPORT_COLUMNS[:4]},
+            "code": outcome.code,
+            "remedy": outcome.remedy,
+        }
         if outcome.result is Result.IMPORTED and stored:
             row |= {"status": "pending"} | verdicts.get(outcome.email, {})
         writer.writerow({column: defused(str(cell)) for column, cell in row.items()})

@@ -19,19 +19,10 @@ from schemas.responses import (
     MailboxRecord,
     ProtocolResult,
 )
-from schemas.settings import Settings
 from schemas.tables import Import, ProbeResult, Workspace, now, table_of
 from schemas.tables import Mailbox as StoredMailbox
 from schemas.verdicts import MailboxStatus
-from tasks.storage.database import (
-    Database,
-    database_file,
-    for_reading,
-    make_engine,
-    revision,
-    through_restarts,
-    url_of,
-)
+from tasks.storage.database import Database, for_reading, through_restarts
 
 # Columns that are shown as they are stored.
 AS_STORED = (
@@ -142,33 +133,6 @@ def choose_mailboxes(
     parts = [query.where(key.in_(part)) for part in in_parts(sorted(keys))] or [query]
     with for_reading(database.engine).connect() as connection:
         return dict(sorted((row.id, row.email_key) for part in parts for row in connection.execute(part)))
-
-
-def stored_keys(settings: Settings, workspace: str, keys: Collection[str]) -> set[str]:
-    """Return which of these email keys a workspace has; nothing is created or upgraded for it.
-
-    Raises:
-        OSError, SettingsError: If the database cannot be opened.
-        DBAPIError: If it cannot be read.
-    """
-    url = url_of(settings)
-    file = database_file(url)
-    if file is not None and not file.exists():
-        return set()
-    engine = make_engine(url)
-    try:
-        if revision(engine) is None:
-            return set()
-        key = col(StoredMailbox.email_key)
-        query = select(key).where(belongs_to(workspace, StoredMailbox))
-        with for_reading(engine).connect() as connection:
-            return {
-                found
-                for part in in_parts(sorted(keys))
-                for found in connection.scalars(query.where(key.in_(part)))
-            }
-    finally:
-        engine.dispose()
 
 
 def in_parts(values: Sequence[V]) -> Iterator[list[V]]:

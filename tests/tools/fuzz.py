@@ -30,7 +30,7 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from itertools import count, cycle
+from itertools import count, cycle, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -295,25 +295,26 @@ def ends_in_the_envelope(file: File) -> str:
 
 
 def by_the_csv_module(file: File) -> list[list[tuple[str, str]]]:
-    """The email and password cells of a file according to Python's own reader, by delimiter that fits."""
+    """The email and password cells of a file according to Python's own reader, by header and delimiter."""
     codec = file.encoding or "utf-8"
     for mark, marked in MARKS.items():
         if file.data.startswith(mark):
             codec = marked
             break
-    text = file.data.decode(codec)
+    text = re.sub(r"\x1a\s*\Z", "", file.data.decode(codec))
+    lines = re.split(r"(?<=\n)|(?<=\r)(?!\n)", text)
     readings = []
-    for delimiter in DELIMITERS:
+    for start, delimiter in product(
+        range(min(20, len(lines))), DELIMITERS
+    ):  # a title may be above the header
         try:
-            rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+            rows = list(csv.reader(io.StringIO("".join(lines[start:]), newline=""), delimiter=delimiter))
         except csv.Error:
             continue
         rows = [row for row in rows if any(cell.strip() for cell in row)]
-        if rows and re.fullmatch(r"\s*sep=[,;|\t]\s*", delimiter.join(rows[0]), re.IGNORECASE):
-            del rows[0]
         below = list(enumerate(rows[1:], start=2))
         columns = find_columns(rows[0], partial(list, below)) if rows else None
-        if columns is not None:
+        if columns is not None and columns.position:
             email, password = (columns.position[what] for what in ("email", "password"))
             readings.append([(cell_of(row, email), cell_of(row, password)) for row in rows[1:]])
     return readings
