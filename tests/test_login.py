@@ -21,10 +21,11 @@ from sandbox import script
 from sandbox.certificates import server_context
 from sandbox.outlook import Account, Outlook, ServerFaults
 from schemas.providers import Endpoint
-from schemas.reasons import Protocol, Reason, Stage
+from schemas.reasons import Protocol, Reason, Reply, Stage
 from schemas.verdicts import Answer
+from tasks.login.imap import imap_command, imap_unfinished
 from tasks.login.session import log_in
-from tasks.login.wire import Credentials, tls_context
+from tasks.login.wire import Credentials, Wire, tls_context
 from tests.conftest import StartOutlook
 
 ADDRESS = "anna@outlook.com"
@@ -470,7 +471,8 @@ async def test_cancelling_closes_the_connection(start: StartOutlook, protocol: P
 async def scripted(ca: trustme.CA, ca_file: Path, replies: Mapping[str, str]) -> AsyncIterator[Outlook]:
     """A server of either protocol that answers each command word with this text; `%` is replaced by the tag.
 
-    `greeting` is sent first; a word without an answer ends the connection, and so does a final goodbye.
+    `greeting` is sent first; a word without an answer ends the connection, and so does a final goodbye or an
+    answer that ends in `$`, which is not sent.
     """
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -479,11 +481,13 @@ async def scripted(ca: trustme.CA, ca_file: Path, replies: Mapping[str, str]) ->
         words = ["greeting"]
         while word := next((word for word in words if word in replies), None):
             reply = replies[word].replace("%", words[0])
-            writer.write(reply.encode())
+            writer.write(reply.removesuffix("$").encode())
             await writer.drain()
             if word == "STARTTLS":
                 await writer.start_tls(context)
-            if reply.splitlines()[-1].startswith("* BYE"):
+            if reply.endswith("$") or reply.splitlines()[-1].startswith("* BYE"):
+                writer.close()
+                await writer.wait_closed()
                 break
             words = (await reader.readline()).decode().split()[:2]
 
@@ -569,6 +573,100 @@ async def test_servers_that_are_not_outlook(
     """Other servers' ways to accept and refuse are understood, and nonsense is reported as such."""
     async with scripted(ca, ca_file, TALK[protocol] | changes) as outlook:
         assert (await ask(outlook, protocol)).reason is reason
+
+
+@pytest.mark.parametrize("end", ["", "$"], ids=["stalled", "closed"])
+@pytest.mark.parametrize(
+    ("protocol", "step", "said", "reason", "text"),
+    [
+        (SMTP, b64(PASSWORD), "535-", Reason.LOGIN_REFUSED, "535"),
+        (SMTP, b64(PASSWORD), "535 5.7.8 Bad user", Reason.WRONG_CREDENTIALS, "535 5.7.8 Bad user"),
+        (SMTP, b64(PASSWORD), "535-5.7.13", Reason.LOGIN_REFUSED, "535 5.7.13"),  # the rest may be 9
+        (
+            SMTP,
+            b64(PASSWORD),
+            "535-5.7.8 Your account has\r\n535-5.7.8 been locked",
+            Reason.ACCOUNT_BLOCKED,
+            "535 5.7.8 Your account has been locked",
+        ),
+        (SMTP, "greeting", "421-4.3.2 Too many", Reason.SERVER_BUSY, "421 4.3.2 Too many"),
+        (SMTP, b64(PASSWORD), "53", None, ""),
+        (SMTP, b64(PASSWORD), "235 Almo", None, ""),
+        (IMAP, "LOGIN", "% NO [EXPIRED] ol", Reason.WRONG_CREDENTIALS, "NO [EXPIRED] ol"),
+        (IMAP, "LOGIN", "* BYE Connection limit", Reason.TOO_MANY_CONNECTIONS, "BYE Connection limit"),
+        (IMAP, "LOGIN", "* 1 EXISTS\r\n% N", None, ""),
+        (IMAP, "LOGIN", "% OK", None, ""),
+    ],
+)  # fmt: skip
+async def test_an_unfinished_reply(
+    ca: trustme.CA,
+    ca_file: Path,
+    protocol: Protocol,
+    step: str,
+    said: str,
+    reason: Reason | None,
+    text: str,
+    end: str,
+) -> None:
+    """A refusal whose end never comes is that refusal, with its words; an unfinished success is a fault."""
+    async with scripted(ca, ca_file, TALK[protocol] | {step: f"{said}{end}"}) as outlook:
+        answer = await ask(outlook, protocol, timeout=DEADLINE)
+    if reason is None:
+        assert answer.reason is (Reason.DROPPED if end else Reason.TIMED_OUT)
+    else:
+        assert (answer.reason, answer.text) == (reason, text)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"greeting": "* OK hello\r\n* BYE Too many connections\r\n"},
+        {"CAPABILITY": "* BYE Too many connections\r\n% OK\r\n$"},
+        {"LOGIN": "* BYE Too many connections\r\n% OK\r\n$"},
+    ],
+)
+async def test_a_goodbye_before_a_command(ca: trustme.CA, ca_file: Path, changes: dict[str, str]) -> None:
+    """A BYE is kept if the connection ends at a later command."""
+    async with scripted(ca, ca_file, TALK[IMAP] | changes) as outlook:
+        answer = await ask(outlook, IMAP)
+    assert (answer.reason, answer.text) == (Reason.TOO_MANY_CONNECTIONS, "BYE Too many connections")
+
+
+async def test_a_goodbye_before_a_failed_write(ca: trustme.CA, ca_file: Path) -> None:
+    """A BYE that has arrived is kept if the next command cannot be sent."""
+    async with scripted(ca, ca_file, TALK[IMAP]) as outlook:
+        wire = Wire(Endpoint("localhost", outlook.imap_port), tls_context(ca_file))
+        await wire.connect(tls=True)
+        await wire.read_line()
+        wire._reader.feed_data(b"* BYE Too many connections\r\n")
+        wire.close()
+        await asyncio.sleep(0)
+        with pytest.raises(ConnectionError):
+            await imap_command(wire, "a1", b"CAPABILITY")
+        assert imap_unfinished(wire) == Reply("BYE", "Too many connections")
+
+
+async def test_several_lines_of_mechanisms(ca: trustme.CA, ca_file: Path) -> None:
+    """If a server lists its mechanisms on several lines, all of them count."""
+    for lines in ("250-AUTH LOGIN\r\n250 AUTH GSSAPI", "250-AUTH=LOGIN\r\n250 AUTH XOAUTH2"):
+        talk = TALK[SMTP] | {"EHLO": f"250-mail\r\n250-STARTTLS\r\n{lines}\r\n"}
+        async with scripted(ca, ca_file, talk) as outlook:
+            assert (await ask(outlook, SMTP)).reason is Reason.OK
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ('* LIST () "/" {11}\r\na3 NO never\r\n% OK\r\n', Reason.OK),
+        ('* LIST () "/" {3}\r\n\r\nb (x {0}\r\n)\r\n% OK\r\n', Reason.OK),
+        ("* OK [ALERT] no literal {40}\r\n% OK\r\n", Reason.OK),
+        ('* LIST () "/" {99999}\r\nnever$', Reason.DROPPED),
+    ],
+)
+async def test_untagged_literals(ca: trustme.CA, ca_file: Path, lines: str, reason: Reason) -> None:
+    """The bytes of a literal belong to its line, whatever they look like."""
+    async with scripted(ca, ca_file, TALK[IMAP] | {"LIST": lines}) as outlook:
+        assert (await ask(outlook, IMAP)).reason is reason
 
 
 async def test_a_goodbye_before_the_answer(ca: trustme.CA, ca_file: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from schemas.classify import classify
 from schemas.diagnosis import diagnose
 from schemas.reasons import EXPLANATIONS, Protocol, Reason, Reply, Stage
-from schemas.reply_text import LONGEST_BACKOFF, LONGEST_TEXT, backoff_named, one_line
+from schemas.reply_text import LONGEST_BACKOFF, LONGEST_TEXT, backoff_named, join_lines, one_line
 
 TRAILER = "[AM0PR01CA0123.eurprd01.prod.exchangelabs.com 2025-01-26T18:54:30.055Z 08DD3DD7D75D7743]"
 CANARY = "Canary-5ecret"
@@ -502,6 +502,15 @@ def test_backoff_named(text: str, pause: timedelta | None) -> None:
         (f"535 5.7.3 Authentication unsuccessful {TRAILER}", "535 5.7.3 Authentication unsuccessful"),
         (f"5.7.3 No {TRAILER.lower()}", "5.7.3 No"),
         ("5.7.3 No [AM0PR01CA0123.eurprd01.prod.outlook.com]", "5.7.3 No"),
+        ("5.7.3 No [BJXPR01CA0056.CHNPR01.prod.partner.outlook.cn]", "5.7.3 No"),
+        (
+            "5.7.3 No [BJXPR01CA0056.CHNPR01.prod.partner.outlook.cn 2024-01-26T18:54:30.055Z 08DC]",
+            "5.7.3 No",
+        ),
+        ("5.7.3 No [BN0P110CA0001.NAMP110.PROD.OUTLOOK.COM]", "5.7.3 No"),
+        ("5.7.3 No [FR2P281CA0001.DEUP281.PROD.OUTLOOK.DE]", "5.7.3 No"),
+        ("5.7.3 No [PH1P110CA0012.mail.protection.office365.us]", "5.7.3 No"),
+        ("[UNAVAILABLE] No. [mail-7qsr6:2020-06-11 13:56:19]", "[UNAVAILABLE] No."),
         ("Try from [192.0.2.1].", "Try from [192.0.2.1]."),
         ("[AUTHENTICATIONFAILED] No.", "[AUTHENTICATIONFAILED] No."),
         ("a\r\nb\tc\0d\x1b[31me\u202ef\u2028g  h", "a b c d [31me f g h"),
@@ -513,6 +522,22 @@ def test_backoff_named(text: str, pause: timedelta | None) -> None:
 def test_one_line(text: str, line: str) -> None:
     """A text becomes one printable line of limited length without the trailer."""
     assert one_line(text) == line
+
+
+@pytest.mark.parametrize(
+    ("lines", "text"),
+    [
+        (["5.7.8 Your account has", "5.7.8 been locked"], "5.7.8 Your account has\nbeen locked"),
+        (["5.7.9 Application password", "5.7.9  needed"], "5.7.9 Application password\nneeded"),
+        (["Your account has", "5.7.8 been locked"], "5.7.8 Your account has\nbeen locked"),
+        (["Version 5.7.8 of it", "5.7.80.1 too"], "Version 5.7.8 of it\n5.7.80.1 too"),
+        (["5.7.8", "5.7.8"], "5.7.8"),
+        ([""], ""),
+    ],
+)
+def test_lines_repeat_their_code(lines: list[str], text: str) -> None:
+    """The enhanced status code that each line of a reply repeats is kept once, in front."""
+    assert join_lines(lines) == text
 
 
 SECRET = 'p"a\\ss wörd  x'

@@ -9,12 +9,13 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from schemas.classify import classify
 from schemas.providers import Endpoint
-from schemas.reasons import Protocol, Reason
-from schemas.reply_text import backoff_named, one_line
+from schemas.reasons import Protocol, Reason, Reply
+from schemas.reply_text import backoff_named, one_line, without_cut_code
 from schemas.verdicts import Answer
-from tasks.login.imap import imap_command, imap_dialogue
-from tasks.login.smtp import smtp_command, smtp_dialogue
+from tasks.login.imap import imap_command, imap_dialogue, imap_unfinished
+from tasks.login.smtp import smtp_command, smtp_dialogue, smtp_unfinished
 from tasks.login.wire import Credentials, Stopped, Wire, to_base64
 
 GOODBYE_SECONDS = 1.0
@@ -68,6 +69,10 @@ async def log_in(
         milliseconds = round((time.monotonic() - begun) * 1000)
         reason = next(reason for fault, reason in _FAULTS if isinstance(error, fault))
         text = _fault_text(error, timeout)
+        # What the server said tells more than how the connection ended. A line without an end is no reply.
+        reply = None if isinstance(error, asyncio.LimitOverrunError) else _UNFINISHED[protocol](wire)
+        if reply is not None:
+            reason, text = classify(protocol, wire.stage, without_cut_code(reply)), str(reply)
     finally:
         wire.close()
     return Answer(
@@ -102,6 +107,12 @@ def _fault_text(error: Exception, timeout: float) -> str:
 _DIALOGUES: dict[Protocol, Callable[[Wire, Credentials | None], Awaitable[None]]] = {
     Protocol.SMTP: smtp_dialogue,
     Protocol.IMAP: imap_dialogue,
+}
+
+
+_UNFINISHED: dict[Protocol, Callable[[Wire], Reply | None]] = {
+    Protocol.SMTP: smtp_unfinished,
+    Protocol.IMAP: imap_unfinished,
 }
 
 
