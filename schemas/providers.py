@@ -16,7 +16,8 @@ MICROSOFT_HOSTS = frozenset({MICROSOFT_SMTP, MICROSOFT_IMAP, CONSUMER_IMAP})
 # How a provider ends the names of its domains: com, fr, co.uk, com.br.
 COUNTRY_FORM = r"(?:com|(?:com?\.)?[a-z]{2})"
 _CONSUMER = re.compile(rf"(?:hotmail|live|msn|windowslive|passport)\.{COUNTRY_FORM}")
-_OUTLOOK = re.compile(rf"outlook\.{COUNTRY_FORM}|.+\.onmicrosoft\.com")
+_PERSONAL_OUTLOOK = re.compile(rf"outlook\.{COUNTRY_FORM}")
+_TENANT = re.compile(r".+\.onmicrosoft\.com")
 
 
 class Endpoint(NamedTuple):
@@ -51,10 +52,19 @@ def servers_for(email_key: str, overrides: Mapping[str, Servers]) -> Servers:
     return Servers(Endpoint(MICROSOFT_SMTP, 587), Endpoint(imap, 993))
 
 
+def is_personal_domain(domain: str) -> bool:
+    """Whether the mailboxes of a domain are Microsoft's personal accounts: Outlook.com, Hotmail, Live, MSN.
+
+    Args:
+        domain: The domain of an address, case-folded ASCII.
+    """
+    return bool(_CONSUMER.fullmatch(domain) or _PERSONAL_OUTLOOK.fullmatch(domain))
+
+
 def is_microsoft_domain(domain: str) -> bool:
     """Whether a domain belongs to Microsoft itself, so that its mailboxes are there without a look at DNS.
 
     Args:
         domain: The domain of an address, case-folded ASCII.
     """
-    return bool(_CONSUMER.fullmatch(domain) or _OUTLOOK.fullmatch(domain))
+    return bool(is_personal_domain(domain) or _TENANT.fullmatch(domain))

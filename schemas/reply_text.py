@@ -38,7 +38,8 @@ def without_cut_code(reply: Reply) -> Reply:
 
 
 _BACKOFF = re.compile(
-    r"(?:back-?off time|retry[ -]after|try again (?:in|after)|\bwait)\D{0,20}?"
+    r"(?:back-?off time|retry[ -]after|try again (?:in|after)|\bwait|\b(?:lock|block)ed (?:out )?for)"
+    r"\D{0,20}?"
     r"(\d[\d,]{0,20}(?:\.\d{1,9})?)(?![.:,]?\d)\s{0,3}"
     r"(milliseconds?|msec|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?)?\b",
     re.IGNORECASE,

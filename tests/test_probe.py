@@ -108,7 +108,7 @@ async def test_verdicts_are_stored_with_their_answers(arrange: Arrange) -> None:
     run = await arrange(
         {
             "good@outlook.com": Account("pw"),
-            "off@outlook.com": Account("pw", smtp="smtp-auth-disabled-mailbox"),
+            "off@contoso.com": Account("pw", smtp="smtp-auth-disabled-mailbox"),
             "busy@outlook.com": Account("pw", imap="unavailable"),
         }
     )
@@ -117,18 +117,18 @@ async def test_verdicts_are_stored_with_their_answers(arrange: Arrange) -> None:
     found = {row["email"]: row for row in run.mailboxes()}
     assert {email: row["status"] for email, row in found.items()} == {
         "good@outlook.com": "active",
-        "off@outlook.com": "failed",
+        "off@contoso.com": "failed",
         "busy@outlook.com": "pending",
     }
     assert found["good@outlook.com"]["diagnosis"] == "Works: SMTP and IMAP accepted the password."
-    assert "Authenticated SMTP" in found["off@outlook.com"]["diagnosis"]
+    assert "Authenticated SMTP" in found["off@contoso.com"]["diagnosis"]
     for row in found.values():
         assert (row["attempts"], row["claimed_until"]) == (1, None)
         assert before <= row["tested_at"] <= now()
     assert found["good@outlook.com"]["next_attempt_at"] is None
-    assert found["off@outlook.com"]["next_attempt_at"] is None
+    assert found["off@contoso.com"]["next_attempt_at"] is None
     results = [
-        row for row in rows_of(run.db, ProbeResult) if row["mailbox_id"] == found["off@outlook.com"]["id"]
+        row for row in rows_of(run.db, ProbeResult) if row["mailbox_id"] == found["off@contoso.com"]["id"]
     ]
     assert [(row["protocol"], row["reason"], row["stage"]) for row in results] == [
         ("imap", "ok", "check"),
@@ -222,7 +222,7 @@ async def test_a_refusing_host_fails_all_its_mailboxes(arrange: Arrange) -> None
     assert {row["attempts"] for row in run.mailboxes()} == {0}
     assert set(run.answers()) == {
         (1, "smtp", "mechanism_not_offered"),
-        (1, "imap", "password_sign_in_disabled"),
+        (1, "imap", "passwords_retired"),
     }
 
 
@@ -324,7 +324,8 @@ def test_the_guard_counts_passwords_only() -> None:
     assert not guard.count(1, answered(Reason.OK, IMAP))
     assert not guard.count(2, answered(Reason.LOGIN_REFUSED))
     assert not guard.count(2, answered(Reason.WRONG_CREDENTIALS, IMAP))
-    alarms = [guard.count(mailbox_id, answered(Reason.WRONG_CREDENTIALS)) for mailbox_id in range(3, 12)]
+    wrong = [Reason.WRONG_CREDENTIALS, Reason.APP_PASSWORD_REQUIRED] * 5
+    alarms = [guard.count(mailbox_id, answered(wrong[mailbox_id - 3])) for mailbox_id in range(3, 12)]
     assert alarms == [False] * 7 + [True, True]
 
 

@@ -24,7 +24,7 @@ async def imap_dialogue(wire: Wire, credentials: Credentials | None) -> None:
         for line in await imap_command(wire, "a1", b"CAPABILITY"):
             offers |= _capabilities(line)
     if "LOGINDISABLED" in offers:
-        raise Stopped(Reason.PASSWORD_SIGN_IN_DISABLED, f"CAPABILITY {' '.join(sorted(offers))}")
+        raise Stopped(Reason.PASSWORDS_RETIRED, f"CAPABILITY {' '.join(sorted(offers))}")
     if credentials is not None:
         wire.stage = Stage.LOGIN
         credentials.used = True
@@ -127,7 +127,7 @@ def imap_unfinished(wire: Wire) -> Reply | None:
 
 def _refused(wire: Wire, code: str, text: str) -> Stopped:
     reply = Reply(code, text.strip())
-    return Stopped(classify(Protocol.IMAP, wire.stage, reply), str(reply))
+    return Stopped(classify(Protocol.IMAP, wire.stage, reply, personal=wire.personal), str(reply))
 
 
 def _imap_string(text: str, offers: set[str]) -> tuple[bytes, ...]:

@@ -54,7 +54,7 @@ async def log_in(
     Returns:
         How the login went.
     """
-    wire = Wire(endpoint, context)
+    wire = Wire(endpoint, context, personal=credentials is not None and credentials.personal)
     begun = time.monotonic()
     reason, text = Reason.OK, ""
     try:
@@ -72,7 +72,8 @@ async def log_in(
         # What the server said tells more than how the connection ended. A line without an end is no reply.
         reply = None if isinstance(error, asyncio.LimitOverrunError) else _UNFINISHED[protocol](wire)
         if reply is not None:
-            reason, text = classify(protocol, wire.stage, without_cut_code(reply)), str(reply)
+            said = without_cut_code(reply)
+            reason, text = classify(protocol, wire.stage, said, personal=wire.personal), str(reply)
     finally:
         wire.close()
     return Answer(

@@ -109,5 +109,5 @@ _LINE = re.compile(r"([2-5]\d\d)(?:([ -])(.*))?")
 
 def _expect(wire: Wire, reply: Reply, code: str) -> Reply:
     if reply.code != code:
-        raise Stopped(classify(Protocol.SMTP, wire.stage, reply), str(reply))
+        raise Stopped(classify(Protocol.SMTP, wire.stage, reply, personal=wire.personal), str(reply))
     return reply

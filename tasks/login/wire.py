@@ -22,7 +22,7 @@ from typing import SupportsIndex
 from aiohappyeyeballs import start_connection
 
 from schemas.plaintext import Plaintext
-from schemas.providers import Endpoint
+from schemas.providers import Endpoint, is_personal_domain
 from schemas.reasons import Reason, Stage
 
 LONGEST_LINE = 16 * 1024
@@ -42,6 +42,11 @@ class Credentials(Plaintext):
         self.user = user
         self.password = password
         self.used = False
+
+    @property
+    def personal(self) -> bool:
+        """Whether the mailbox is a personal account at Microsoft."""
+        return is_personal_domain(self.user.rpartition("@")[2].lower())
 
     @property
     def plain(self) -> str:
@@ -112,13 +117,15 @@ class Wire:
 
     Attributes:
         heard: The lines of the reply that is being read, so that a reply which never ends is not lost.
+        personal: Whether the login is to a personal account at Microsoft.
     """
 
-    def __init__(self, endpoint: Endpoint, context: ssl.SSLContext) -> None:
+    def __init__(self, endpoint: Endpoint, context: ssl.SSLContext, *, personal: bool = False) -> None:
         self.endpoint = endpoint
         self.context = context
         self.stage = Stage.CONNECT
         self.heard: list[str] = []
+        self.personal = personal
         self._reader = _Reader()
         self._writer: asyncio.StreamWriter | None = None
 
