@@ -237,7 +237,7 @@ class Probing:
         preflight = await self._preflight(protocol, endpoint)
         if preflight.reason is not Reason.OK:
             return preflight
-        async with self._slots[endpoint.host]:
+        async with self._slots[endpoint.name]:
             timeout = self._settings.probe_timeout
             # If the claim can expire during the login, another run may test the mailbox at the same time.
             if self.stopped or now() > mailbox.until - timedelta(seconds=timeout):

@@ -266,11 +266,11 @@ STAGES = {
 }
 FAULT_REASONS = {
     "hang": {Reason.TIMED_OUT},
-    "drip": {Reason.TIMED_OUT, Reason.PROTOCOL_ERROR, Reason.TLS_FAILURE},
+    "drip": {Reason.TIMED_OUT, Reason.PROTOCOL_ERROR, Reason.TLS_FAILURE, Reason.PORT_WITHOUT_TLS},
     "drop": {Reason.DROPPED},
     "reset": {Reason.DROPPED},
-    "garbage": {Reason.PROTOCOL_ERROR, Reason.TLS_FAILURE},
-    "overlong": {Reason.PROTOCOL_ERROR, Reason.TLS_FAILURE},
+    "garbage": {Reason.PROTOCOL_ERROR, Reason.TLS_FAILURE, Reason.PORT_WITHOUT_TLS},
+    "overlong": {Reason.PROTOCOL_ERROR, Reason.TLS_FAILURE, Reason.PORT_WITHOUT_TLS},
 }
 
 

@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 import trustme
 
+from sandbox.outlook import Outlook, ServerFaults
 from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason, Reply, Stage
+from schemas.verdicts import Answer
 from tasks.login.imap import imap_command, imap_unfinished
-from tasks.login.wire import Wire, tls_context
+from tasks.login.session import log_in
+from tasks.login.wire import Credentials, Wire, tls_context
+from tests.conftest import StartOutlook
 from tests.support.mail_servers import ADDRESS, DEADLINE, IMAP, PASSWORD, SMTP, TALK, ask, b64, scripted
 
 
@@ -434,3 +438,99 @@ async def test_a_personal_account(ca: trustme.CA, ca_file: Path, user: str) -> N
         answer = await ask(outlook, SMTP, user=user)
     assert answer.reason is Reason.PERSONAL_PASSWORDS_RETIRED
     assert "Admin" not in answer.reason.explanation.remedy
+
+
+# Connections that start with TLS, and those that do not.
+
+SMTPS = TALK[SMTP] | {"EHLO": "250-mail\r\n250 AUTH LOGIN\r\n"}
+del SMTPS["STARTTLS"]
+IMAP_STARTTLS = TALK[IMAP] | {
+    "CAPABILITY": "* CAPABILITY IMAP4rev1 STARTTLS LOGINDISABLED\r\n% OK\r\n",
+    "STARTTLS": "% OK go\r\n",
+}
+
+
+def at(scheme: str, outlook: Outlook, port: int | None = None) -> Endpoint:
+    """The stand-in's endpoint with a scheme, whatever its port implies."""
+    return Endpoint(f"{scheme}://localhost", port or outlook.smtp_port)
+
+
+async def log_in_at(
+    protocol: Protocol, endpoint: Endpoint, ca_file: Path, *, preflight: bool = False, timeout: float = 10.0
+) -> Answer:
+    credentials = None if preflight else Credentials(ADDRESS, PASSWORD)
+    return await log_in(protocol, endpoint, credentials, tls_context(ca_file), timeout)
+
+
+async def test_smtp_that_starts_with_tls(ca: trustme.CA, ca_file: Path) -> None:
+    """With the scheme smtps, the login needs no STARTTLS."""
+    async with scripted(ca, ca_file, SMTPS) as outlook:
+        answer = await log_in_at(SMTP, at("smtps", outlook), ca_file)
+    assert (answer.reason, answer.stage) == (Reason.OK, Stage.CHECK)
+    assert str(answer.endpoint).startswith("smtps://localhost:")
+
+
+@pytest.mark.parametrize("greeting", ["* OK hello\r\n", "* OK [CAPABILITY IMAP4rev1 STARTTLS] hello\r\n"])
+async def test_imap_with_starttls(ca: trustme.CA, ca_file: Path, greeting: str) -> None:
+    """With the scheme imap, the login happens after STARTTLS, with the capabilities that hold there."""
+    talk = IMAP_STARTTLS | {"greeting": greeting}
+    async with scripted(ca, ca_file, talk) as outlook:
+        answer = await log_in_at(IMAP, at("imap", outlook), ca_file)
+    # The script offers no login in its capabilities, before TLS and after it.
+    assert (answer.reason, answer.stage) == (Reason.PASSWORDS_RETIRED, Stage.CAPABILITY)
+    talk["CAPABILITY"] = "* CAPABILITY IMAP4rev1 STARTTLS\r\n% OK\r\n"
+    async with scripted(ca, ca_file, talk) as outlook:
+        answer = await log_in_at(IMAP, at("imap", outlook), ca_file)
+    assert (answer.reason, answer.stage) == (Reason.OK, Stage.CHECK)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"CAPABILITY": "* CAPABILITY IMAP4rev1\r\n% OK\r\n"}, Reason.STARTTLS_MISSING),
+        ({"STARTTLS": "% BAD what\r\n$"}, Reason.STARTTLS_MISSING),
+        ({"STARTTLS": "% NO [UNAVAILABLE] later\r\n$"}, Reason.SERVER_BUSY),
+    ],
+)
+async def test_imap_without_starttls(
+    ca: trustme.CA, ca_file: Path, changes: dict[str, str], reason: Reason
+) -> None:
+    """If the server does not start TLS, no password is sent."""
+    async with scripted(ca, ca_file, IMAP_STARTTLS | changes) as outlook:
+        answer = await log_in_at(IMAP, at("imap", outlook), ca_file)
+    assert (answer.reason, answer.tried) == (reason, False)
+
+
+@pytest.mark.parametrize("preflight", [True, False])
+@pytest.mark.parametrize(("protocol", "scheme"), [(SMTP, "smtps"), (IMAP, "imaps")])
+async def test_a_port_without_tls(
+    start: StartOutlook, protocol: Protocol, scheme: str, preflight: bool
+) -> None:
+    """A port that answers in plain text where TLS was meant to start is named as such."""
+    outlook = await start({})
+    answer = await log_in_at(protocol, at(scheme, outlook), outlook.ca_file, preflight=preflight)
+    assert (answer.reason, answer.stage, answer.tried) == (Reason.PORT_WITHOUT_TLS, Stage.TLS, False)
+    assert answer.text
+
+
+@pytest.mark.parametrize(("protocol", "scheme"), [(SMTP, "smtp"), (IMAP, "imap")])
+async def test_a_port_with_tls(start: StartOutlook, protocol: Protocol, scheme: str) -> None:
+    """A preflight names a port that waits for TLS where plain text was meant to start."""
+    outlook = await start({})
+    endpoint = at(scheme, outlook, outlook.imap_port)
+    answer = await log_in_at(protocol, endpoint, outlook.ca_file, preflight=True, timeout=DEADLINE)
+    assert (answer.reason, answer.stage) == (Reason.PORT_WITH_TLS, Stage.GREETING)
+    # A certificate that cannot be trusted is TLS, too.
+    answer = await log_in(protocol, endpoint, None, tls_context(None), DEADLINE)
+    assert answer.reason is Reason.PORT_WITH_TLS
+    assert outlook.seen.passwords_received == 0
+
+
+async def test_a_silent_port(start: StartOutlook) -> None:
+    """A port that never says anything, with or without TLS, has timed out."""
+    outlook = await start({}, ServerFaults("hang:connect", "hang:connect"))
+    for protocol, port in ((SMTP, outlook.smtp_port), (IMAP, outlook.imap_port)):
+        endpoint = at(protocol.value, outlook, port)
+        answer = await log_in_at(protocol, endpoint, outlook.ca_file, preflight=True, timeout=DEADLINE)
+        assert answer.reason is Reason.TIMED_OUT
+        assert answer.milliseconds < (DEADLINE + 1) * 1000

@@ -1,4 +1,4 @@
-"""The IMAP login. Sources: RFC 3501, RFC 2595 and RFC 7888."""
+"""The IMAP login. Sources: RFC 3501, RFC 2595 (STARTTLS) and RFC 7888."""
 
 from __future__ import annotations
 
@@ -16,13 +16,20 @@ async def imap_dialogue(wire: Wire, credentials: Credentials | None) -> None:
         Stopped: If the server rejects a step or offers no password login.
         OSError: If the connection fails.
     """
-    await wire.connect(tls=True)
+    encrypted = wire.endpoint.starts_with_tls(Protocol.IMAP)
+    await wire.connect(tls=encrypted)
     wire.stage = Stage.GREETING
     offers = await _imap_greeting(wire)
-    wire.stage = Stage.CAPABILITY
     if not offers:
-        for line in await imap_command(wire, "a1", b"CAPABILITY"):
-            offers |= _capabilities(line)
+        offers = await _imap_capabilities(wire)
+    if not encrypted:
+        if "STARTTLS" not in offers:
+            raise Stopped(Reason.STARTTLS_MISSING, f"CAPABILITY {' '.join(sorted(offers))}")
+        wire.stage = Stage.STARTTLS
+        await imap_command(wire, "a0", b"STARTTLS")
+        await wire.start_tls()
+        offers = await _imap_capabilities(wire)
+    wire.stage = Stage.CAPABILITY
     if "LOGINDISABLED" in offers:
         raise Stopped(Reason.PASSWORDS_RETIRED, f"CAPABILITY {' '.join(sorted(offers))}")
     if credentials is not None:
@@ -43,6 +50,11 @@ async def _imap_greeting(wire: Wire) -> set[str]:
         raise Stopped(Reason.PROTOCOL_ERROR, line)
     code = re.search(r"\[(CAPABILITY [^\]]*)\]", line, re.IGNORECASE)
     return _capabilities(f"* {code[1]}") if code else set()
+
+
+async def _imap_capabilities(wire: Wire) -> set[str]:
+    wire.stage = Stage.CAPABILITY
+    return set().union(*(_capabilities(line) for line in await imap_command(wire, "a1", b"CAPABILITY")))
 
 
 def _capabilities(line: str) -> set[str]:

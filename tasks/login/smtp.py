@@ -17,16 +17,18 @@ async def smtp_dialogue(wire: Wire, credentials: Credentials | None) -> None:
         Stopped: If the server rejects a step, or offers no encryption or no password login.
         OSError: If the connection fails.
     """
-    await wire.connect(tls=False)
+    encrypted = wire.endpoint.starts_with_tls(Protocol.SMTP)
+    await wire.connect(tls=encrypted)
     wire.stage = Stage.GREETING
     _expect(wire, await _smtp_reply(wire), "220")
     offers = await _ehlo(wire)
-    if "STARTTLS" not in offers:
-        raise Stopped(Reason.STARTTLS_MISSING, _offered(offers))
-    wire.stage = Stage.STARTTLS
-    _expect(wire, await smtp_command(wire, "STARTTLS"), "220")
-    await wire.start_tls()
-    offers = await _ehlo(wire)
+    if not encrypted:
+        if "STARTTLS" not in offers:
+            raise Stopped(Reason.STARTTLS_MISSING, _offered(offers))
+        wire.stage = Stage.STARTTLS
+        _expect(wire, await smtp_command(wire, "STARTTLS"), "220")
+        await wire.start_tls()
+        offers = await _ehlo(wire)
     mechanisms = offers.get("AUTH", "").upper().split()
     if not {"PLAIN", "LOGIN"} & set(mechanisms):
         raise Stopped(Reason.MECHANISM_NOT_OFFERED, _offered(offers))

@@ -136,7 +136,7 @@ class Wire:
             OSError: If no address of the host accepts the connection.
         """
         loop = asyncio.get_running_loop()
-        addresses = await loop.getaddrinfo(*self.endpoint, type=socket.SOCK_STREAM)
+        addresses = await loop.getaddrinfo(self.endpoint.name, self.endpoint.port, type=socket.SOCK_STREAM)
         try:
             # asyncio's own race loses a socket if it is cancelled at the moment an address has accepted.
             connection = await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS)
@@ -156,7 +156,7 @@ class Wire:
         reader = _Reader()
         protocol = asyncio.StreamReaderProtocol(reader)
         transport = await loop.start_tls(
-            self._writer.transport, protocol, self.context, server_hostname=self.endpoint.host
+            self._writer.transport, protocol, self.context, server_hostname=self.endpoint.name
         )
         if transport is None:
             raise ConnectionResetError
