@@ -98,13 +98,13 @@ _SENTENCES = [
             Reason.TOO_MANY_CONNECTIONS,
         ),
         (
-            r"\[INUSE\]|(locked|used|opened|in use) by (another|a different|an ?other)"
+            r"\[INUSE\]|\b(locked|used|opened|in use) by (another|a different)"
             r"|(mailbox|account|maildrop) (is )?(already )?(in use|locked by (another|a))",
             Reason.MAILBOX_IN_USE,
         ),
         (
-            r"temporar(y|ily) (\w{1,20} )?(locked|lock-?(out|ed)|blocked|suspended|disabled)"
-            r"|((?<!be )locked|(?<!be )blocked|lock-?out)( out)?"
+            r"(?<!be )temporar(y|ily) (\w{1,20} )?(locked|lock-?out|blocked|suspended|disabled)"
+            r"|(?<!be )\b(locked|blocked|lock-?out)( out)?"
             r"( temporarily|[^.;]{0,40} (for|in|after) (a few |some |\d{1,6} ?)(s|m|h)[a-z]{2,})",
             Reason.TEMPORARILY_LOCKED,
         ),
@@ -116,7 +116,7 @@ _SENTENCES = [
             Reason.ACCOUNT_BLOCKED,
         ),
         (
-            r"temporar(y|ily)|try (again )?later|service (is )?(unavailable|not (available|active))"
+            r"(?<!be )temporar(y|ily)|try (again )?later|service (is )?(unavailable|not (available|active))"
             r"|server (is )?(busy|unavailable)|\[(UNAVAILABLE|SERVERBUG)\]",
             Reason.SERVER_BUSY,
         ),

@@ -23,7 +23,15 @@ from schemas.verdicts import Answer, Stop, Target, Verdict, decide_verdict
 from tasks.probe import LockoutGuard, Observer, Probing, observer
 from tasks.storage.claims import HELD_BACK, Claimed, claim, hold_back, release, save
 from tasks.storage.database import Database
-from tests.conftest import StartOutlook, accounts, import_mailboxes, probe_targets, rows_of, with_servers
+from tests.conftest import (
+    StartOutlook,
+    accounts,
+    import_mailboxes,
+    probe_targets,
+    rows_of,
+    with_changes,
+    with_servers,
+)
 
 SMTP, IMAP = Protocol.SMTP, Protocol.IMAP
 ADDRESS = "user1@outlook.com"
@@ -210,6 +218,23 @@ async def test_a_host_is_asked_once_per_run(arrange: Arrange) -> None:
     run = await arrange(accounts(30), probe_group_size=5)
     await run.probe()
     assert run.outlook.seen.connections == {"smtp": 31, "imap": 31}
+
+
+async def test_ports_that_start_with_tls_against_the_settings(arrange: Arrange) -> None:
+    """A mailbox keeps how its connections start, and a port that starts otherwise is named with each test."""
+    run = await arrange(one())
+    port = run.outlook.imap_port  # it starts with TLS
+    servers = {"smtp": f"smtp://localhost:{port}", "imap": f"imap://127.0.0.1:{port}"}
+    changes = {"servers": {"*": servers}, "ca_file": run.outlook.ca_file, "probe_timeout": 1}
+    run.settings = with_changes(run.settings, **changes)
+    (target,) = import_mailboxes(run.db, run.settings, {"bob@contoso.com": Account("pw")})
+    run.targets, run.ids = [target], [target.mailbox_id]
+    await run.probe()
+    bob = run.mailbox("bob@contoso.com")
+    assert (bob["smtp_host"], bob["imap_host"]) == ("localhost", "imap://127.0.0.1")
+    assert (bob["status"], bob["attempts"]) == ("pending", 0)
+    assert {reason for _, _, reason in run.answers()} == {"port_with_tls"}
+    assert run.outlook.seen.passwords_received == 0
 
 
 async def test_a_refusing_host_fails_all_its_mailboxes(arrange: Arrange) -> None:

@@ -250,6 +250,16 @@ NEW_SMTP: list[Row] = [
     (Stage.LOGIN, "535 5.7.1 User locked out for 20 minutes", Reason.TEMPORARILY_LOCKED, True),
     (Stage.LOGIN, "421 4.7.1 Your account is locked", Reason.TEMPORARILY_LOCKED, True),
     (Stage.LOGIN, "535 5.7.8 Account locked for security reasons", Reason.ACCOUNT_BLOCKED, False),
+    (Stage.LOGIN, "535 5.7.1 The account is blocked by another policy", Reason.ACCOUNT_BLOCKED, False),
+    *(
+        (
+            Stage.LOGIN,
+            f"535 5.7.8 Wrong password. The account will be {locked}",
+            Reason.WRONG_CREDENTIALS,
+            False,
+        )
+        for locked in ("temporarily locked", "blocked in 5 minutes", "locked for 2 hours")
+    ),
     (Stage.LOGIN, "535 Login fail. Please use your authorization code", Reason.APP_PASSWORD_REQUIRED, False),
     (
         Stage.LOGIN,
@@ -800,6 +810,15 @@ def test_a_secret_at_the_bound() -> None:
 HOSTILE = [
     *("basicauth", "basic ", "SmtpClientAuth", "maximum number of a ", "password a ", "account ", "user a"),
     *("too many bad ", "login ", "[", "[a.", "[a 2025-01-01T", "wait ", "wait 1", "1,", "try again in ", " "),
+    *(
+        "invalid or imap ",
+        "imap is ",
+        "bad or ",
+        "create an app",
+        "locked in ",
+        "too many a b ",
+        "app password a ",
+    ),
     *("5.7.", "4.7.500", "imap4 access ", "not ", "a" * 50 + " ", ".outlook.com", "\n", "no longer accept"),
 ]
 

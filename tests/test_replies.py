@@ -18,7 +18,18 @@ from tasks.login.imap import imap_command, imap_unfinished
 from tasks.login.session import log_in
 from tasks.login.wire import Credentials, Wire, tls_context
 from tests.conftest import StartOutlook
-from tests.support.mail_servers import ADDRESS, DEADLINE, IMAP, PASSWORD, SMTP, TALK, ask, b64, scripted
+from tests.support.mail_servers import (
+    ADDRESS,
+    DEADLINE,
+    IMAP,
+    PASSWORD,
+    PATIENCE,
+    SMTP,
+    TALK,
+    ask,
+    b64,
+    scripted,
+)
 
 
 @pytest.mark.parametrize(
@@ -456,10 +467,15 @@ def at(scheme: str, outlook: Outlook, port: int | None = None) -> Endpoint:
 
 
 async def log_in_at(
-    protocol: Protocol, endpoint: Endpoint, ca_file: Path, *, preflight: bool = False, timeout: float = 10.0
+    protocol: Protocol,
+    endpoint: Endpoint,
+    ca_file: Path,
+    *,
+    preflight: bool = False,
+    seconds: float = PATIENCE,
 ) -> Answer:
     credentials = None if preflight else Credentials(ADDRESS, PASSWORD)
-    return await log_in(protocol, endpoint, credentials, tls_context(ca_file), timeout)
+    return await log_in(protocol, endpoint, credentials, tls_context(ca_file), seconds)
 
 
 async def test_smtp_that_starts_with_tls(ca: trustme.CA, ca_file: Path) -> None:
@@ -518,7 +534,7 @@ async def test_a_port_with_tls(start: StartOutlook, protocol: Protocol, scheme: 
     """A preflight names a port that waits for TLS where plain text was meant to start."""
     outlook = await start({})
     endpoint = at(scheme, outlook, outlook.imap_port)
-    answer = await log_in_at(protocol, endpoint, outlook.ca_file, preflight=True, timeout=DEADLINE)
+    answer = await log_in_at(protocol, endpoint, outlook.ca_file, preflight=True, seconds=DEADLINE)
     assert (answer.reason, answer.stage) == (Reason.PORT_WITH_TLS, Stage.GREETING)
     # A certificate that cannot be trusted is TLS, too.
     answer = await log_in(protocol, endpoint, None, tls_context(None), DEADLINE)
@@ -531,6 +547,6 @@ async def test_a_silent_port(start: StartOutlook) -> None:
     outlook = await start({}, ServerFaults("hang:connect", "hang:connect"))
     for protocol, port in ((SMTP, outlook.smtp_port), (IMAP, outlook.imap_port)):
         endpoint = at(protocol.value, outlook, port)
-        answer = await log_in_at(protocol, endpoint, outlook.ca_file, preflight=True, timeout=DEADLINE)
+        answer = await log_in_at(protocol, endpoint, outlook.ca_file, preflight=True, seconds=DEADLINE)
         assert answer.reason is Reason.TIMED_OUT
         assert answer.milliseconds < (DEADLINE + 1) * 1000

@@ -67,7 +67,9 @@ async def log_in(
         await _leave(wire, protocol)
     except tuple(fault for fault, _ in _FAULTS) as error:
         milliseconds = round((time.monotonic() - begun) * 1000)
-        reason, text = await _explained(wire, protocol, error, timeout, preflight=credentials is None)
+        reason, text = await _explained(
+            wire, protocol, error, _fault_text(error, timeout), preflight=credentials is None
+        )
     finally:
         wire.close()
     return Answer(
@@ -83,10 +85,9 @@ async def log_in(
 
 
 async def _explained(
-    wire: Wire, protocol: Protocol, error: Exception, timeout: float, *, preflight: bool
+    wire: Wire, protocol: Protocol, error: Exception, text: str, *, preflight: bool
 ) -> tuple[Reason, str]:
-    """Why a session broke, and the words for it. What the server said tells more than how it ended."""
-    text = _fault_text(error, timeout)
+    """Why a session broke, and the words for it. What the server said tells more than the error."""
     if about_port := await _about_port(wire, protocol, error, preflight=preflight):
         return about_port, " ".join(wire.unread()[:1]) or text
     # A line without an end is no reply.
