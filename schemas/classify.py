@@ -87,7 +87,7 @@ _SENTENCES = [
         ),
         (
             r"throttl|back-?off|(rate|bandwidth)[ -]limit|try again later from|\[OVERQUOTA\]"
-            r"|too many ((auth|authentication|login|sign-?in|AUTH|SMTP|IMAP) ){0,2}"
+            r"|too many ((auth|authentication|login|sign-?in|SMTP|IMAP) ){0,2}"
             r"(requests|commands|log-?ins?|sign-?ins?|attempts|messages)",
             Reason.THROTTLED,
         ),
