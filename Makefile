@@ -16,7 +16,7 @@ demo: $(READY)  ## Import the sample file against an Outlook stand-in on this ma
 	rm -rf data/demo
 	$(RUN) -m sandbox --keep data/demo $(RUN) -m flows.cli import data/samples/mailboxes.csv --tag demo
 
-demo-troubled: $(READY)  ## The same with a mailbox for every reason that there is
+demo-troubled: $(READY)  ## The same with a mailbox for nearly every reason
 	rm -rf data/demo-troubled
 	OUTLOOK_IMPORT_PROBE_TIMEOUT=3 $(RUN) -m sandbox --accounts data/samples/troubled-sandbox.csv \
 	  --servers data/samples/troubled-servers.csv --keep data/demo-troubled \

@@ -94,7 +94,7 @@ AFTER_LOGIN: dict[Protocol, dict[str, str]] = {
 }
 LITERALS: dict[Protocol, re.Pattern[str]] = {
     "smtp": re.compile(r"\d{3}([ -][^\r\n]*)?"),
-    "imap": re.compile(r"(NO |BAD |OK |\* BYE)[^\r\n]*"),
+    "imap": re.compile(r"(NO |BAD |OK |\* (BYE|NO |BAD |OK ))[^\r\n]*"),
 }
 
 # hang: send nothing. drip: send one byte at a time, without end. drop: close the connection. reset: close it

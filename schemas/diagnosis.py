@@ -10,10 +10,14 @@ from schemas.reasons import Reason
 # Reasons about the account or the organisation. They also explain why the other protocol rejects the login.
 _EXPLAIN_BOTH = {
     Reason.WRONG_CREDENTIALS,
+    Reason.APP_PASSWORD_REQUIRED,
     Reason.PASSWORD_SIGN_IN_DISABLED,
+    Reason.PERSONAL_PASSWORDS_RETIRED,
     Reason.SECURITY_DEFAULTS,
     Reason.CONDITIONAL_ACCESS,
     Reason.ACCOUNT_BLOCKED,
+    Reason.ACCOUNT_BLOCKED_UNTIL_WEB_SIGN_IN,
+    Reason.TEMPORARILY_LOCKED,
     Reason.NOT_AT_MICROSOFT,
 }
 

@@ -4,13 +4,42 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 
 from schemas.labels import printable
+from schemas.reasons import Reply
+
+_STATUS_CODE = re.compile(r"\s*([245]\.\d{1,3}\.\d{1,3})(?:\s+|$)")
+_CUT_CODE = re.compile(r"(?:^|\s)[245]\.[\d.]{0,7}$")
+
+
+def join_lines(lines: Sequence[str]) -> str:
+    """Join the lines of an SMTP reply, with the enhanced status code that each of them repeats only once.
+
+    Args:
+        lines: The texts of the lines, without the reply code. Source: RFC 2034, section 4.
+
+    Returns:
+        The lines, joined by line feeds.
+
+    Example:
+        >>> join_lines(["5.7.8 Your account has", "5.7.8 been locked"])
+        '5.7.8 Your account has\\nbeen locked'
+    """
+    codes = [_STATUS_CODE.match(line) for line in lines]
+    text = "\n".join(line[code.end() :] if code else line for line, code in zip(lines, codes, strict=True))
+    return next((f"{code[1]} {text}".rstrip() for code in codes if code), text)
+
+
+def without_cut_code(reply: Reply) -> Reply:
+    """An unfinished reply without a status code at its end: 5.7.13 may be the start of 5.7.139."""
+    return Reply(reply.code, _CUT_CODE.sub("", reply.text))
+
 
 _BACKOFF = re.compile(
-    r"(?:back-?off time|retry[ -]after|try again (?:in|after)|\bwait)\D{0,20}?"
+    r"(?:back-?off time|retry[ -]after|try again (?:in|after)|\bwait|\b(?:lock|block)ed (?:out )?for)"
+    r"\D{0,20}?"
     r"(\d[\d,]{0,20}(?:\.\d{1,9})?)(?![.:,]?\d)\s{0,3}"
     r"(milliseconds?|msec|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?)?\b",
     re.IGNORECASE,
@@ -35,9 +64,12 @@ def backoff_named(text: str) -> timedelta | None:
     return timedelta(seconds=min(seconds, LONGEST_BACKOFF.total_seconds()))
 
 
-# The server's machine name, the time and an id, which differ in every reply.
+# The server's machine name, the time and an id, which differ in every reply: those of every Microsoft cloud
+# (outlook.com, outlook.de, office365.us, partner.outlook.cn), and Dovecot's with a colon.
 _TRAILER = re.compile(
-    r" ?\[[\w.-]{1,255}( \d{4}-\d\d-\d\dT[^\]]{0,80}|\.(outlook|exchangelabs)\.com)\]", re.IGNORECASE
+    r" ?\[[\w.-]{1,255}([ :]\d{4}-\d\d-\d\d[T ]\d\d:[^\]]{0,80}"
+    r"|\.(prod(\.[\w-]{1,63}){2,3}|(outlook|office365|exchangelabs)\.[a-z]{2,3}))\]",
+    re.IGNORECASE,
 )
 
 

@@ -6,7 +6,7 @@ import ipaddress
 import json
 import re
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +14,8 @@ from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationErr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from schemas.bounds import DEFAULT_BOUNDS, Bounds
-from schemas.providers import Endpoint, Servers
+from schemas.providers import Endpoint, Servers, endpoint_of
+from schemas.reasons import Protocol
 
 PREFIX = "OUTLOOK_IMPORT_"
 COMMAND_VARIABLE = f"{PREFIX}COMMAND"  # how printed commands call this program; not a setting
@@ -31,6 +32,18 @@ def _endpoint(value: Any) -> Endpoint:
     if parts is None or not 0 < int(parts[2]) < 65536:
         raise ValueError("must have the form host:port")
     return Endpoint(parts[1].strip("[]"), int(parts[2]))
+
+
+def _mail_server(protocol: Protocol, value: Any) -> Endpoint:
+    scheme, separator, rest = str(value).strip().rpartition("://")
+    try:
+        if separator and not scheme:
+            raise ValueError
+        return endpoint_of(protocol, scheme.lower(), *_endpoint(rest))
+    except ValueError:
+        raise ValueError(
+            f"must have the form host:port, {protocol}s://host:port or {protocol}://host:port"
+        ) from None
 
 
 def _dns_server(value: Any) -> Endpoint:
@@ -54,8 +67,8 @@ def _json(value: Any) -> Any:
 class ServersEntry(BaseModel, extra="forbid"):
     """The servers of one domain in the setting `servers`."""
 
-    smtp: Annotated[Endpoint, BeforeValidator(_endpoint)]
-    imap: Annotated[Endpoint, BeforeValidator(_endpoint)]
+    smtp: Annotated[Endpoint, BeforeValidator(partial(_mail_server, Protocol.SMTP))]
+    imap: Annotated[Endpoint, BeforeValidator(partial(_mail_server, Protocol.IMAP))]
 
 
 class Settings(BaseSettings):
@@ -78,7 +91,9 @@ class Settings(BaseSettings):
         {},
         description="Servers by domain of the address, as JSON: "
         '{"contoso.com": {"smtp": "mail.contoso.com:587", "imap": "mail.contoso.com:993"}}. '
-        "* applies to all other domains.",
+        "* applies to all other domains. SMTP port 465 and IMAP start with TLS, and the other SMTP ports and "
+        "IMAP port 143 with STARTTLS; smtps://, smtp://, imaps:// or imap:// in front of the host says "
+        "otherwise.",
     )
     mx_lookup: bool = Field(
         True,

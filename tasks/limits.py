@@ -31,7 +31,7 @@ def limits_of(group: Group, configured: Collection[str]) -> list[str]:
     Args:
         configured: The names of the limits that are set.
     """
-    names = {_limit_of(host) for host in (group.smtp.host, group.imap.host)}
+    names = {_limit_of(host) for host in (group.smtp.name, group.imap.name)}
     return sorted(names & set(configured))
 
 

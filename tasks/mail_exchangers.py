@@ -51,7 +51,7 @@ class MailExchangers:
         """
         domain = email_key.rpartition("@")[2]
         served = self._settings.overrides
-        if domain in served or not {server.host for server in servers} & MICROSOFT_HOSTS:
+        if domain in served or not {server.name for server in servers} & MICROSOFT_HOSTS:
             return ""
         provider = consumer_provider(domain)
         looked_up = self._settings.mx_lookup and "*" not in served and not is_microsoft_domain(domain)

@@ -21,6 +21,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.concurrency.sync import concurrency
 
+from schemas.classify import CREDENTIALS_REJECTED, WRONG_PASSWORD
 from schemas.providers import Endpoint, Servers
 from schemas.reasons import Protocol, Reason, Stage
 from schemas.settings import Settings
@@ -90,9 +91,9 @@ class LockoutGuard:
         Call it for each answer as it comes. A wrong password is known after one protocol and a right one only
         after two, so counting verdicts would count the wrong passwords first.
         """
-        if answer.tried and answer.reason in (Reason.OK, Reason.WRONG_CREDENTIALS, Reason.LOGIN_REFUSED):
+        if answer.tried and answer.reason in {Reason.OK, *CREDENTIALS_REJECTED}:
             self.checked.add(mailbox_id)
-        if not answer.tried or answer.reason is not Reason.WRONG_CREDENTIALS:
+        if not answer.tried or answer.reason not in WRONG_PASSWORD:
             return False
         self.wrong.add(mailbox_id)
         return len(self.checked) >= self.after and len(self.wrong) >= self.share * len(self.checked)
@@ -209,7 +210,7 @@ class Probing:
             answers.append(answer)
             alarm = self._guard.count(mailbox.mailbox_id, answer)
             # The other protocol would only cause a second failed login, or give the same answer.
-            if answer.reason in (Reason.WRONG_CREDENTIALS, Reason.NOT_AT_MICROSOFT):
+            if answer.reason in {*WRONG_PASSWORD, Reason.NOT_AT_MICROSOFT}:
                 break
         del self._tests[mailbox.mailbox_id]  # too late to interrupt: the answers are stored
         if alarm and not self.stopped:
@@ -240,7 +241,7 @@ class Probing:
         preflight = await self._preflight(protocol, endpoint)
         if preflight.reason is not Reason.OK:
             return preflight
-        async with self._slots[endpoint.host]:
+        async with self._slots[endpoint.name]:
             timeout = self._settings.probe_timeout
             # If the claim can expire during the login, another run may test the mailbox at the same time.
             if self.stopped or now() > mailbox.until - timedelta(seconds=timeout):

@@ -290,6 +290,28 @@ def test_each_faulty_setting_has_a_line(
     assert {finding.about for finding in findings} >= GOOD
 
 
+@pytest.mark.sqlite
+@pytest.mark.usefixtures("sound")
+def test_ports_that_start_otherwise(
+    tmp_path: Path, ca: trustme.CA, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The doctor names a port that starts with TLS or without it against the settings, and how to fix it."""
+    with running({}, ca=ca, folder=tmp_path) as outlook:
+        swapped = {
+            "smtp": f"localhost:{outlook.imap_port}",
+            "imap": f"localhost:{outlook.smtp_port}",
+        }
+        monkeypatch.setenv(f"{PREFIX}SERVERS", json.dumps({"*": swapped}))
+        monkeypatch.setenv(f"{PREFIX}CA_FILE", str(outlook.ca_file))
+        monkeypatch.setenv(f"{PREFIX}PROBE_TIMEOUT", "1")
+        smtp, imap = troubles(examine(capsys, 1))
+    assert (smtp.health, imap.health) == (Health.FAULT, Health.FAULT)
+    assert smtp.text.startswith("Port starts with TLS")
+    assert "smtps://" in smtp.text
+    assert imap.text.startswith("Port does not start with TLS")
+    assert "imap://" in imap.text
+
+
 # PostgreSQL -----------------------------------------------------------
 
 

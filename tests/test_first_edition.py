@@ -67,7 +67,11 @@ TABLES: dict[str, type[Table]] = {
 # Renamed columns.
 RENAMED = {"batch_id": "import_id"}
 
-WORKSPACES = {"default": "troubled.csv", "sales": "mailboxes.csv", "untested": "mailboxes.csv"}
+WORKSPACES = {
+    "default": FIRST_EDITION / "troubled.csv",  # the sample of today has more rows
+    "sales": SAMPLES / "mailboxes.csv",
+    "untested": SAMPLES / "mailboxes.csv",
+}
 TOTP_SECRETS = {
     "odalys.brackenridge4@outlook.com": "JBSWY3DPEHPK3PXP",
     "yuki.farrowmere@live.com": "KRUGS4ZANFZSAYJA",
@@ -198,7 +202,7 @@ def test_passwords_and_totp_secrets_open(upgraded: Database) -> None:
     expected = {
         (workspace, row[0].casefold()): (app_password(row[1]), TOTP_SECRETS.get(row[0]))
         for workspace, file in WORKSPACES.items()
-        for row in list(csv.reader((SAMPLES / file).read_text("utf-8").splitlines()))[1:]
+        for row in list(csv.reader(file.read_text("utf-8").splitlines()))[1:]
         if row[0]
     }
     expected["sales", "keyed@contoso.com"] = ("k3yed password", "JBSWY3DPEHPK3PXP")

@@ -3,54 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import gc
 import socket
 import sys
 import warnings
-from collections.abc import AsyncIterator, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
 from sandbox import script
-from sandbox.certificates import server_context
-from sandbox.outlook import Account, Outlook, ServerFaults
+from sandbox.outlook import Account, ServerFaults
 from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason, Stage
-from schemas.verdicts import Answer
 from tasks.login.session import log_in
 from tasks.login.wire import Credentials, tls_context
 from tests.conftest import StartOutlook
+from tests.support.mail_servers import ADDRESS, DEADLINE, IMAP, PASSWORD, PATIENCE, SMTP, ask, b64
 
-ADDRESS = "anna@outlook.com"
-PASSWORD = "abcdefghijklmnop"
 GOOD = {ADDRESS: Account(PASSWORD)}
-# For logins that succeed, and for faults that use up the whole deadline.
-PATIENCE = 10.0
-DEADLINE = 1.0
-
-SMTP, IMAP = Protocol.SMTP, Protocol.IMAP
 each_protocol = pytest.mark.parametrize("protocol", list(Protocol))
-
-
-async def ask(
-    outlook: Outlook,
-    protocol: Protocol,
-    password: str | None = PASSWORD,
-    user: str = ADDRESS,
-    timeout: float = PATIENCE,  # noqa: ASYNC109  the login's deadline, not this function's
-) -> Answer:
-    """Log in to the stand-in, or run a preflight without a password."""
-    host, _, port = outlook.address(protocol.value).rpartition(":")
-    credentials = None if password is None else Credentials(user, password)
-    return await log_in(
-        protocol, Endpoint(host, int(port)), credentials, tls_context(outlook.ca_file), timeout
-    )
 
 
 def account(protocol: Protocol, behaviour: str, password: str = PASSWORD) -> dict[str, Account]:
@@ -59,10 +33,6 @@ def account(protocol: Protocol, behaviour: str, password: str = PASSWORD) -> dic
 
 def server(protocol: Protocol, fault: str) -> ServerFaults:
     return ServerFaults(**{protocol.value: fault})
-
-
-def b64(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
 
 
 # The correct conversation.
@@ -164,7 +134,7 @@ REASONS: dict[Protocol, dict[str, Reason]] = {
         "account-blocked": Reason.ACCOUNT_BLOCKED,
         "account-disabled": Reason.ACCOUNT_BLOCKED,
         "identity-refused": Reason.LOGIN_REFUSED,
-        "basic-auth-not-supported": Reason.PASSWORD_SIGN_IN_DISABLED,
+        "basic-auth-not-supported": Reason.PASSWORDS_RETIRED,
         "not-authenticated": Reason.CLIENT_FAULT,
         "starttls-required": Reason.STARTTLS_MISSING,
         "too-many-connections": Reason.TOO_MANY_CONNECTIONS,
@@ -177,14 +147,14 @@ REASONS: dict[Protocol, dict[str, Reason]] = {
         "throttled-backoff": Reason.THROTTLED,
     },
     IMAP: {
-        "basic-auth-disabled": Reason.PASSWORD_SIGN_IN_DISABLED,
+        "basic-auth-disabled": Reason.PASSWORDS_RETIRED,
         "login-failed": Reason.LOGIN_REFUSED,
         "authenticate-failed": Reason.LOGIN_REFUSED,
         "not-connected": Reason.IMAP_OFF,
         "wrong-credentials": Reason.WRONG_CREDENTIALS,
         "unavailable": Reason.SERVER_BUSY,
         "limit": Reason.TOO_MANY_CONNECTIONS,
-        "inuse": Reason.SERVER_BUSY,
+        "inuse": Reason.MAILBOX_IN_USE,
         "server-unavailable": Reason.SERVER_BUSY,
         "throttled-backoff": Reason.THROTTLED,
         "bye": Reason.DROPPED,
@@ -228,7 +198,7 @@ SERVER_REASONS = {
     "starttls-refused": Reason.SERVER_BUSY,
     "no-auth": Reason.MECHANISM_NOT_OFFERED,
     "xoauth2-only": Reason.MECHANISM_NOT_OFFERED,
-    "login-disabled": Reason.PASSWORD_SIGN_IN_DISABLED,
+    "login-disabled": Reason.PASSWORDS_RETIRED,
 }
 
 
@@ -296,11 +266,11 @@ STAGES = {
 }
 FAULT_REASONS = {
     "hang": {Reason.TIMED_OUT},
-    "drip": {Reason.TIMED_OUT, Reason.PROTOCOL_ERROR, Reason.TLS_FAILURE},
+    "drip": {Reason.TIMED_OUT, Reason.PROTOCOL_ERROR, Reason.TLS_FAILURE, Reason.PORT_WITHOUT_TLS},
     "drop": {Reason.DROPPED},
     "reset": {Reason.DROPPED},
-    "garbage": {Reason.PROTOCOL_ERROR, Reason.TLS_FAILURE},
-    "overlong": {Reason.PROTOCOL_ERROR, Reason.TLS_FAILURE},
+    "garbage": {Reason.PROTOCOL_ERROR, Reason.TLS_FAILURE, Reason.PORT_WITHOUT_TLS},
+    "overlong": {Reason.PROTOCOL_ERROR, Reason.TLS_FAILURE, Reason.PORT_WITHOUT_TLS},
 }
 
 
@@ -461,122 +431,6 @@ async def test_cancelling_closes_the_connection(start: StartOutlook, protocol: P
         await asyncio.sleep(0.2)  # the stand-in checks every 0.1 s
     assert outlook.seen.connections == {protocol: 2}
     assert outlook.seen.connections_at_once == {protocol: 1}
-
-
-# Servers other than Outlook.
-
-
-@asynccontextmanager
-async def scripted(ca: trustme.CA, ca_file: Path, replies: Mapping[str, str]) -> AsyncIterator[Outlook]:
-    """A server of either protocol that answers each command word with this text; `%` is replaced by the tag.
-
-    `greeting` is sent first; a word without an answer ends the connection, and so does a final goodbye.
-    """
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if "STARTTLS" not in replies:
-            await writer.start_tls(context)
-        words = ["greeting"]
-        while word := next((word for word in words if word in replies), None):
-            reply = replies[word].replace("%", words[0])
-            writer.write(reply.encode())
-            await writer.drain()
-            if word == "STARTTLS":
-                await writer.start_tls(context)
-            if reply.splitlines()[-1].startswith("* BYE"):
-                break
-            words = (await reader.readline()).decode().split()[:2]
-
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(answer(reader, writer))
-        task.add_done_callback(lambda _: writer.transport.abort())
-        talks.append((task, writer))
-
-    talks: list[tuple[asyncio.Task[None], asyncio.StreamWriter]] = []
-    context = server_context(ca, "ok")
-    listening = await asyncio.start_server(accept, "127.0.0.1", 0)
-    outlook = Outlook({}, folder=ca_file.parent)
-    outlook.smtp_port = outlook.imap_port = listening.sockets[0].getsockname()[1]
-    outlook.ca_file = ca_file
-    try:
-        yield outlook
-    finally:
-        listening.close()
-        for _, writer in talks:
-            writer.transport.abort()
-        await asyncio.gather(*(task for task, _ in talks), return_exceptions=True)
-        await asyncio.sleep(0.01)  # the transports' last callbacks
-
-
-TALK: dict[Protocol, dict[str, str]] = {
-    SMTP: {
-        "greeting": "220-several\r\n220 lines\r\n",
-        "EHLO": "250-mail\r\n250-STARTTLS\r\n250 AUTH LOGIN\r\n",
-        "STARTTLS": "220 go\r\n",
-        "AUTH": "334 VXNlcm5hbWU6\r\n",
-        b64(ADDRESS): "334 UGFzc3dvcmQ6\r\n",
-        b64(PASSWORD): "235 yes\r\n",
-        "QUIT": "221 bye\r\n",
-    },
-    IMAP: {
-        "greeting": "* OK hello\r\n",
-        "CAPABILITY": "* CAPABILITY IMAP4rev1\r\n% OK\r\n",
-        "LOGIN": "* 1 EXISTS\r\n% OK\r\n",
-        "LIST": '* LIST () "/" ""\r\n% OK\r\n',
-        "LOGOUT": "* BYE\r\n% OK\r\n",
-    },
-}
-
-
-@pytest.mark.parametrize(
-    ("protocol", "changes", "reason"),
-    [
-        (SMTP, {}, Reason.OK),
-        (SMTP, {"EHLO": "250-mail\r\n250-starttls\r\n250 AUTH=login\r\n"}, Reason.OK),
-        (SMTP, {"greeting": "554 no service\r\n"}, Reason.UNKNOWN_REFUSAL),
-        (SMTP, {"greeting": "* OK this is IMAP\r\n"}, Reason.PROTOCOL_ERROR),
-        (SMTP, {"greeting": "220-again\r\n" * 300}, Reason.PROTOCOL_ERROR),
-        (SMTP, {"EHLO": "502 what\r\n"}, Reason.UNKNOWN_REFUSAL),
-        (SMTP, {b64(ADDRESS): "535 5.7.8 Error: authentication failed\r\n"}, Reason.WRONG_CREDENTIALS),
-        (SMTP, {b64(PASSWORD): "535 Incorrect authentication data\r\n"}, Reason.WRONG_CREDENTIALS),
-        (SMTP, {b64(PASSWORD): "535-5.7.8 Bad username\r\n535 or password\r\n"}, Reason.WRONG_CREDENTIALS),
-        (SMTP, {b64(PASSWORD): "334 once more\r\n"}, Reason.UNKNOWN_REFUSAL),
-        (SMTP, {"QUIT": "500 never\r\n"}, Reason.OK),
-        (IMAP, {}, Reason.OK),
-        (
-            IMAP,
-            {"greeting": "* OK [CAPABILITY IMAP4rev1 LITERAL+] hello\r\n", "CAPABILITY": "% BAD\r\n"},
-            Reason.OK,
-        ),
-        (IMAP, {"greeting": "* OK [CAPABILITY LOGINDISABLED] hello\r\n"}, Reason.PASSWORD_SIGN_IN_DISABLED),
-        (IMAP, {"greeting": "* PREAUTH welcome\r\n"}, Reason.PROTOCOL_ERROR),
-        (IMAP, {"greeting": "220 this is SMTP\r\n"}, Reason.PROTOCOL_ERROR),
-        (IMAP, {"greeting": "* BYE Too many connections\r\n"}, Reason.TOO_MANY_CONNECTIONS),
-        (IMAP, {"CAPABILITY": "% BAD what\r\n"}, Reason.UNKNOWN_REFUSAL),
-        (IMAP, {"CAPABILITY": "* 1 EXISTS\r\n" * 300}, Reason.PROTOCOL_ERROR),
-        (IMAP, {"LOGIN": "+ go on\r\n"}, Reason.PROTOCOL_ERROR),
-        (IMAP, {"LOGIN": "* BYE\r\n% NO [AUTHENTICATIONFAILED] no\r\n"}, Reason.WRONG_CREDENTIALS),
-        (IMAP, {"LOGIN": "% BAD [ALERT] Invalid credentials\r\n"}, Reason.WRONG_CREDENTIALS),
-        (IMAP, {"LIST": "% NO no mailbox\r\n"}, Reason.IMAP_OFF),
-        (IMAP, {"LIST": "* BYE System shutdown\r\n"}, Reason.DROPPED),
-        (IMAP, {"LOGOUT": "* BYE and gone\r\n"}, Reason.OK),
-        (IMAP, {"LOGOUT": "% BAD never\r\n"}, Reason.OK),
-    ],
-)
-async def test_servers_that_are_not_outlook(
-    ca: trustme.CA, ca_file: Path, protocol: Protocol, changes: dict[str, str], reason: Reason
-) -> None:
-    """Other servers' ways to accept and refuse are understood, and nonsense is reported as such."""
-    async with scripted(ca, ca_file, TALK[protocol] | changes) as outlook:
-        assert (await ask(outlook, protocol)).reason is reason
-
-
-async def test_a_goodbye_before_the_answer(ca: trustme.CA, ca_file: Path) -> None:
-    """The text of a BYE that replaces an answer is kept."""
-    talk = TALK[IMAP] | {"LOGIN": "* BYE Connection is closed. 13\r\n"}
-    async with scripted(ca, ca_file, talk) as outlook:
-        answer = await ask(outlook, IMAP)
-    assert answer.text == "BYE Connection is closed. 13"
 
 
 def test_one_context_per_process(ca_file: Path) -> None:

@@ -31,6 +31,7 @@ from tests.conftest import (
     import_mailboxes,
     probe_targets,
     rows_of,
+    with_changes,
     with_servers,
     write_csv,
 )
@@ -118,7 +119,7 @@ async def test_verdicts_are_stored_with_their_answers(arrange: Arrange) -> None:
     run = await arrange(
         {
             "good@outlook.com": Account("pw"),
-            "off@outlook.com": Account("pw", smtp="smtp-auth-disabled-mailbox"),
+            "off@contoso.com": Account("pw", smtp="smtp-auth-disabled-mailbox"),
             "busy@outlook.com": Account("pw", imap="unavailable"),
         }
     )
@@ -127,18 +128,18 @@ async def test_verdicts_are_stored_with_their_answers(arrange: Arrange) -> None:
     found = {row["email"]: row for row in run.mailboxes()}
     assert {email: row["status"] for email, row in found.items()} == {
         "good@outlook.com": "active",
-        "off@outlook.com": "failed",
+        "off@contoso.com": "failed",
         "busy@outlook.com": "pending",
     }
     assert found["good@outlook.com"]["diagnosis"] == "Works: SMTP and IMAP accepted the password."
-    assert "Authenticated SMTP" in found["off@outlook.com"]["diagnosis"]
+    assert "Authenticated SMTP" in found["off@contoso.com"]["diagnosis"]
     for row in found.values():
         assert (row["attempts"], row["claimed_until"]) == (1, None)
         assert before <= row["tested_at"] <= now()
     assert found["good@outlook.com"]["next_attempt_at"] is None
-    assert found["off@outlook.com"]["next_attempt_at"] is None
+    assert found["off@contoso.com"]["next_attempt_at"] is None
     results = [
-        row for row in rows_of(run.db, ProbeResult) if row["mailbox_id"] == found["off@outlook.com"]["id"]
+        row for row in rows_of(run.db, ProbeResult) if row["mailbox_id"] == found["off@contoso.com"]["id"]
     ]
     assert [(row["protocol"], row["reason"], row["stage"]) for row in results] == [
         ("imap", "ok", "check"),
@@ -263,6 +264,23 @@ async def test_a_host_is_asked_once_per_run(arrange: Arrange) -> None:
     assert run.outlook.seen.connections == {"smtp": 31, "imap": 31}
 
 
+async def test_ports_that_start_with_tls_against_the_settings(arrange: Arrange) -> None:
+    """A mailbox keeps how its connections start, and a port that starts otherwise is named with each test."""
+    run = await arrange(one())
+    port = run.outlook.imap_port  # it starts with TLS
+    servers = {"smtp": f"smtp://localhost:{port}", "imap": f"imap://127.0.0.1:{port}"}
+    changes = {"servers": {"*": servers}, "ca_file": run.outlook.ca_file, "probe_timeout": 1}
+    run.settings = with_changes(run.settings, **changes)
+    (target,) = import_mailboxes(run.db, run.settings, {"bob@contoso.com": Account("pw")})
+    run.targets, run.ids = [target], [target.mailbox_id]
+    await run.probe()
+    bob = run.mailbox("bob@contoso.com")
+    assert (bob["smtp_host"], bob["imap_host"]) == ("localhost", "imap://127.0.0.1")
+    assert (bob["status"], bob["attempts"]) == ("pending", 0)
+    assert {reason for _, _, reason in run.answers()} == {"port_with_tls"}
+    assert run.outlook.seen.passwords_received == 0
+
+
 async def test_a_refusing_host_fails_all_its_mailboxes(arrange: Arrange) -> None:
     """If the hosts refuse, all mailboxes fail at once, no password is sent, and no attempt is used up."""
     run = await arrange(accounts(30), ServerFaults("xoauth2-only", "login-disabled"), probe_group_size=5)
@@ -273,7 +291,7 @@ async def test_a_refusing_host_fails_all_its_mailboxes(arrange: Arrange) -> None
     assert {row["attempts"] for row in run.mailboxes()} == {0}
     assert set(run.answers()) == {
         (1, "smtp", "mechanism_not_offered"),
-        (1, "imap", "password_sign_in_disabled"),
+        (1, "imap", "passwords_retired"),
     }
 
 
@@ -375,7 +393,8 @@ def test_the_guard_counts_passwords_only() -> None:
     assert not guard.count(1, answered(Reason.OK, IMAP))
     assert not guard.count(2, answered(Reason.LOGIN_REFUSED))
     assert not guard.count(2, answered(Reason.WRONG_CREDENTIALS, IMAP))
-    alarms = [guard.count(mailbox_id, answered(Reason.WRONG_CREDENTIALS)) for mailbox_id in range(3, 12)]
+    wrong = [Reason.WRONG_CREDENTIALS, Reason.APP_PASSWORD_REQUIRED] * 5
+    alarms = [guard.count(mailbox_id, answered(wrong[mailbox_id - 3])) for mailbox_id in range(3, 12)]
     assert alarms == [False] * 7 + [True, True]
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from schemas.providers import Endpoint
+from schemas.providers import Endpoint, endpoint_of
 from schemas.reasons import Protocol, Reason
 from schemas.settings import Settings
 from schemas.tables import Mailbox, ProbeResult
@@ -235,3 +235,26 @@ async def test_exactly_the_good_ones_are_active(
         Reason.WRONG_CREDENTIALS,
         "NO [AUTHENTICATIONFAILED] Authentication failed.",
     )
+
+
+async def test_connections_that_start_the_other_way(ca: trustme.CA, ca_file: Path) -> None:
+    """A login works over IMAP with STARTTLS and SMTP with TLS at once; without a scheme the port is named."""
+    user, password = "ann@contoso.example", 'größe and "quotes"'
+    dovecot = DOVECOT.replace("port = 0", "port = @P", 1).replace("port = @P\n    ssl = yes", "port = 0")
+    exim = EXIM.replace("daemon_smtp_ports = @P", "daemon_smtp_ports = @P\ntls_on_connect_ports = @P")
+    with (
+        serving("dovecot", "-F -c", dovecot, f"{user}:{{PLAIN.b64}}{b64(password)}\n", ca) as (imap_port, _),
+        serving("exim4", "-bdf -C", exim, f"{user}: {b64(password)}\n", ca) as (smtp_port, _),
+    ):
+        wait_for_greeting(imap_port, ca_file, tls=False)
+        wait_for_greeting(smtp_port, ca_file, tls=True)
+        context = tls_context(ca_file)
+        for protocol, scheme, port, reason in (
+            (Protocol.SMTP, "smtps", smtp_port, Reason.PORT_WITH_TLS),
+            (Protocol.IMAP, "imap", imap_port, Reason.PORT_WITHOUT_TLS),
+        ):
+            endpoint = endpoint_of(protocol, scheme, "localhost", port)
+            answer = await log_in(protocol, endpoint, Credentials(user, password), context, 10)
+            assert answer.reason is Reason.OK, answer
+            answer = await log_in(protocol, Endpoint("localhost", port), None, context, 2)
+            assert answer.reason is reason, answer

@@ -13,13 +13,16 @@ from hypothesis import strategies as st
 
 from schemas.classify import classify
 from schemas.diagnosis import diagnose
-from schemas.reasons import EXPLANATIONS, Protocol, Reason, Reply, Stage
-from schemas.reply_text import LONGEST_BACKOFF, LONGEST_TEXT, backoff_named, one_line
+from schemas.reasons import EXPLANATIONS, Actor, Protocol, Reason, Reply, Stage
+from schemas.reply_text import LONGEST_BACKOFF, LONGEST_TEXT, backoff_named, join_lines, one_line
 
 TRAILER = "[AM0PR01CA0123.eurprd01.prod.exchangelabs.com 2025-01-26T18:54:30.055Z 08DD3DD7D75D7743]"
 CANARY = "Canary-5ecret"
 
-IDENTITY = {Reason.WRONG_CREDENTIALS, Reason.LOGIN_REFUSED}
+IDENTITY = {
+    *(Reason.WRONG_CREDENTIALS, Reason.APP_PASSWORD_REQUIRED),
+    *(Reason.LOGIN_REFUSED, Reason.WRONG_OR_PROTOCOL_OFF),
+}
 BEFORE_LOGIN = [stage for stage in Stage if stage not in (Stage.LOGIN, Stage.CHECK)]
 
 # Stage, whole reply, reason, transient.
@@ -70,7 +73,7 @@ SMTP: list[Row] = [
     (
         Stage.LOGIN,
         "550 5.7.30 Basic authentication is not supported for Client Submission.",
-        Reason.PASSWORD_SIGN_IN_DISABLED,
+        Reason.PASSWORDS_RETIRED,
         False,
     ),
     (Stage.CHECK, "530 5.7.57 Client not authenticated to send mail.", Reason.CLIENT_FAULT, False),
@@ -100,12 +103,12 @@ SMTP: list[Row] = [
 ]
 
 IMAP: list[Row] = [
-    (Stage.LOGIN, "NO Basic authentication is disabled.", Reason.PASSWORD_SIGN_IN_DISABLED, False),
+    (Stage.LOGIN, "NO Basic authentication is disabled.", Reason.PASSWORDS_RETIRED, False),
     (Stage.LOGIN, "BYE Microsoft Exchange Server IMAP4 server signing off.", Reason.DROPPED, True),
     (
         Stage.CAPABILITY,
         "NO CAPABILITY IMAP4 IMAP4rev1 AUTH=XOAUTH2 LOGINDISABLED SASL-IR",
-        Reason.PASSWORD_SIGN_IN_DISABLED,
+        Reason.PASSWORDS_RETIRED,
         False,
     ),
     (Stage.LOGIN, "NO LOGIN failed.", Reason.LOGIN_REFUSED, False),
@@ -114,7 +117,7 @@ IMAP: list[Row] = [
     (Stage.LOGIN, "NO [AUTHENTICATIONFAILED] Authentication failed.", Reason.WRONG_CREDENTIALS, False),
     (Stage.LOGIN, "NO [UNAVAILABLE] Backend is down", Reason.SERVER_BUSY, True),
     (Stage.LOGIN, "NO [LIMIT] No more of you", Reason.TOO_MANY_CONNECTIONS, True),
-    (Stage.LOGIN, "NO [INUSE] Come back", Reason.SERVER_BUSY, True),
+    (Stage.LOGIN, "NO [INUSE] Come back", Reason.MAILBOX_IN_USE, True),
     (Stage.LOGIN, "NO Server Unavailable. 15", Reason.SERVER_BUSY, True),
 ]
 
@@ -159,9 +162,9 @@ REWORDED_SMTP: list[Row] = [
         True,
     ),
     (Stage.LOGIN, "535 5.7.139 Your account has been locked", Reason.ACCOUNT_BLOCKED, False),
-    (Stage.LOGIN, "535 5.7.139 The account is temporarily locked", Reason.ACCOUNT_BLOCKED, False),
+    (Stage.LOGIN, "535 5.7.139 The account is temporarily locked", Reason.TEMPORARILY_LOCKED, True),
     (Stage.LOGIN, "550 5.7.0 User mailbox was suspended by its owner", Reason.ACCOUNT_BLOCKED, False),
-    (Stage.LOGIN, "454 4.7.0 Account locked for 15 minutes", Reason.SERVER_BUSY, True),
+    (Stage.LOGIN, "454 4.7.0 Account locked for 15 minutes", Reason.TEMPORARILY_LOCKED, True),
     (
         Stage.LOGIN,
         "535 5.7.139 Wrong password. The account will be locked after three more",
@@ -176,7 +179,7 @@ REWORDED_SMTP: list[Row] = [
     ),
     (Stage.LOGIN, "535 Invalid user or password!", Reason.WRONG_CREDENTIALS, False),
     (Stage.LOGIN, "535 The user name is not valid", Reason.WRONG_CREDENTIALS, False),
-    (Stage.LOGIN, "550 Too many failed login attempts", Reason.THROTTLED, True),
+    (Stage.LOGIN, "550 Too many failed login attempts", Reason.THROTTLED_FAILED_LOGINS, True),
     (Stage.LOGIN, "421 Request was throttled. Backoff time 30000 ms", Reason.THROTTLED, True),
     (Stage.GREETING, "421 Too many connections from you", Reason.TOO_MANY_CONNECTIONS, True),
     (Stage.CAPABILITY, "554 Service unavailable", Reason.SERVER_BUSY, True),
@@ -196,13 +199,13 @@ REWORDED_IMAP: list[Row] = [
     (
         Stage.LOGIN,
         "NO Basic authentication was retired, use OAuth",
-        Reason.PASSWORD_SIGN_IN_DISABLED,
+        Reason.PASSWORDS_RETIRED,
         False,
     ),
     (
         Stage.LOGIN,
         "NO [AUTHENTICATIONFAILED] Basic authentication is blocked",
-        Reason.PASSWORD_SIGN_IN_DISABLED,
+        Reason.PASSWORDS_RETIRED,
         False,
     ),
     (Stage.LOGIN, "NO [AUTHENTICATIONFAILED] The account is disabled", Reason.ACCOUNT_BLOCKED, False),
@@ -210,13 +213,99 @@ REWORDED_IMAP: list[Row] = [
     (Stage.LOGIN, "NO [AUTHORIZATIONFAILED] Not for you", Reason.LOGIN_REFUSED, False),
     (Stage.LOGIN, "NO [PRIVACYREQUIRED] Not like this", Reason.STARTTLS_MISSING, False),
     (Stage.LOGIN, "NO [CONTACTADMIN] Ask somebody", Reason.ACCOUNT_BLOCKED, False),
-    (Stage.LOGIN, "NO User's mailbox has IMAP disabled", Reason.IMAP_OFF, True),
+    (Stage.LOGIN, "NO User's mailbox has IMAP disabled", Reason.IMAP_OFF_MAILBOX, False),
     (Stage.CHECK, "NO The mailbox is not licensed", Reason.IMAP_OFF, True),
     (Stage.CHECK, "NO Whatever that is", Reason.IMAP_OFF, True),
     (Stage.CHECK, "NO LOGIN failed.", Reason.IMAP_OFF, True),
     (Stage.GREETING, "BYE Too many connections", Reason.TOO_MANY_CONNECTIONS, True),
     (Stage.GREETING, "BYE Good night", Reason.DROPPED, True),
     (Stage.LOGIN, "BAD Command Argument Error. 11", Reason.UNKNOWN_REFUSAL, False),
+]
+
+NEW_SMTP: list[Row] = [
+    (
+        Stage.LOGIN,
+        "432 4.3.2 STOREDRV.ClientSubmit; sender thread limit exceeded",
+        Reason.TOO_MANY_CONNECTIONS,
+        True,
+    ),
+    (
+        Stage.GREETING,
+        "421 4.3.2 The maximum number of concurrent server connections has exceeded a per-source limit, "
+        "closing transmission channel",
+        Reason.TOO_MANY_CONNECTIONS,
+        True,
+    ),
+    (Stage.LOGIN, "421 4.7.0 Too many concurrent SMTP sessions from you", Reason.TOO_MANY_CONNECTIONS, True),
+    (Stage.LOGIN, "450 4.7.1 Error: too many AUTH commands from 192.0.2.1", Reason.THROTTLED, True),
+    (Stage.GREETING, "421 4.7.0 Connection rate limit exceeded", Reason.THROTTLED, True),
+    (Stage.LOGIN, "454 4.7.0 Temporary authentication failure (rate-limit)", Reason.THROTTLED, True),
+    (Stage.LOGIN, "535 5.7.0 Too many bad auth attempts.", Reason.THROTTLED_FAILED_LOGINS, True),
+    (
+        Stage.LOGIN,
+        "535 5.7.1 Account temporarily locked, try again in 300 seconds",
+        Reason.TEMPORARILY_LOCKED,
+        True,
+    ),
+    (Stage.LOGIN, "535 5.7.1 User locked out for 20 minutes", Reason.TEMPORARILY_LOCKED, True),
+    (Stage.LOGIN, "421 4.7.1 Your account is locked", Reason.TEMPORARILY_LOCKED, True),
+    (Stage.LOGIN, "535 5.7.8 Account locked for security reasons", Reason.ACCOUNT_BLOCKED, False),
+    (Stage.LOGIN, "535 5.7.1 The account is blocked by another policy", Reason.ACCOUNT_BLOCKED, False),
+    *(
+        (
+            Stage.LOGIN,
+            f"535 5.7.8 Wrong password. The account will be {locked}",
+            Reason.WRONG_CREDENTIALS,
+            False,
+        )
+        for locked in ("temporarily locked", "blocked in 5 minutes", "locked for 2 hours")
+    ),
+    (Stage.LOGIN, "535 Login fail. Please use your authorization code", Reason.APP_PASSWORD_REQUIRED, False),
+    (
+        Stage.LOGIN,
+        "535 5.7.1 You need to create an application password",
+        Reason.APP_PASSWORD_REQUIRED,
+        False,
+    ),
+    (Stage.LOGIN, "535 5.7.8 Incorrect app password", Reason.WRONG_CREDENTIALS, False),
+    (Stage.LOGIN, "534 5.7.14 Web login required", Reason.ACCOUNT_BLOCKED_UNTIL_WEB_SIGN_IN, False),
+    (
+        Stage.LOGIN,
+        "535 5.7.139 Blocked by the authentication policy",
+        Reason.PASSWORD_SIGN_IN_DISABLED,
+        False,
+    ),
+    (Stage.LOGIN, "535 5.7.8 Invalid login, or SMTP is not enabled", Reason.WRONG_OR_PROTOCOL_OFF, False),
+]
+
+NEW_IMAP: list[Row] = [
+    (Stage.LOGIN, "NO Invalid credentials or IMAP is disabled", Reason.WRONG_OR_PROTOCOL_OFF, False),
+    (Stage.LOGIN, "NO IMAP is turned off or the password is wrong", Reason.WRONG_OR_PROTOCOL_OFF, False),
+    (Stage.LOGIN, "NO [ALERT] You are yet to enable IMAP for your account.", Reason.IMAP_OFF_MAILBOX, False),
+    (Stage.LOGIN, "NO The mailbox is not licensed", Reason.IMAP_OFF_MAILBOX, False),
+    (Stage.LOGIN, "NO [ALERT] IMAP access is disabled for your domain.", Reason.IMAP_OFF_DOMAIN, False),
+    (
+        Stage.LOGIN,
+        "NO [AUTHENTICATIONFAILED] IMAP is disabled by your administrator",
+        Reason.IMAP_OFF_DOMAIN,
+        False,
+    ),
+    (Stage.GREETING, "BYE IMAP access disabled", Reason.IMAP_OFF_DOMAIN, False),
+    (Stage.CHECK, "NO IMAP access is disabled for your domain.", Reason.IMAP_OFF, True),
+    (
+        Stage.LOGIN,
+        "NO [WEBALERT https://example.com/x] Sign in first",
+        Reason.ACCOUNT_BLOCKED_UNTIL_WEB_SIGN_IN,
+        False,
+    ),
+    (Stage.LOGIN, "NO The mailbox is locked by another session", Reason.MAILBOX_IN_USE, True),
+    (Stage.LOGIN, "NO [ALERT] Too many sessions", Reason.TOO_MANY_CONNECTIONS, True),
+    (
+        Stage.LOGIN,
+        "NO Plaintext authentication is not allowed on unencrypted connections",
+        Reason.STARTTLS_MISSING,
+        False,
+    ),
 ]
 
 OTHER_SMTP: list[Row] = [
@@ -266,13 +355,13 @@ OTHER_SMTP: list[Row] = [
     (
         Stage.LOGIN,
         "534 5.7.9 Application-specific password required. Learn more at\n5.7.9  https://support.google.com",
-        Reason.WRONG_CREDENTIALS,
+        Reason.APP_PASSWORD_REQUIRED,
         False,
     ),
     (
         Stage.LOGIN,
         "534 5.7.14 Please log in via your web browser and then try again.",
-        Reason.ACCOUNT_BLOCKED,
+        Reason.ACCOUNT_BLOCKED_UNTIL_WEB_SIGN_IN,
         False,
     ),
     (
@@ -304,20 +393,20 @@ OTHER_IMAP: list[Row] = [
     (
         Stage.LOGIN,
         "NO [ALERT] Application-specific password required: https://support.google.com (Failure)",
-        Reason.WRONG_CREDENTIALS,
+        Reason.APP_PASSWORD_REQUIRED,
         False,
     ),
     (
         Stage.LOGIN,
         "NO [ALERT] Please log in via your web browser: https://support.google.com (Failure)",
-        Reason.ACCOUNT_BLOCKED,
+        Reason.ACCOUNT_BLOCKED_UNTIL_WEB_SIGN_IN,
         False,
     ),
     (
         Stage.LOGIN,
         "NO [ALERT] Your account is not enabled for IMAP use. Please visit your Gmail settings page",
-        Reason.IMAP_OFF,
-        True,
+        Reason.IMAP_OFF_MAILBOX,
+        False,
     ),
     (
         Stage.LOGIN,
@@ -336,15 +425,15 @@ OTHER_IMAP: list[Row] = [
     (
         Stage.LOGIN,
         "NO [AUTHENTICATIONFAILED] LOGIN invalid credentials or IMAP is disabled",
-        Reason.WRONG_CREDENTIALS,
+        Reason.WRONG_OR_PROTOCOL_OFF,
         False,
     ),
     (Stage.LOGIN, "NO LOGIN failed", Reason.LOGIN_REFUSED, False),
 ]
 
 KNOWN = [
-    *((Protocol.SMTP, *row) for row in (*SMTP, *REWORDED_SMTP, *OTHER_SMTP)),
-    *((Protocol.IMAP, *row) for row in (*IMAP, *REWORDED_IMAP, *OTHER_IMAP)),
+    *((Protocol.SMTP, *row) for row in (*SMTP, *REWORDED_SMTP, *NEW_SMTP, *OTHER_SMTP)),
+    *((Protocol.IMAP, *row) for row in (*IMAP, *REWORDED_IMAP, *NEW_IMAP, *OTHER_IMAP)),
 ]
 IDS = [f"{protocol} {stage}: {said[:90]}" for protocol, stage, said, _, _ in KNOWN]
 
@@ -369,7 +458,7 @@ def test_known_replies(protocol: Protocol, stage: Stage, said: str, reason: Reas
         ("535 5.7.8 Nope", Reason.WRONG_CREDENTIALS),
         ("535 5.7.9 Nope", Reason.MECHANISM_NOT_OFFERED),
         ("535 5.7.13 Nope", Reason.ACCOUNT_BLOCKED),
-        ("550 5.7.30 Nope", Reason.PASSWORD_SIGN_IN_DISABLED),
+        ("550 5.7.30 Nope", Reason.PASSWORDS_RETIRED),
         ("535 5.7.139 Nope", Reason.LOGIN_REFUSED),
         ("550 5.2.1 Nope", Reason.ACCOUNT_BLOCKED),
         ("421 4.7.500 Nope", Reason.THROTTLED),
@@ -381,6 +470,7 @@ def test_known_replies(protocol: Protocol, stage: Stage, said: str, reason: Reas
         ("534 Nope", Reason.MECHANISM_NOT_OFFERED),
         ("421 Nope", Reason.SERVER_BUSY),
         ("432 Nope", Reason.TOO_MANY_CONNECTIONS),
+        ("432 4.3.2 Nope", Reason.TOO_MANY_CONNECTIONS),
         ("454 Nope", Reason.SERVER_BUSY),
         ("450 4.9.9 Nope", Reason.UNKNOWN_DELAY),
         ("599 Nope", Reason.UNKNOWN_REFUSAL),
@@ -432,6 +522,69 @@ def test_any_reply_has_a_reason(protocol: Protocol, stage: Stage, code: str, tex
     assert not (protocol is Protocol.SMTP and reason is Reason.IMAP_OFF)
 
 
+# What a policy says, and what servers put in front of it.
+POLICIES = [
+    (Protocol.SMTP, "basic authentication is disabled.", Reason.PASSWORD_SIGN_IN_DISABLED),
+    (Protocol.IMAP, "Basic authentication is disabled.", Reason.PASSWORDS_RETIRED),
+    (Protocol.SMTP, "Basic authentication is not supported for Client Submission.", Reason.PASSWORDS_RETIRED),
+    (Protocol.SMTP, "SmtpClientAuthentication is disabled for the Tenant.", Reason.SMTP_AUTH_OFF_TENANT),
+    (Protocol.SMTP, "SmtpClientAuthentication is disabled for the Mailbox.", Reason.SMTP_AUTH_OFF_MAILBOX),
+    *(
+        (protocol, sentence, reason)
+        for protocol in Protocol
+        for sentence, reason in (
+            ("user is locked by your organization's security defaults policy.", Reason.SECURITY_DEFAULTS),
+            ("the request did not meet the criteria to be authenticated.", Reason.CONDITIONAL_ACCESS),
+            ("the user account is blocked by the administrator", Reason.ACCOUNT_BLOCKED),
+            ("please log in via your web browser", Reason.ACCOUNT_BLOCKED_UNTIL_WEB_SIGN_IN),
+            ("account temporarily locked, try again in 60 seconds", Reason.TEMPORARILY_LOCKED),
+        )
+    ),
+    (Protocol.IMAP, "IMAP access is disabled for your domain.", Reason.IMAP_OFF_DOMAIN),
+    (Protocol.IMAP, "Your account is not enabled for IMAP use.", Reason.IMAP_OFF_MAILBOX),
+]
+PREFIXES = ["", "Authentication unsuccessful, ", "Error: authentication failed: ", "Invalid credentials. "]
+
+
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(POLICIES),
+    st.sampled_from(["", "5.7.3 ", "5.7.8 ", "5.7.139 ", "[AUTHENTICATIONFAILED] "]),
+    st.sampled_from(PREFIXES),
+    st.sets(st.integers(0, 20)),
+    st.sampled_from(["", " ", "\t"]),
+    st.booleans(),
+)
+def test_a_policy_is_not_a_wrong_password(
+    policy: tuple[Protocol, str, Reason], code: str, prefix: str, breaks: set[int], edge: str, repeats: bool
+) -> None:
+    """A reply that names a policy has that reason, wherever its lines break and whatever its code says."""
+    protocol, sentence, reason = policy
+    lines = [code]
+    for at, word in enumerate(f"{prefix}{sentence}".split()):
+        if at in breaks:
+            lines.append(code if repeats and code[:1].isdigit() else "")
+        lines[-1] += f"{word} "
+    text = join_lines([f"{line.strip()}{edge}" for line in lines])
+    basic = "535" if protocol is Protocol.SMTP else "NO"
+    assert classify(protocol, Stage.LOGIN, Reply(basic, text)) is reason
+
+
+@pytest.mark.parametrize("protocol", Protocol)
+def test_personal_accounts_have_no_admin(protocol: Protocol) -> None:
+    """A policy of a personal account means that Microsoft takes no passwords, and all else is the same."""
+    code = "535" if protocol is Protocol.SMTP else "NO"
+    for text in ALL_TEXTS:
+        reply = Reply(code, text)
+        business = classify(protocol, Stage.LOGIN, reply)
+        personal = classify(protocol, Stage.LOGIN, reply, personal=True)
+        if business.explanation.actor is Actor.ADMIN and personal is not business:
+            assert personal is Reason.PERSONAL_PASSWORDS_RETIRED
+        assert personal in (business, Reason.PERSONAL_PASSWORDS_RETIRED)
+    disabled = Reply(code, "Basic authentication is disabled.")
+    assert classify(protocol, Stage.LOGIN, disabled, personal=True) is Reason.PERSONAL_PASSWORDS_RETIRED
+
+
 def test_reply_shows_itself() -> None:
     """A reply is shown as the server sent it."""
     assert str(Reply("535", "5.7.3 No")) == "535 5.7.3 No"
@@ -452,6 +605,57 @@ def test_explanations(reason: Reason) -> None:
     assert explanation.remedy.endswith(".")
     assert explanation.attempts is None or explanation.transient
     assert [other for other in Reason if other.explanation.title == explanation.title] == [reason]
+
+
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.OK])
+def test_consequences(reason: Reason) -> None:
+    """What follows from a reason fits together: who acts, whether it passes, and whose doing it is."""
+    why = reason.explanation
+    assert why.actor is not None
+    assert why.transient or why.actor is not Actor.WAIT
+    if why.self_made:
+        assert (why.actor, why.transient, why.attempts) == (Actor.WAIT, True, None)
+    if why.password_refused:
+        assert not why.transient
+    if why.actor is Actor.NOBODY:
+        assert "OAuth" in why.remedy
+    assert why.actor is not Actor.ADMIN or "admin" in why.remedy.lower() or reason is Reason.IMAP_OFF
+
+
+def test_stored_codes_stay_readable() -> None:
+    """Every code that an earlier version stored is still a reason."""
+    for code in [
+        "ok",
+        "wrong_credentials",
+        "login_refused",
+        "password_sign_in_disabled",
+        "smtp_auth_off_tenant",
+        "smtp_auth_off_mailbox",
+        "security_defaults",
+        "conditional_access",
+        "account_blocked",
+        "federation_unreachable",
+        "not_at_microsoft",
+        "mechanism_not_offered",
+        "imap_off",
+        "too_many_connections",
+        "throttled",
+        "server_busy",
+        "name_not_found",
+        "connection_refused",
+        "unreachable",
+        "timed_out",
+        "dropped",
+        "tls_failure",
+        "certificate_not_trusted",
+        "starttls_missing",
+        "protocol_error",
+        "client_fault",
+        "unknown_refusal",
+        "unknown_delay",
+    ]:
+        assert Reason(code).explanation.title
+    assert max(map(len, Reason)) <= 40  # the column of the database
 
 
 def test_nothing_but_reasons_is_explained() -> None:
@@ -476,6 +680,10 @@ def test_nothing_but_reasons_is_explained() -> None:
         ("wait 1h", timedelta(hours=1)),
         ("wait 1.5 minutes", timedelta(seconds=90)),
         ("wait 90s, then call", timedelta(seconds=90)),
+        ("User locked out for 20 minutes", timedelta(minutes=20)),
+        ("temporarily locked, try again in 300 seconds", timedelta(seconds=300)),
+        ("Account locked for security reasons", None),
+        ("Temporary System Problem. Try again later (10).", None),
         ("wait 0", timedelta(0)),
         ("wait 3 days", LONGEST_BACKOFF),
         ("wait 99999999999999999999 hours", LONGEST_BACKOFF),
@@ -502,6 +710,15 @@ def test_backoff_named(text: str, pause: timedelta | None) -> None:
         (f"535 5.7.3 Authentication unsuccessful {TRAILER}", "535 5.7.3 Authentication unsuccessful"),
         (f"5.7.3 No {TRAILER.lower()}", "5.7.3 No"),
         ("5.7.3 No [AM0PR01CA0123.eurprd01.prod.outlook.com]", "5.7.3 No"),
+        ("5.7.3 No [BJXPR01CA0056.CHNPR01.prod.partner.outlook.cn]", "5.7.3 No"),
+        (
+            "5.7.3 No [BJXPR01CA0056.CHNPR01.prod.partner.outlook.cn 2024-01-26T18:54:30.055Z 08DC]",
+            "5.7.3 No",
+        ),
+        ("5.7.3 No [BN0P110CA0001.NAMP110.PROD.OUTLOOK.COM]", "5.7.3 No"),
+        ("5.7.3 No [FR2P281CA0001.DEUP281.PROD.OUTLOOK.DE]", "5.7.3 No"),
+        ("5.7.3 No [PH1P110CA0012.mail.protection.office365.us]", "5.7.3 No"),
+        ("[UNAVAILABLE] No. [mail-7qsr6:2020-06-11 13:56:19]", "[UNAVAILABLE] No."),
         ("Try from [192.0.2.1].", "Try from [192.0.2.1]."),
         ("[AUTHENTICATIONFAILED] No.", "[AUTHENTICATIONFAILED] No."),
         ("a\r\nb\tc\0d\x1b[31me\u202ef\u2028g  h", "a b c d [31me f g h"),
@@ -513,6 +730,22 @@ def test_backoff_named(text: str, pause: timedelta | None) -> None:
 def test_one_line(text: str, line: str) -> None:
     """A text becomes one printable line of limited length without the trailer."""
     assert one_line(text) == line
+
+
+@pytest.mark.parametrize(
+    ("lines", "text"),
+    [
+        (["5.7.8 Your account has", "5.7.8 been locked"], "5.7.8 Your account has\nbeen locked"),
+        (["5.7.9 Application password", "5.7.9  needed"], "5.7.9 Application password\nneeded"),
+        (["Your account has", "5.7.8 been locked"], "5.7.8 Your account has\nbeen locked"),
+        (["Version 5.7.8 of it", "5.7.80.1 too"], "Version 5.7.8 of it\n5.7.80.1 too"),
+        (["5.7.8", "5.7.8"], "5.7.8"),
+        ([""], ""),
+    ],
+)
+def test_lines_repeat_their_code(lines: list[str], text: str) -> None:
+    """The enhanced status code that each line of a reply repeats is kept once, in front."""
+    assert join_lines(lines) == text
 
 
 SECRET = 'p"a\\ss wörd  x'
@@ -577,6 +810,15 @@ def test_a_secret_at_the_bound() -> None:
 HOSTILE = [
     *("basicauth", "basic ", "SmtpClientAuth", "maximum number of a ", "password a ", "account ", "user a"),
     *("too many bad ", "login ", "[", "[a.", "[a 2025-01-01T", "wait ", "wait 1", "1,", "try again in ", " "),
+    *(
+        "invalid or imap ",
+        "imap is ",
+        "bad or ",
+        "create an app",
+        "locked in ",
+        "too many a b ",
+        "app password a ",
+    ),
     *("5.7.", "4.7.500", "imap4 access ", "not ", "a" * 50 + " ", ".outlook.com", "\n", "no longer accept"),
 ]
 

@@ -14,6 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from schemas.providers import Endpoint, Servers
+from schemas.reasons import Protocol
 from schemas.settings import DATA, PREFIX, Settings, SettingsError
 from tasks.configuration import load_settings
 
@@ -181,7 +182,11 @@ MALFORMED = [
     ("SERVERS", servers(smtp=f"{SECRET}:0"), f"{SMTP_PLACE}: {HOST_PORT}"),
     ("SERVERS", servers(smtp=f"{SECRET}:65536"), f"{SMTP_PLACE}: {HOST_PORT}"),
     ("SERVERS", servers(smtp=f"{SECRET}:{'9' * 5000}"), f"{SMTP_PLACE}: {HOST_PORT}"),
-    ("SERVERS", servers(smtp=f"smtps://{SECRET}:465"), f"{SMTP_PLACE}: {HOST_PORT}"),
+    ("SERVERS", servers(smtp=f"imaps://{SECRET}:465"), f"{SMTP_PLACE}: {HOST_PORT}"),
+    ("SERVERS", servers(smtp=f"https://{SECRET}:465"), f"{SMTP_PLACE}: {HOST_PORT}"),
+    ("SERVERS", servers(smtp=f"://{SECRET}:465"), f"{SMTP_PLACE}: {HOST_PORT}"),
+    ("SERVERS", servers(smtp=f"smtps://smtps://{SECRET}:465"), f"{SMTP_PLACE}: {HOST_PORT}"),
+    ("SERVERS", servers(smtp=f"smtps://{SECRET}"), f"{SMTP_PLACE}: {HOST_PORT}"),
     ("SERVERS", servers(smtp=f"me:{SECRET}@mail:465"), f"{SMTP_PLACE}: {HOST_PORT}"),
     ("SERVERS", servers(smtp="::1:465"), f"{SMTP_PLACE}: {HOST_PORT}"),
     ("SERVERS", servers(smtp=None), f"{SMTP_PLACE}: {HOST_PORT}"),
@@ -192,6 +197,34 @@ MALFORMED = [
     ),
     ("SERVERS", servers(f"https://{SECRET}", smtp=1), f"OUTLOOK_IMPORT_SERVERS → … → smtp: {HOST_PORT}"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "value", "shown", "tls"),
+    [
+        (Protocol.SMTP, "mail:587", "mail:587", False),
+        (Protocol.SMTP, "mail:465", "mail:465", True),
+        (Protocol.SMTP, "smtps://mail:465", "mail:465", True),
+        (Protocol.SMTP, "SMTPS://mail:2465", "smtps://mail:2465", True),
+        (Protocol.SMTP, "smtp://mail:465", "smtp://mail:465", False),
+        (Protocol.SMTP, "smtp+starttls://mail:2587", "mail:2587", False),
+        (Protocol.IMAP, "mail:993", "mail:993", True),
+        (Protocol.IMAP, "mail:143", "mail:143", False),
+        (Protocol.IMAP, "imap://mail:143", "mail:143", False),
+        (Protocol.IMAP, "imap+starttls://[::1]:2143", "imap://[::1]:2143", False),
+        (Protocol.IMAP, "imaps://mail:143", "imaps://mail:143", True),
+        (Protocol.IMAP, "imaps://mail:2993", "mail:2993", True),
+    ],
+)
+def test_how_a_connection_starts(
+    protocol: Protocol, value: str, shown: str, tls: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scheme or the port says whether a connection starts with TLS; a scheme stays only if it is needed."""
+    monkeypatch.setenv(f"{PREFIX}SERVERS", servers(**{protocol.value: value}))
+    endpoint = getattr(load_settings().overrides["contoso.com"], protocol.value)
+    assert (str(endpoint), endpoint.starts_with_tls(protocol)) == (shown, tls)
+    assert endpoint.name == value.rpartition("://")[2].rpartition(":")[0].strip("[]")
+    assert Endpoint(endpoint.host, endpoint.port) == endpoint  # as the database keeps it
 
 
 @pytest.mark.parametrize(

@@ -301,7 +301,7 @@ def server_finding(answer: Answer) -> Finding:
     """The finding for the answer of a preflight."""
     about = f"{answer.protocol.upper()} {answer.endpoint}"
     if answer.reason is Reason.OK:
-        state = STATE_OF_PASSWORDS.get(answer.endpoint.host)
+        state = STATE_OF_PASSWORDS.get(answer.endpoint.name)
         if state is not None:
             return warning(
                 about, f"reachable, certificate valid, but it {state}: see the table in the README"

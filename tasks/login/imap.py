@@ -1,8 +1,7 @@
-"""The IMAP login. Sources: RFC 3501, RFC 2595 and RFC 7888."""
+"""The IMAP login. Sources: RFC 3501, RFC 2595 (STARTTLS) and RFC 7888."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 
 from schemas.classify import classify
@@ -17,15 +16,22 @@ async def imap_dialogue(wire: Wire, credentials: Credentials | None) -> None:
         Stopped: If the server rejects a step or offers no password login.
         OSError: If the connection fails.
     """
-    await wire.connect(tls=True)
+    encrypted = wire.endpoint.starts_with_tls(Protocol.IMAP)
+    await wire.connect(tls=encrypted)
     wire.stage = Stage.GREETING
     offers = await _imap_greeting(wire)
-    wire.stage = Stage.CAPABILITY
     if not offers:
-        for line in await imap_command(wire, "a1", b"CAPABILITY"):
-            offers |= _capabilities(line)
+        offers = await _imap_capabilities(wire)
+    if not encrypted:
+        if "STARTTLS" not in offers:
+            raise Stopped(Reason.STARTTLS_MISSING, f"CAPABILITY {' '.join(sorted(offers))}")
+        wire.stage = Stage.STARTTLS
+        await imap_command(wire, "a0", b"STARTTLS")
+        await wire.start_tls()
+        offers = await _imap_capabilities(wire)
+    wire.stage = Stage.CAPABILITY
     if "LOGINDISABLED" in offers:
-        raise Stopped(Reason.PASSWORD_SIGN_IN_DISABLED, f"CAPABILITY {' '.join(sorted(offers))}")
+        raise Stopped(Reason.PASSWORDS_RETIRED, f"CAPABILITY {' '.join(sorted(offers))}")
     if credentials is not None:
         wire.stage = Stage.LOGIN
         credentials.used = True
@@ -44,6 +50,11 @@ async def _imap_greeting(wire: Wire) -> set[str]:
         raise Stopped(Reason.PROTOCOL_ERROR, line)
     code = re.search(r"\[(CAPABILITY [^\]]*)\]", line, re.IGNORECASE)
     return _capabilities(f"* {code[1]}") if code else set()
+
+
+async def _imap_capabilities(wire: Wire) -> set[str]:
+    wire.stage = Stage.CAPABILITY
+    return set().union(*(_capabilities(line) for line in await imap_command(wire, "a1", b"CAPABILITY")))
 
 
 def _capabilities(line: str) -> set[str]:
@@ -66,45 +77,69 @@ async def imap_command(wire: Wire, tag: str, *parts: bytes) -> list[str]:
         Stopped: If the server rejects the command, or the reply does not follow the protocol.
     """
     lines: list[str] = []
-    await wire.send(tag.encode() + b" ")
+    # In one piece: if the first piece reaches a closed connection, the second fails before a BYE can be read.
+    data = tag.encode() + b" "
     for part in parts:
-        await wire.send(part)
+        data += part
         if part.endswith(b"}\r\n") and not part.endswith(b"+}\r\n"):
+            await wire.send(data)
             await _imap_answer(wire, "+", lines)
-    await wire.send(b"\r\n")
+            data = b""
+    await wire.send(data + b"\r\n")
     await _imap_answer(wire, tag, lines)
     return lines
 
 
 async def _imap_answer(wire: Wire, wanted: str, lines: list[str]) -> None:
     """Read until the line that starts with `wanted`, a tag or `+`; appends the untagged lines before it."""
-    bye = None
     for _ in range(MOST_LINES):
-        try:
-            line = await wire.read_line()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            if bye is None:
-                raise
-            raise _refused(wire, "BYE", bye) from None
+        line = await _imap_line(wire)
         first, _, rest = line.partition(" ")
         status, _, text = rest.partition(" ")
         if first == "+" or (first == wanted and status.upper() == "OK"):
             if first != wanted:
                 raise Stopped(Reason.PROTOCOL_ERROR, line)
+            # A goodbye may explain why a later command fails.
+            wire.heard = [line for line in wire.heard if _BYE.match(line)]
             return
         if first.startswith("a") and status.upper() in ("NO", "BAD"):
             raise _refused(wire, status.upper(), text)
         if first != "*":
             raise Stopped(Reason.PROTOCOL_ERROR, line)
-        if status.upper() == "BYE":
-            bye = text
         lines.append(line)
     raise Stopped(Reason.PROTOCOL_ERROR, "the reply does not end")
 
 
+_BYE = re.compile(r"\* BYE\b *(.*)", re.IGNORECASE)
+_NO = re.compile(r"a\d (NO|BAD)\b *(.*)", re.IGNORECASE)
+_LITERAL = re.compile(r"\* (?!OK |NO |BAD |BYE |PREAUTH ).*\{(\d{1,5})\}", re.IGNORECASE)
+
+
+async def _imap_line(wire: Wire) -> str:
+    """Read one line of a reply, including its literals (RFC 3501, 4.3)."""
+    line = await wire.read_line()
+    for _ in range(MOST_LINES):
+        literal = _LITERAL.fullmatch(line)
+        if literal is None:
+            return line
+        text = " ".join((await wire.read_bytes(int(literal[1]))).split())
+        line = f"{line[: line.rindex('{')]}{text}{await wire.read_line()}"
+    raise Stopped(Reason.PROTOCOL_ERROR, "the reply does not end")
+
+
+def imap_unfinished(wire: Wire) -> Reply | None:
+    """The refusal or the goodbye that came before the connection broke or stalled, if any."""
+    lines = (*wire.heard, *wire.unread())
+    refusal = next((found for line in lines if (found := _NO.fullmatch(line))), None)
+    if refusal is not None:
+        return Reply(refusal[1].upper(), refusal[2].strip())
+    goodbye = next((found for line in lines if (found := _BYE.fullmatch(line))), None)
+    return Reply("BYE", goodbye[1].strip()) if goodbye else None
+
+
 def _refused(wire: Wire, code: str, text: str) -> Stopped:
     reply = Reply(code, text.strip())
-    return Stopped(classify(Protocol.IMAP, wire.stage, reply), str(reply))
+    return Stopped(classify(Protocol.IMAP, wire.stage, reply, personal=wire.personal), str(reply))
 
 
 def _imap_string(text: str, offers: set[str]) -> tuple[bytes, ...]:

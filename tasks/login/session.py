@@ -9,12 +9,13 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from schemas.classify import classify
 from schemas.providers import Endpoint
-from schemas.reasons import Protocol, Reason
-from schemas.reply_text import backoff_named, one_line
+from schemas.reasons import Protocol, Reason, Reply, Stage
+from schemas.reply_text import backoff_named, one_line, without_cut_code
 from schemas.verdicts import Answer
-from tasks.login.imap import imap_command, imap_dialogue
-from tasks.login.smtp import smtp_command, smtp_dialogue
+from tasks.login.imap import imap_command, imap_dialogue, imap_unfinished
+from tasks.login.smtp import smtp_command, smtp_dialogue, smtp_unfinished
 from tasks.login.wire import Credentials, Stopped, Wire, to_base64
 
 GOODBYE_SECONDS = 1.0
@@ -53,7 +54,7 @@ async def log_in(
     Returns:
         How the login went.
     """
-    wire = Wire(endpoint, context)
+    wire = Wire(endpoint, context, personal=credentials is not None and credentials.personal)
     begun = time.monotonic()
     reason, text = Reason.OK, ""
     try:
@@ -66,8 +67,9 @@ async def log_in(
         await _leave(wire, protocol)
     except tuple(fault for fault, _ in _FAULTS) as error:
         milliseconds = round((time.monotonic() - begun) * 1000)
-        reason = next(reason for fault, reason in _FAULTS if isinstance(error, fault))
-        text = _fault_text(error, timeout)
+        reason, text = await _explained(
+            wire, protocol, error, _fault_text(error, timeout), preflight=credentials is None
+        )
     finally:
         wire.close()
     return Answer(
@@ -80,6 +82,20 @@ async def log_in(
         backoff_named(text),
         tried=credentials is not None and credentials.used,
     )
+
+
+async def _explained(
+    wire: Wire, protocol: Protocol, error: Exception, text: str, *, preflight: bool
+) -> tuple[Reason, str]:
+    """Why a session broke, and the words for it. What the server said tells more than the error."""
+    if about_port := await _about_port(wire, protocol, error, preflight=preflight):
+        return about_port, " ".join(wire.unread()[:1]) or text
+    # A line without an end is no reply.
+    reply = None if isinstance(error, asyncio.LimitOverrunError) else _UNFINISHED[protocol](wire)
+    if reply is not None:
+        reason = classify(protocol, wire.stage, without_cut_code(reply), personal=wire.personal)
+        return reason, str(reply)
+    return next(reason for fault, reason in _FAULTS if isinstance(error, fault)), text
 
 
 def _fault_text(error: Exception, timeout: float) -> str:
@@ -103,6 +119,41 @@ _DIALOGUES: dict[Protocol, Callable[[Wire, Credentials | None], Awaitable[None]]
     Protocol.SMTP: smtp_dialogue,
     Protocol.IMAP: imap_dialogue,
 }
+
+
+_UNFINISHED: dict[Protocol, Callable[[Wire], Reply | None]] = {
+    Protocol.SMTP: smtp_unfinished,
+    Protocol.IMAP: imap_unfinished,
+}
+
+
+# What OpenSSL says about plain text; the name depends on its version.
+_NO_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"}
+
+
+async def _about_port(wire: Wire, protocol: Protocol, error: Exception, *, preflight: bool) -> Reason | None:
+    """The reason, if the connection broke because one side started with TLS and the other did not."""
+    if wire.endpoint.starts_with_tls(protocol):
+        plain = getattr(error, "reason", None) in _NO_TLS or wire.unread()
+        return Reason.PORT_WITHOUT_TLS if wire.stage is Stage.TLS and plain else None
+    # A server that waits for TLS is silent, like a slow one. Preflights tell the two apart.
+    silent = wire.stage is Stage.GREETING and not wire.heard and not wire.unread()
+    return Reason.PORT_WITH_TLS if preflight and silent and await _speaks_tls(wire) else None
+
+
+async def _speaks_tls(wire: Wire) -> bool:
+    """Whether the port starts with TLS: tried on a second connection, which sends nothing else."""
+    other = Wire(wire.endpoint, wire.context)
+    try:
+        async with asyncio.timeout(GOODBYE_SECONDS):
+            await other.connect(tls=True)
+    except ssl.SSLCertVerificationError:
+        return True
+    except (OSError, asyncio.IncompleteReadError):
+        return False
+    finally:
+        other.close()
+    return True
 
 
 async def _leave(wire: Wire, protocol: Protocol) -> None:

@@ -6,6 +6,7 @@ import re
 
 from schemas.classify import classify
 from schemas.reasons import Protocol, Reason, Reply, Stage
+from schemas.reply_text import join_lines
 from tasks.login.wire import MOST_LINES, Credentials, Stopped, Wire, to_base64
 
 
@@ -16,16 +17,18 @@ async def smtp_dialogue(wire: Wire, credentials: Credentials | None) -> None:
         Stopped: If the server rejects a step, or offers no encryption or no password login.
         OSError: If the connection fails.
     """
-    await wire.connect(tls=False)
+    encrypted = wire.endpoint.starts_with_tls(Protocol.SMTP)
+    await wire.connect(tls=encrypted)
     wire.stage = Stage.GREETING
     _expect(wire, await _smtp_reply(wire), "220")
     offers = await _ehlo(wire)
-    if "STARTTLS" not in offers:
-        raise Stopped(Reason.STARTTLS_MISSING, _offered(offers))
-    wire.stage = Stage.STARTTLS
-    _expect(wire, await smtp_command(wire, "STARTTLS"), "220")
-    await wire.start_tls()
-    offers = await _ehlo(wire)
+    if not encrypted:
+        if "STARTTLS" not in offers:
+            raise Stopped(Reason.STARTTLS_MISSING, _offered(offers))
+        wire.stage = Stage.STARTTLS
+        _expect(wire, await smtp_command(wire, "STARTTLS"), "220")
+        await wire.start_tls()
+        offers = await _ehlo(wire)
     mechanisms = offers.get("AUTH", "").upper().split()
     if not {"PLAIN", "LOGIN"} & set(mechanisms):
         raise Stopped(Reason.MECHANISM_NOT_OFFERED, _offered(offers))
@@ -43,7 +46,11 @@ async def _ehlo(wire: Wire) -> dict[str, str]:
     reply = _expect(wire, await smtp_command(wire, f"EHLO {wire.address_literal}"), "250")
     # Some servers send AUTH=LOGIN for very old clients.
     lines = [re.sub(r"^AUTH=", "AUTH ", line, flags=re.IGNORECASE) for line in reply.text.split("\n")[1:]]
-    return {keyword.upper(): parameters for keyword, _, parameters in (line.partition(" ") for line in lines)}
+    offers: dict[str, str] = {}
+    for keyword, _, parameters in (line.partition(" ") for line in lines):
+        # They may also send one line for new clients and another one for old clients.
+        offers[keyword.upper()] = f"{offers.get(keyword.upper(), '')} {parameters}".strip()
+    return offers
 
 
 def _offered(offers: dict[str, str]) -> str:
@@ -77,18 +84,32 @@ async def smtp_command(wire: Wire, line: str) -> Reply:
 async def _smtp_reply(wire: Wire) -> Reply:
     """Read one reply and join its lines with line feeds."""
     lines = []
+    wire.heard.clear()
     for _ in range(MOST_LINES):
         line = await wire.read_line()
-        parts = re.fullmatch(r"([2-5]\d\d)(?:([ -])(.*))?", line)
+        parts = _LINE.fullmatch(line)
         if parts is None:
             raise Stopped(Reason.PROTOCOL_ERROR, line)
         lines.append(parts[3] or "")
         if parts[2] != "-":
-            return Reply(parts[1], "\n".join(lines))
+            wire.heard.clear()
+            return Reply(parts[1], join_lines(lines))
     raise Stopped(Reason.PROTOCOL_ERROR, "the reply does not end")
+
+
+def smtp_unfinished(wire: Wire) -> Reply | None:
+    """The refusal that the server began before the connection broke or stalled, if any."""
+    lines = [parts for line in (*wire.heard, *wire.unread()) if (parts := _LINE.fullmatch(line))]
+    code = next((parts[1] for parts in lines if parts[1] >= "4"), None)
+    if code is None:
+        return None
+    return Reply(code, join_lines([parts[3] or "" for parts in lines if parts[1] == code]))
+
+
+_LINE = re.compile(r"([2-5]\d\d)(?:([ -])(.*))?")
 
 
 def _expect(wire: Wire, reply: Reply, code: str) -> Reply:
     if reply.code != code:
-        raise Stopped(classify(Protocol.SMTP, wire.stage, reply), str(reply))
+        raise Stopped(classify(Protocol.SMTP, wire.stage, reply, personal=wire.personal), str(reply))
     return reply

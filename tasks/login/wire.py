@@ -14,13 +14,15 @@ import os
 import re
 import socket
 import ssl
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import SupportsIndex
 
 from aiohappyeyeballs import start_connection
 
 from schemas.plaintext import Plaintext
-from schemas.providers import Endpoint
+from schemas.providers import Endpoint, is_personal_domain
 from schemas.reasons import Reason, Stage
 
 LONGEST_LINE = 16 * 1024
@@ -40,6 +42,11 @@ class Credentials(Plaintext):
         self.user = user
         self.password = password
         self.used = False
+
+    @property
+    def personal(self) -> bool:
+        """Whether the mailbox is a personal account at Microsoft."""
+        return is_personal_domain(self.user.rpartition("@")[2].lower())
 
     @property
     def plain(self) -> str:
@@ -73,14 +80,53 @@ def tls_context(ca_file: Path | None) -> ssl.SSLContext:
     return context
 
 
-class Wire:
-    """A line-based connection that records the stage of its session."""
+class _Reader(asyncio.StreamReader):
+    """A reader that keeps what it received when the connection breaks.
 
-    def __init__(self, endpoint: Endpoint, context: ssl.SSLContext) -> None:
+    Attributes:
+        received: The bytes that no line has used yet.
+        fault: Why the connection broke; None if it did not, or if the server closed it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(limit=LONGEST_LINE)
+        self.received = bytearray()
+        self.fault: Exception | None = None
+
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
+        self.received += bytes(data)
+        super().feed_data(data)
+
+    def set_exception(self, exc: Exception) -> None:
+        self.fault = exc
+        self.feed_eof()
+
+    async def more(self) -> None:
+        """Wait until something is received that was not read before.
+
+        Raises:
+            OSError: If the connection broke.
+            asyncio.IncompleteReadError: If the server closed it.
+        """
+        if not await self.read(LONGEST_LINE):
+            raise self.fault or asyncio.IncompleteReadError(bytes(self.received), None)
+
+
+class Wire:
+    """A line-based connection that records the stage of its session.
+
+    Attributes:
+        heard: The lines of the reply that is being read, so that a reply which never ends is not lost.
+        personal: Whether the login is to a personal account at Microsoft.
+    """
+
+    def __init__(self, endpoint: Endpoint, context: ssl.SSLContext, *, personal: bool = False) -> None:
         self.endpoint = endpoint
         self.context = context
         self.stage = Stage.CONNECT
-        self._reader: asyncio.StreamReader
+        self.heard: list[str] = []
+        self.personal = personal
+        self._reader = _Reader()
         self._writer: asyncio.StreamWriter | None = None
 
     async def connect(self, *, tls: bool) -> None:
@@ -90,13 +136,15 @@ class Wire:
             OSError: If no address of the host accepts the connection.
         """
         loop = asyncio.get_running_loop()
-        addresses = await loop.getaddrinfo(*self.endpoint, type=socket.SOCK_STREAM)
+        addresses = await loop.getaddrinfo(self.endpoint.name, self.endpoint.port, type=socket.SOCK_STREAM)
         try:
             # asyncio's own race loses a socket if it is cancelled at the moment an address has accepted.
             connection = await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS)
         except OSError as error:
             raise _most_telling(error) from None
-        self._reader, self._writer = await asyncio.open_connection(sock=connection, limit=LONGEST_LINE)
+        protocol = asyncio.StreamReaderProtocol(self._reader)
+        transport, _ = await loop.create_connection(lambda: protocol, sock=connection)
+        self._writer = asyncio.StreamWriter(transport, protocol, self._reader, loop)
         if tls:
             await self.start_tls()
 
@@ -105,10 +153,10 @@ class Wire:
         assert self._writer is not None  # noqa: S101
         self.stage = Stage.TLS
         loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=LONGEST_LINE)
+        reader = _Reader()
         protocol = asyncio.StreamReaderProtocol(reader)
         transport = await loop.start_tls(
-            self._writer.transport, protocol, self.context, server_hostname=self.endpoint.host
+            self._writer.transport, protocol, self.context, server_hostname=self.endpoint.name
         )
         if transport is None:
             raise ConnectionResetError
@@ -126,8 +174,28 @@ class Wire:
 
     async def read_line(self) -> str:
         """Read one line, without its line ending; � replaces bytes that are not UTF-8."""
-        line = await self._reader.readuntil(b"\n")
-        return line.decode("utf-8", "replace").rstrip("\r\n")
+        received = self._reader.received
+        while (end := received.find(b"\n")) < 0 and len(received) <= LONGEST_LINE:
+            await self._reader.more()
+        if not 0 <= end <= LONGEST_LINE:
+            raise asyncio.LimitOverrunError("the line does not end", LONGEST_LINE)
+        line = _text(received[:end])
+        del received[: end + 1]
+        self.heard.append(line)
+        return line
+
+    async def read_bytes(self, number: int) -> str:
+        """Read so many bytes, as text."""
+        received = self._reader.received
+        while len(received) < number:
+            await self._reader.more()
+        text = _text(received[:number])
+        del received[:number]
+        return text
+
+    def unread(self) -> list[str]:
+        """The lines that were received but not read; the last one may be unfinished."""
+        return [_text(line) for line in self._reader.received.split(b"\n") if line]
 
     async def send(self, data: bytes) -> None:
         """Send bytes unchanged."""
@@ -152,6 +220,10 @@ def _most_telling(error: OSError) -> OSError:
         return error
     number = errno.ECONNREFUSED if errno.ECONNREFUSED in numbers else numbers[-1]
     return OSError(number, os.strerror(number))
+
+
+def _text(data: bytes | bytearray) -> str:
+    return data.decode("utf-8", "replace").rstrip("\r\n")
 
 
 def to_base64(text: str) -> str:

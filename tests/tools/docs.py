@@ -47,11 +47,14 @@ def _default(default: object) -> str:
 
 def reasons_table() -> str:
     rows = (
-        (why.title, f"`{reason}`", why.meaning, why.remedy, _retried(why.transient, why.attempts))
+        (
+            *(why.title, f"`{reason}`", why.meaning, why.remedy),
+            *(str(why.actor), _retried(why.transient, why.attempts)),
+        )
         for reason, why in EXPLANATIONS.items()
         if reason is not Reason.OK
     )
-    return _table(("Reason", "Code", "What it means", "What to do", "Tested again"), rows)
+    return _table(("Reason", "Code", "What it means", "What to do", "Who acts", "Tested again"), rows)
 
 
 def _retried(transient: bool, attempts: int | None) -> str:
