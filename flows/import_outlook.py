@@ -31,7 +31,7 @@ from prefect.futures import wait
 from prefect.runtime import deployment
 from prefect.states import Cancelled, Completed, Failed
 
-from flows.parameters import Columns, CsvFile, Encoding, Report, Tag, Trim, TryLogins, Workspace
+from flows.parameters import Columns, CsvFile, Encoding, NeededFor, Report, Tag, Trim, TryLogins, Workspace
 from schemas.labels import DEFAULT_WORKSPACE
 from schemas.reading import Reading, parse_columns
 from schemas.refusals import Refusal
@@ -85,6 +85,7 @@ async def import_outlook(
     report: Report = None,
     columns: Columns = (),
     trim: Trim = False,
+    needs: NeededFor = None,
 ) -> State:
     """Import a CSV of Outlook or Hotmail mailboxes with app passwords, and test each login once.
 
@@ -97,6 +98,7 @@ async def import_outlook(
         report: Path of a .csv report to write, with a line for each row and the verdicts.
         columns: Columns to use where the header leaves it open, each FIELD=HEADER, such as email=Login.
         trim: Remove spaces around passwords.
+        needs: What the mailboxes are needed for: both, smtp (send) or imap (receive). Only that is tested.
     """
     leave_no_core_file()
     settings = load_settings()
@@ -119,7 +121,8 @@ async def import_outlook(
         return await refuse(prepared, file, settings)
     with database(settings) as mailboxes:
         try:
-            stored = store(prepared, Origin(file.name, workspace, tag, test), mailboxes, settings)
+            origin = Origin(file.name, workspace, tag, test, needs=needs)
+            stored = store(prepared, origin, mailboxes, settings)
         except SimilarWorkspaceError as error:
             return await refuse(Refusal(str(error)), file, settings)
         await publish_summary(stored.summary, report)

@@ -12,6 +12,7 @@ from typing import Annotated, TypeAlias
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from schemas.labels import LONGEST_LABEL, Label
+from schemas.standing import Needs
 
 _EMPTY_IS_NONE = BeforeValidator(lambda value: value or None)
 _TEXT = WithJsonSchema({"type": "string"})
@@ -34,6 +35,12 @@ Encoding: TypeAlias = Annotated[
 ]
 Columns: TypeAlias = Annotated[
     tuple[str, ...], Field(json_schema_extra={"title": "Columns, each FIELD=HEADER", "default": []})
+]
+NeededFor: TypeAlias = Annotated[
+    Needs | None,
+    _EMPTY_IS_NONE,
+    WithJsonSchema({"type": "string", "enum": ["", *Needs]}),
+    Field(json_schema_extra={"title": "Needed for", "default": ""}),
 ]
 Trim: TypeAlias = Annotated[bool, Field(json_schema_extra={"title": "Remove spaces around passwords"})]
 Report: TypeAlias = Annotated[

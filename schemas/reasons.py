@@ -58,6 +58,7 @@ class Reason(StrEnum):
     APP_PASSWORD_REQUIRED = "app_password_required"  # noqa: S105  the name of a reason
     WRONG_OR_PROTOCOL_OFF = "wrong_or_protocol_off"
     LOGIN_REFUSED = "login_refused"
+    REFUSED_THOUGH_RIGHT = "refused_though_right"
     PASSWORD_SIGN_IN_DISABLED = "password_sign_in_disabled"  # noqa: S105  the name of a reason
     PASSWORDS_RETIRED = "passwords_retired"
     PERSONAL_PASSWORDS_RETIRED = "personal_passwords_retired"
@@ -164,6 +165,14 @@ EXPLANATIONS = {
         "Check the password first, then whether the protocol is on for the mailbox, then the sign-in policy.",
         Actor.UPLOADER,
         password_refused=True,
+    ),
+    Reason.REFUSED_THOUGH_RIGHT: Explanation(
+        "Login rejected, although the password is right",
+        "The other protocol accepted the same password. This one is probably off for the mailbox, or a "
+        "policy blocks it.",
+        "Admin: check that the protocol is on for the mailbox, then the sign-in policy. A new password will "
+        "not help.",
+        Actor.ADMIN,
     ),
     Reason.PASSWORD_SIGN_IN_DISABLED: Explanation(
         "Provider has disabled password sign-in",
@@ -291,8 +300,8 @@ EXPLANATIONS = {
     Reason.TOO_MANY_CONNECTIONS: Explanation(
         "Too many connections",
         "The mailbox or this IP address has too many open connections.",
-        "Wait: pending mailboxes are tested again. If it persists, lower OUTLOOK_IMPORT_PROBE_CONCURRENCY, "
-        "and close other programs that use the mailbox.",
+        "The test slowed down and tries again by itself; this uses up no attempt. If it persists, close "
+        "other programs that use the mailbox, or lower OUTLOOK_IMPORT_PROBE_CONCURRENCY.",
         Actor.WAIT,
         transient=True,
         self_made=True,
@@ -300,7 +309,8 @@ EXPLANATIONS = {
     Reason.THROTTLED: Explanation(
         "Throttled",
         "The server asked this machine to slow down.",
-        "Wait: pending mailboxes are tested again. If it persists, lower OUTLOOK_IMPORT_PROBE_CONCURRENCY.",
+        "The test slowed down and tries again by itself; this uses up no attempt. If it persists, lower "
+        "OUTLOOK_IMPORT_PROBE_CONCURRENCY.",
         Actor.WAIT,
         transient=True,
         self_made=True,

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from schemas.diagnosis import diagnose
 from schemas.envelope import failure, success
 from schemas.reasons import Protocol, Reason, Stage
-from schemas.verdicts import MailboxStatus
+from schemas.standing import MailboxStatus, Needs, Standing, State
 
 Data = TypeVar("Data", bound=BaseModel)
 
@@ -109,6 +109,8 @@ class Mailbox(BaseModel):
     created_at: datetime
     tested_at: datetime | None
     next_attempt_at: datetime | None
+    needs: Needs = Field(description="What the mailbox is needed for. Only that is tested.")
+    can: str = Field(description="“can send and receive”, “can only send”, …, by what was accepted.")
 
 
 class ProtocolResult(BaseModel):
@@ -159,6 +161,7 @@ class Progress(BaseModel):
     mailboxes: int
     tested: int
     active: int
+    partial: int = Field(0, description="One protocol works, and the other never will with this password.")
     failed: int
     pending: int
 
@@ -219,13 +222,14 @@ class Status(BaseModel):
     status: Literal["live", "ready"]
 
 
+_WRONG = Standing(State.REFUSED, Reason.WRONG_CREDENTIALS, 1)
 _MAILBOX = {
     "id": 7,
     "email": "ann@contoso.com",
     "name": "Ann",
     "tag": "outreach",
     "status": "failed",
-    "diagnosis": diagnose(Reason.WRONG_CREDENTIALS, None),
+    "diagnosis": diagnose({Protocol.SMTP: _WRONG, Protocol.IMAP: Standing()}),
     "import_id": 3,
     "smtp": "smtp.office365.com:587",
     "imap": "outlook.office365.com:993",
@@ -233,6 +237,8 @@ _MAILBOX = {
     "created_at": "2026-11-22T15:00:00Z",
     "tested_at": "2026-11-22T15:00:07Z",
     "next_attempt_at": None,
+    "needs": "both",
+    "can": "can neither send nor receive",
 }
 _ROW = {"email": "unknown", "error": "Missing email or password"}
 EXAMPLES: dict[str, dict[str, Any]] = {

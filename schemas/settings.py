@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from schemas.bounds import DEFAULT_BOUNDS, Bounds
 from schemas.providers import Endpoint, Servers, endpoint_of
 from schemas.reasons import Protocol
+from schemas.standing import Needs
 
 PREFIX = "OUTLOOK_IMPORT_"
 COMMAND_VARIABLE = f"{PREFIX}COMMAND"  # how printed commands call this program; not a setting
@@ -136,6 +137,11 @@ class Settings(BaseSettings):
     probe_group_size: int = Field(50, ge=1, description="Maximum number of mailboxes in one task run.")
     probe_attempts: int = Field(
         5, ge=1, description="Number of temporary failures after which a mailbox counts as failed."
+    )
+    needs: Needs = Field(
+        Needs.BOTH,
+        description="What mailboxes are needed for, unless an import says otherwise: both (send and "
+        "receive), smtp (send) or imap (receive). Only these protocols are tested.",
     )
     guard_after: int = Field(
         20, ge=1, description="Lockout guard: number of passwords to check before the guard can stop a run."

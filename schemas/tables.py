@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, DateTime, Dialect, Index, Integer, MetaData, 
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
 
-from schemas.verdicts import MailboxStatus
+from schemas.standing import MailboxStatus, Needs, State
 
 # SQLite can only alter constraints that have a name.
 NAMING = {
@@ -119,12 +119,17 @@ class ImportRow(Table, table=True):
     warning: str = Field(default="", sa_type=Text, sa_column_kwargs={"server_default": ""})
 
 
+_UNTESTED = {"server_default": "untested"}
+_EMPTY = {"server_default": ""}
+
+
 class Mailbox(Table, table=True):
-    """A mailbox: its sealed credentials, its servers and the result of its last test.
+    """A mailbox: its sealed credentials, its servers, and what is known about each protocol.
 
     `claimed_until` is when the claim of the run that tests the mailbox expires. Any run may claim it then.
     `login` is the sign-in name if it is not the address. `warning` says how the password may have been
-    damaged in the file that it came from.
+    damaged in the file that it came from. The state, reason and attempts of each protocol are those of
+    `standing.Standing`, with "" for no reason; `due` is when it is asked again, if it is put off.
     """
 
     __tablename__ = "mailbox"
@@ -153,6 +158,15 @@ class Mailbox(Table, table=True):
     claimed_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
     tested_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    needs: str = Field(default=Needs.BOTH, max_length=4, sa_column_kwargs={"server_default": "both"})
+    smtp_state: str = Field(default=State.UNTESTED, max_length=10, sa_column_kwargs=_UNTESTED)
+    smtp_reason: str = Field(default="", max_length=40, sa_column_kwargs=_EMPTY)
+    smtp_attempts: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    smtp_due: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    imap_state: str = Field(default=State.UNTESTED, max_length=10, sa_column_kwargs=_UNTESTED)
+    imap_reason: str = Field(default="", max_length=40, sa_column_kwargs=_EMPTY)
+    imap_attempts: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    imap_due: datetime | None = Field(default=None, sa_type=UtcDateTime)
     login: str | None = Field(default=None, max_length=254)
     warning: str = Field(default="", sa_type=Text, sa_column_kwargs={"server_default": ""})
 

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
-from schemas.diagnosis import diagnose, unexplained
+from schemas.classify import CREDENTIALS_REJECTED
+from schemas.diagnosis import diagnose
 from schemas.labels import counted
 from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason, Stage
+from schemas.standing import (
+    NOTHING_KNOWN,
+    Answered,
+    MailboxStatus,
+    Needs,
+    Standings,
+    State,
+    ability,
+    reasons_of,
+    settle,
+    status_of,
+)
 from schemas.summary import markdown_cell
 
-# 5 min, 20 min, 80 min, 5 h 20 min.
-FIRST_PAUSE = timedelta(minutes=5)
-PAUSE_FACTOR = 4
-LONGEST_PAUSE = timedelta(hours=12)
-
-# For failed, pending, active and not tested, in this order. Readable on light and dark backgrounds.
-COLOURS = ("#d63939", "#f59f00", "#2fb344", "#868e96")
-
-
-class MailboxStatus(StrEnum):
-    FAILED = "failed"
-    PENDING = "pending"
-    ACTIVE = "active"
+# For failed, partial, pending, active and not tested, in this order. Readable on light and dark backgrounds.
+COLOURS = ("#d63939", "#d6336c", "#f59f00", "#2fb344", "#868e96")
 
 
 class Answer(NamedTuple):
@@ -54,13 +56,14 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict of one mailbox after one attempt.
+    """The verdict of one mailbox after one test.
 
     Attributes:
-        answers: The answer of SMTP, then of IMAP. IMAP is not tried if SMTP reported a wrong password.
-        attempt: The number of this attempt, starting at 1.
-        pause: Time until the next attempt; None unless the mailbox is still pending.
-        counted: Whether the attempt counts towards the maximum. It does not if the host was unreachable.
+        answers: The answers of the protocols that were asked, SMTP first.
+        attempt: The number of this test, starting at 1.
+        standings: What is known about each protocol now.
+        needs: What the mailbox is needed for.
+        counted: Whether the test used up an attempt of a protocol.
         note: A sentence to add to the diagnosis, or "".
         preface: A sentence to put before the diagnosis, or "".
     """
@@ -69,17 +72,32 @@ class Verdict:
     email: str
     answers: tuple[Answer, ...]
     attempt: int
-    status: MailboxStatus
-    pause: timedelta | None
+    standings: Standings
+    needs: Needs
     counted: bool
     note: str = ""
     preface: str = ""
 
     @property
+    def status(self) -> MailboxStatus:
+        return status_of(self.standings, self.needs)
+
+    @property
+    def pause(self) -> timedelta | None:
+        """Time until the next test; None unless the mailbox is pending."""
+        if self.status is not MailboxStatus.PENDING:
+            return None
+        return min((one.pause for one in self.standings.values() if one.pause), default=timedelta(0))
+
+    @property
+    def reasons(self) -> set[Reason]:
+        """Why the mailbox does not do all that it is needed for."""
+        return reasons_of(self.standings, self.needs)
+
+    @property
     def password_refused(self) -> bool:
         """Whether a server refused the password and none accepted it."""
-        reasons = {answer.reason for answer in self.answers}
-        return bool(reasons & {Reason.WRONG_CREDENTIALS, Reason.LOGIN_REFUSED}) and Reason.OK not in reasons
+        return bool(self.reasons & CREDENTIALS_REJECTED)
 
     @property
     def headline(self) -> str:
@@ -89,46 +107,42 @@ class Verdict:
     @property
     def diagnosis(self) -> str:
         """What is wrong with the mailbox and what to do about it, in one line."""
-        by_protocol = {answer.protocol: answer.reason for answer in self.answers}
-        line = diagnose(by_protocol.get(Protocol.SMTP), by_protocol.get(Protocol.IMAP))
-        return f"{self.preface} {line} {self.note}".strip()
+        return f"{self.preface} {diagnose(self.standings, self.needs)} {self.note}".strip()
 
 
 def decide_verdict(
-    mailbox_id: int, email: str, attempt: int, most: int, answers: tuple[Answer, ...]
+    mailbox_id: int,
+    email: str,
+    attempt: int,
+    most: int,
+    answers: tuple[Answer, ...],
+    before: Standings = NOTHING_KNOWN,
+    needs: Needs = Needs.BOTH,
 ) -> Verdict:
-    """Decide the status of a mailbox from its answers.
+    """Decide what is known about a mailbox from its answers; see `standing.settle`.
 
     Args:
-        attempt: The number of this attempt, starting at 1.
+        attempt: The number of this test, starting at 1.
         most: Maximum number of attempts, from the settings.
-        answers: The answer of each protocol that was tried.
-
-    Returns:
-        A verdict with the status `active` if both protocols accepted the password, `failed` on a permanent
-        reason or after the last attempt, and otherwise `pending` with a pause that grows with each attempt.
+        answers: The answer of each protocol that was asked.
+        before: What was known before the test.
+        needs: What the mailbox is needed for.
     """
-    faults = [answer for answer in answers if answer.reason is not Reason.OK]
-    counted = any(answer.tried for answer in answers)
-
-    def verdict(status: MailboxStatus, pause: timedelta | None = None, note: str = "") -> Verdict:
-        return Verdict(mailbox_id, email, answers, attempt, status, pause, counted, note)
-
-    if not faults and len(answers) == len(Protocol):
-        return verdict(MailboxStatus.ACTIVE)
-    if any(not answer.reason.explanation.transient for answer in faults):
-        return verdict(MailboxStatus.FAILED)
-    limits = [answer.reason.explanation.attempts or most for answer in faults]
-    if counted and faults and attempt >= min([most, *limits]):
-        return verdict(MailboxStatus.FAILED, note=f"Gave up after {attempt} attempts.")
-    named = max((answer.retry_after or timedelta(0) for answer in faults), default=timedelta(0))
-    return verdict(MailboxStatus.PENDING, max(pause_after(attempt), named))
-
-
-def pause_after(attempt: int) -> timedelta:
-    """The pause after an attempt, given its number from 1: five minutes, then four times longer each time."""
-    factor: int = PAUSE_FACTOR ** min(attempt - 1, 10)
-    return min(FIRST_PAUSE * factor, LONGEST_PAUSE)
+    after = settle(before, [Answered(a.protocol, a.reason, a.retry_after, a.tried) for a in answers], most)
+    counted = any(after[protocol].attempts > before[protocol].attempts for protocol in after)
+    gave_up = any(
+        after[a.protocol].state is State.REFUSED and a.reason.explanation.transient for a in answers
+    )
+    return Verdict(
+        mailbox_id,
+        email,
+        answers,
+        attempt,
+        after,
+        needs,
+        counted,
+        f"Gave up after {max(one.attempts for one in after.values())} attempts." if gave_up else "",
+    )
 
 
 class Target(NamedTuple):
@@ -200,27 +214,39 @@ class ProbeReport:
     def __str__(self) -> str:
         if not self.verdicts and not self.untested:
             return "no mailbox to test"
-        parts = [f"{self.count(MailboxStatus.ACTIVE)} active", f"{self.count(MailboxStatus.FAILED)} failed"]
+        parts = [f"{count} {can}" for can, count in self.partial()]
+        parts += [f"{self.count(MailboxStatus.ACTIVE)} active", f"{self.count(MailboxStatus.FAILED)} failed"]
         if pending := self.count(MailboxStatus.PENDING):
             parts.append(f"{pending} to retry")
         if self.untested:
             parts.append(f"{self.untested} not tested")
         return ", ".join(parts)
 
-    def reasons(self) -> list[tuple[Reason, int]]:
-        """Each reason except `Reason.OK` with its number of mailboxes, the most frequent first."""
+    def partial(self) -> list[tuple[str, int]]:
+        """What mailboxes can do of which only one protocol works, and how many they are."""
         found = Counter(
-            reason
-            for verdict in self.verdicts
-            for reason in unexplained(answer.reason for answer in verdict.answers)
+            ability(verdict.standings) for verdict in self.verdicts if verdict.status is MailboxStatus.PARTIAL
         )
-        return found.most_common()
+        return sorted(found.items(), reverse=True)
+
+    def meaning_of_partial(self) -> str:
+        """What it means that mailboxes can only send or only receive; "" if there are none."""
+        return " ".join(
+            f"{counted(count, 'mailbox', 'mailboxes')} {can}: {PARTIAL_MEANS[can]}"
+            for can, count in self.partial()
+        )
+
+    def reasons(self) -> list[tuple[Reason, int]]:
+        """Each reason with its number of mailboxes, the most frequent first."""
+        return by_frequency(Counter(reason for verdict in self.verdicts for reason in verdict.reasons))
 
     def markdown(self) -> str:
         """The text of the Prefect artifact: counts, why the run stopped, and each reason with its remedy."""
         parts = [f"## {self}"]
         if self.verdicts:
             parts.append(self._picture())
+        if meaning := self.meaning_of_partial():
+            parts.append(f"**{markdown_cell(meaning)}**")
         if self.stopped:
             parts.append(f"**{markdown_cell(self.stopped.sentence)}**")
         for reason, count in self.reasons():
@@ -267,6 +293,18 @@ class ProbeReport:
                 }
             )
         return rows
+
+
+PARTIAL_MEANS = {
+    "can only send": "SMTP accepts the password and IMAP never will, so replies cannot be read here.",
+    "can only receive": "IMAP accepts the password and SMTP rejects it, so they cannot send.",
+}
+
+
+def by_frequency(counts: Mapping[Reason, int]) -> list[tuple[Reason, int]]:
+    """Sort reasons by their counts; equal counts have the order of `Reason`."""
+    order = list(Reason)
+    return sorted(counts.items(), key=lambda pair: (-pair[1], order.index(pair[0])))
 
 
 def _said(answer: Answer | None) -> str:

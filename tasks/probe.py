@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import nullcontext
 from contextvars import ContextVar
@@ -22,9 +21,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.concurrency.sync import concurrency
 
 from schemas.classify import CREDENTIALS_REJECTED, WRONG_PASSWORD
-from schemas.providers import Endpoint, Servers
+from schemas.providers import MICROSOFT_HOSTS, Endpoint, Servers
 from schemas.reasons import Protocol, Reason, Stage
 from schemas.settings import Settings
+from schemas.standing import Needs, Standings, is_over
 from schemas.tables import now
 from schemas.verdicts import Answer, Group, ProbeReport, Stop, Target, Verdict, decide_verdict, group_targets
 from tasks.crash import unquoted
@@ -32,10 +32,21 @@ from tasks.limits import limits_of
 from tasks.login.session import log_in
 from tasks.login.wire import Credentials, tls_context
 from tasks.mail_exchangers import MailExchangers
+from tasks.slots import FIRST, Slot, Slots
 from tasks.storage.claims import Claimed, claim, hold_back, release, save
 from tasks.storage.database import Database
 
+# Pauses in seconds before a mailbox gets another turn at a host that had too many connections.
+SLOWER = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 4.0, 4.0)
 MAY_BE_DAMAGED = "The password may have been damaged by copying"
+
+
+def _too_many(answer: Answer, at_once: int) -> bool:
+    """Whether this run caused an answer by connecting too often."""
+    if answer.reason.explanation.self_made:
+        return True
+    early = answer.stage in (Stage.CONNECT, Stage.GREETING)
+    return early and at_once > 1 and answer.reason in (Reason.SERVER_BUSY, Reason.DROPPED)
 
 
 class Observer:
@@ -85,15 +96,21 @@ class LockoutGuard:
         self.checked: set[int] = set()
         self.wrong: set[int] = set()
 
-    def count(self, mailbox_id: int, answer: Answer) -> bool:
+    def count(self, mailbox_id: int, answer: Answer, standings: Standings, needs: Needs = Needs.BOTH) -> bool:
         """Count an answer; returns True if the run must stop.
 
         Call it for each answer as it comes. A wrong password is known after one protocol and a right one only
         after two, so counting verdicts would count the wrong passwords first.
+
+        Args:
+            standings: What is known about the mailbox with this answer. A password that one protocol accepted
+                is not wrong; one that all protocols rejected without a cause is, as far as anyone can tell.
         """
         if answer.tried and answer.reason in {Reason.OK, *CREDENTIALS_REJECTED}:
             self.checked.add(mailbox_id)
-        if not answer.tried or answer.reason not in WRONG_PASSWORD:
+        found = [standings[protocol] for protocol in needs.protocols]
+        rejected = all(one.reason in CREDENTIALS_REJECTED for one in found)
+        if not answer.tried or not (rejected or any(one.reason in WRONG_PASSWORD for one in found)):
             return False
         self.wrong.add(mailbox_id)
         return len(self.checked) >= self.after and len(self.wrong) >= self.share * len(self.checked)
@@ -117,9 +134,7 @@ class Probing:
         self._database = database
         self._settings = settings
         self._context = tls_context(settings.ca_file)
-        self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(
-            lambda: asyncio.Semaphore(settings.probe_concurrency)
-        )
+        self._slots: dict[str, Slots] = {}
         # One part more than fills the slots, so that a mailbox gets a slot before its claim expires.
         size = min(settings.probe_group_size, settings.probe_concurrency)
         self._turns = asyncio.Semaphore(settings.probe_concurrency // size + 1)
@@ -127,7 +142,7 @@ class Probing:
         self._exchangers = MailExchangers(settings)
         self._guard = LockoutGuard(settings.guard_after, settings.guard_share)
         self._tests: dict[int, asyncio.Task[Verdict | None]] = {}
-        self._tried: set[int] = set()
+        self._tried: set[tuple[int, Protocol]] = set()
         self._unstored: list[tuple[Claimed, Verdict]] = []
         self._storing = asyncio.Lock()
         self._observer = observer.get()
@@ -201,16 +216,18 @@ class Probing:
                 raise result
 
     async def _test(self, mailbox: Claimed, logger: Logger) -> Verdict | None:
-        """Test one mailbox over SMTP, then IMAP; None if the run stops before there is a verdict."""
+        """Test one mailbox over each protocol that is to ask; None if the run stops before the verdict."""
         answers: list[Answer] = []
-        for protocol, endpoint in ((Protocol.SMTP, mailbox.smtp), (Protocol.IMAP, mailbox.imap)):
-            answer = await self._probe(protocol, endpoint, mailbox)
+        alarm = False
+        for protocol in mailbox.asked:
+            answer = await self._probe(protocol, mailbox)
             if answer is None:
                 return None
             answers.append(answer)
-            alarm = self._guard.count(mailbox.mailbox_id, answer)
+            verdict = self._decide(mailbox, answers)
+            alarm |= self._guard.count(mailbox.mailbox_id, answer, verdict.standings, mailbox.needs)
             # The other protocol would only cause a second failed login, or give the same answer.
-            if answer.reason in {*WRONG_PASSWORD, Reason.NOT_AT_MICROSOFT}:
+            if is_over(verdict.standings, mailbox.needs):
                 break
         del self._tests[mailbox.mailbox_id]  # too late to interrupt: the answers are stored
         if alarm and not self.stopped:
@@ -219,18 +236,30 @@ class Probing:
                 tested = {verdict.mailbox_id for verdict in self.verdicts}
                 rest = [mailbox_id for mailbox_id in self._mailbox_ids if mailbox_id not in tested]
                 await asyncio.to_thread(hold_back, self._database, rest)
-        most = self._settings.probe_attempts
-        verdict = decide_verdict(mailbox.mailbox_id, mailbox.email, mailbox.attempt, most, tuple(answers))
-        if answers[0].reason is Reason.NOT_AT_MICROSOFT:
-            verdict = replace(verdict, note=f"{answers[0].text}.")
-        if mailbox.warning and verdict.password_refused:
-            verdict = replace(verdict, preface=f"{MAY_BE_DAMAGED} ({mailbox.warning}).")
+        verdict = self._decide(mailbox, answers)
         await self._store(mailbox, verdict)
         logger.info("%s: %s. %s", mailbox.email, verdict.status, verdict.diagnosis)
         self._observer.verdict(verdict)
         return verdict
 
-    async def _probe(self, protocol: Protocol, endpoint: Endpoint, mailbox: Claimed) -> Answer | None:
+    def _decide(self, mailbox: Claimed, answers: Sequence[Answer]) -> Verdict:
+        verdict = decide_verdict(
+            mailbox.mailbox_id,
+            mailbox.email,
+            mailbox.attempt,
+            self._settings.probe_attempts,
+            tuple(answers),
+            mailbox.standings,
+            mailbox.needs,
+        )
+        if answers and answers[0].reason is Reason.NOT_AT_MICROSOFT:
+            verdict = replace(verdict, note=f"{answers[0].text}.")
+        if mailbox.warning and verdict.password_refused:
+            verdict = replace(verdict, preface=f"{MAY_BE_DAMAGED} ({mailbox.warning}).")
+        return verdict
+
+    async def _probe(self, protocol: Protocol, mailbox: Claimed) -> Answer | None:
+        endpoint = mailbox.smtp if protocol is Protocol.SMTP else mailbox.imap
         self._begin_preflight(protocol, endpoint)
         if elsewhere := await self._exchangers.elsewhere(
             mailbox.owner.email_key, Servers(mailbox.smtp, mailbox.imap)
@@ -241,8 +270,9 @@ class Probing:
         preflight = await self._preflight(protocol, endpoint)
         if preflight.reason is not Reason.OK:
             return preflight
-        async with self._slots[endpoint.name]:
-            timeout = self._settings.probe_timeout
+        timeout = self._settings.probe_timeout
+
+        async def log_in_once() -> Answer | None:
             # If the claim can expire during the login, another run may test the mailbox at the same time.
             if self.stopped or now() > mailbox.until - timedelta(seconds=timeout):
                 return None
@@ -253,7 +283,39 @@ class Probing:
                     return await log_in(protocol, endpoint, credentials, self._context, timeout)
                 finally:
                     if credentials.used:
-                        self._tried.add(mailbox.mailbox_id)
+                        self._tried.add((mailbox.mailbox_id, protocol))
+
+        return await self._within_limits(endpoint, log_in_once)
+
+    async def _within_limits(
+        self, endpoint: Endpoint, session: Callable[[], Awaitable[Answer | None]]
+    ) -> Answer | None:
+        """Run a session when its host has a slot, and again if the host only had too many connections.
+
+        A host that refuses connections because of this run gets fewer of them, and the mailbox its turn
+        later. The last refusal is returned if the host names a pause or refuses to the end.
+        """
+        slots = self._slots_of(endpoint)
+        refusal: Answer | None = None
+        for pause in SLOWER:
+            async with Slot(slots) as slot:
+                answer = await session()
+                if answer is None or not _too_many(answer, slots.held):
+                    slot.accepted()
+                    return answer if answer is not None else refusal
+                slot.refused()
+            refusal = answer
+            if answer.retry_after is not None or answer.tried:
+                break
+            await asyncio.sleep(pause)
+        return refusal
+
+    def _slots_of(self, endpoint: Endpoint) -> Slots:
+        if endpoint.name not in self._slots:
+            most = self._settings.probe_concurrency
+            known = endpoint.name in MICROSOFT_HOSTS
+            self._slots[endpoint.name] = Slots(most, most if known else FIRST)
+        return self._slots[endpoint.name]
 
     async def _preflight(self, protocol: Protocol, endpoint: Endpoint) -> Answer:
         """Check an endpoint once per run, without credentials: whether a login is possible at all."""
@@ -263,9 +325,16 @@ class Probing:
     def _begin_preflight(self, protocol: Protocol, endpoint: Endpoint) -> asyncio.Task[Answer]:
         key = (protocol, endpoint)
         if key not in self._preflights:
-            preflight = log_in(protocol, endpoint, None, self._context, self._settings.probe_timeout)
-            self._preflights[key] = self.loop.create_task(preflight)
+            self._preflights[key] = self.loop.create_task(self._look_ahead(protocol, endpoint))
         return self._preflights[key]
+
+    async def _look_ahead(self, protocol: Protocol, endpoint: Endpoint) -> Answer:
+        async def session() -> Answer:
+            return await log_in(protocol, endpoint, None, self._context, self._settings.probe_timeout)
+
+        answer = await self._within_limits(endpoint, session)
+        assert answer is not None  # noqa: S101  the session always gives one
+        return answer
 
     async def _store(self, mailbox: Claimed, verdict: Verdict) -> None:
         """Store a verdict before it is reported. Verdicts that wait are stored in one transaction."""

@@ -18,9 +18,10 @@ from schemas.providers import Endpoint, servers_for
 from schemas.rows import SkipReason
 from schemas.sealing import Owner, Sealer
 from schemas.settings import Settings
+from schemas.standing import MailboxStatus, Needs
 from schemas.summary import MAX_ROWS_STORED, NOTE, Result, Summary, summarize
 from schemas.tables import Import, ImportRow, Mailbox, now
-from schemas.verdicts import MailboxStatus, Target
+from schemas.verdicts import Target
 from tasks.crash import unquoted
 from tasks.storage.database import Database, insert_for, through_restarts, workspace_id_of
 
@@ -38,6 +39,7 @@ class Origin(NamedTuple):
         idempotency_key: The caller's key for this import; each workspace can use a key once. If None, `store`
             makes a random one, which identifies the import if the connection is lost.
         fingerprint: The sealed digest of the request that used the key.
+        needs: What the mailboxes are needed for; None for the default of the settings.
     """
 
     file_name: str
@@ -46,6 +48,7 @@ class Origin(NamedTuple):
     test: bool
     idempotency_key: str | None = None
     fingerprint: bytes | None = None
+    needs: Needs | None = None
 
 
 class KeyTakenError(Exception):
@@ -76,7 +79,8 @@ def store(prepared: Prepared, origin: Origin, database: Database, settings: Sett
     if origin.idempotency_key is None:
         origin = origin._replace(idempotency_key=str(uuid4()))
     kept = seal(prepared.kept, origin.workspace, database.sealer)
-    candidates = [_candidate(row, settings, test=origin.test) for row in kept.iter_rows(named=True)]
+    needs = origin.needs or settings.needs
+    candidates = [_candidate(row, settings, needs, test=origin.test) for row in kept.iter_rows(named=True)]
     import_id, ids = _store_once(database, candidates, prepared, origin)
     summary = summarize(prepared, origin.file_name, origin.workspace, origin.tag, ids, import_id)
     targets = tuple(
@@ -208,7 +212,7 @@ def _stored_before(connection: Connection, workspace_id: int, origin: Origin) ->
     return import_id, {row.email_key: row.id for row in connection.execute(query)}
 
 
-def _candidate(row: dict[str, Any], settings: Settings, *, test: bool) -> dict[str, Any]:
+def _candidate(row: dict[str, Any], settings: Settings, needs: Needs, *, test: bool) -> dict[str, Any]:
     servers = servers_for(row["email_key"], settings.overrides)
     return {
         **{column: row[column] for column in ("email", "email_key", "name", "password", "totp", "login")},
@@ -219,6 +223,7 @@ def _candidate(row: dict[str, Any], settings: Settings, *, test: bool) -> dict[s
         "imap_port": servers.imap.port,
         "status": MailboxStatus.PENDING,
         "diagnosis": "" if test else NOT_TESTED,
+        "needs": needs,
         "attempts": 0,
         "created_at": now(),
         # This run tests the mailbox now. If the run is killed after the commit, a retest finds it due.

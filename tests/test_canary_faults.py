@@ -40,8 +40,8 @@ import tasks.store
 from sandbox.outlook import Account, running
 from schemas.responses import INTERNAL_ERROR, KEY_USED, NOT_READY
 from schemas.settings import Settings
+from schemas.standing import MailboxStatus
 from schemas.tables import Import, ImportRow, Mailbox, Table, Workspace, now
-from schemas.verdicts import MailboxStatus
 from tasks.files.prefect_profile import VARIABLE, read_profile, write_profile
 from tasks.probe import Probing
 from tasks.storage.api_keys import create_key

@@ -45,7 +45,10 @@ def test_help_fits_the_terminal_and_breaks_no_word(
         (["mailboxs"], 'Did you mean "mailboxes"?'),
         (["mailboxes", "lst"], 'Did you mean "list"?'),
         (["import", "x.csv", "--tagg", "x"], "Did you mean --tag?"),
-        (["mailboxes", "list", "--status", "broken"], 'Choose from: "failed", "pending", "active".'),
+        (
+            ["mailboxes", "list", "--status", "broken"],
+            'Choose from: "failed", "partial", "pending", "active".',
+        ),
         (["mailboxes", "list", "--reason", "broken"], "Choose from: ok, wrong_credentials, "),
         (["mailboxes", "list", "--limit", "0"], "It must be a positive integer."),
         (["mailboxes", "list", "--email", ""], "It must be a part of the address."),

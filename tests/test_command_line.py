@@ -213,7 +213,7 @@ def test_flow_run_is_found_by_name_tags_and_artifacts(shell: Shell, prefect_serv
             assert monotonic() < deadline, [task["name"] for task in tasks]
             sleep(0.2)
     assert set(run["tags"]) == {"spring", "workspace:sales", "file:found me.csv"}
-    assert run["state"]["message"] == "imported 1, skipped 0, failed 0; 0 active, 1 failed"
+    assert run["state"]["message"] == "imported 1, skipped 0, failed 0; 1 can only send, 0 active, 0 failed"
     # A run that takes longer also has a progress artifact.
     assert set(artifacts) - {"probe-progress"} == {"import-summary", "probe-verdicts", "mailbox-verdicts"}
     assert "imported 1, skipped 0, failed 0" in artifacts["import-summary"]["data"]

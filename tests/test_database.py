@@ -359,9 +359,7 @@ def test_errors_show_no_parameters(db: Database) -> None:
 @pytest.mark.sqlite
 def test_sqlite_enforces_foreign_keys(settings: Settings) -> None:
     """SQLite enforces foreign keys, which are off by default."""
-    statement = sa.text(
-        "INSERT INTO import_row_error (import_id, line, email, reason) VALUES (7, 1, 'a', 'b')"
-    )
+    statement = sa.text("INSERT INTO import_row (import_id, line, email, reason) VALUES (7, 1, 'a', 'b')")
     with (
         database(settings) as opened,
         pytest.raises(sa.exc.IntegrityError, match="FOREIGN KEY"),

@@ -29,8 +29,8 @@ from schemas.csv_file import CsvTable, parse
 from schemas.reasons import Reason
 from schemas.sealing import new_key
 from schemas.settings import PREFIX, Settings
+from schemas.standing import MailboxStatus
 from schemas.tables import ImportRow, Mailbox, ProbeResult, now
-from schemas.verdicts import MailboxStatus
 from tasks.probe import Probing
 from tasks.storage.database import Database
 from tasks.storage.mailbox_changes import delete_mailboxes
@@ -53,7 +53,7 @@ ACCOUNTS = {
     ANN: Account("pw-ann"),
     BOB: Account("pw-bob", smtp="wrong-credentials"),
     CAT: Account("pw-cat", smtp="throttled-backoff"),
-    DAN: Account("pw-dan", imap="basic-auth-disabled"),
+    DAN: Account("pw-dan", "smtp-auth-disabled-mailbox", "basic-auth-disabled"),
 }
 
 
@@ -232,7 +232,9 @@ def test_show_has_the_last_answer_of_each_protocol(desk: Desk, db: Database) -> 
     change(db, CAT, claimed_until=now() - timedelta(minutes=1))
     record = desk.json("mailboxes", "show", DAN.upper())
     smtp, imap = record["results"]
-    assert (record["status"], smtp["reason"], imap["protocol"]) == ("failed", "ok", "imap")
+    assert (record["status"], smtp["reason"], imap["protocol"]) == (
+        *("failed", "smtp_auth_off_mailbox", "imap"),
+    )
     assert imap["remedy"] == Reason(imap["reason"]).explanation.remedy
     assert record["claimed_until"]
     assert not desk.json("mailboxes", "show", CAT)["claimed_until"]
@@ -397,7 +399,14 @@ def test_imports_are_listed_with_rows_and_progress(desk: Desk, db: Database, tmp
     import_file(db, Settings(), file, test=False)
     newest, first = desk.json("imports", "list")
     assert (newest["file"], newest["tag"], newest["imported"], newest["skipped"]) == ("later.csv", None, 1, 1)
-    assert newest["progress"] == {"mailboxes": 1, "tested": 0, "active": 0, "failed": 0, "pending": 1}
+    assert newest["progress"] == {
+        "mailboxes": 1,
+        "tested": 0,
+        "active": 0,
+        "partial": 0,
+        "failed": 0,
+        "pending": 1,
+    }
     assert (first["id"], first["failed"], first["tag"]) == (1, 2, "demo")
     assert first["progress"] == {"mailboxes": 4, "tested": 4, "active": 1, "failed": 2, "pending": 1}
     shown = desk.on_terminal("imports", "list")

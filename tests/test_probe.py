@@ -35,6 +35,7 @@ from tests.conftest import (
     with_servers,
     write_csv,
 )
+from tests.support.standings import standings_after
 
 SMTP, IMAP = Protocol.SMTP, Protocol.IMAP
 ADDRESS = "user1@outlook.com"
@@ -128,7 +129,7 @@ async def test_verdicts_are_stored_with_their_answers(arrange: Arrange) -> None:
     found = {row["email"]: row for row in run.mailboxes()}
     assert {email: row["status"] for email, row in found.items()} == {
         "good@outlook.com": "active",
-        "off@contoso.com": "failed",
+        "off@contoso.com": "partial",
         "busy@outlook.com": "pending",
     }
     assert found["good@outlook.com"]["diagnosis"] == "Works: SMTP and IMAP accepted the password."
@@ -208,7 +209,7 @@ async def test_an_unexplained_refusal_is_tried_over_imap(arrange: Arrange) -> No
     run = await arrange(one(smtp="identity-refused"))
     await run.probe()
     assert run.answers() == [(1, "imap", "ok"), (1, "smtp", "login_refused")]
-    assert run.mailbox()["diagnosis"].startswith("The password is right, but SMTP rejects it")
+    assert run.mailbox()["diagnosis"].startswith("Can only receive: IMAP accepted the password.")
 
 
 async def test_two_hundred_mailboxes_in_groups(arrange: Arrange) -> None:
@@ -299,7 +300,7 @@ async def test_a_refusing_smtp_host_does_not_stop_imap(arrange: Arrange) -> None
     """If only the SMTP host refuses, IMAP is still tested."""
     run = await arrange(accounts(3), ServerFaults(smtp="expired"))
     await run.probe()
-    assert run.statuses() == {"failed": 3}
+    assert run.statuses() == {"partial": 3}
     assert not run.logins(SMTP)
     assert run.logins(IMAP).total() == 3
 
@@ -385,17 +386,35 @@ def answered(reason: Reason, protocol: Protocol = SMTP, *, tried: bool = True) -
 def test_the_guard_counts_passwords_only() -> None:
     """The guard counts only replies about a password, not host problems or connection faults."""
     guard = LockoutGuard(after=10, share=0.9)
+
+    def count(mailbox_id: int, smtp: Reason, imap: Reason | None = None, *, tried: bool = True) -> bool:
+        answer = answered(imap, IMAP) if imap else answered(smtp, tried=tried)
+        return guard.count(mailbox_id, answer, standings_after(smtp, imap))
+
     for reason in (Reason.TIMED_OUT, Reason.SERVER_BUSY, Reason.SMTP_AUTH_OFF_TENANT):
-        assert not guard.count(1, answered(reason))
-    assert not guard.count(1, answered(Reason.WRONG_CREDENTIALS, tried=False))
+        assert not count(1, reason)
+    assert not count(1, Reason.WRONG_CREDENTIALS, tried=False)
     assert (guard.checked, guard.wrong) == (set(), set())
-    assert not guard.count(1, answered(Reason.OK))
-    assert not guard.count(1, answered(Reason.OK, IMAP))
-    assert not guard.count(2, answered(Reason.LOGIN_REFUSED))
-    assert not guard.count(2, answered(Reason.WRONG_CREDENTIALS, IMAP))
+    assert not count(1, Reason.OK)
+    assert not count(1, Reason.OK, Reason.OK)
+    assert not count(2, Reason.LOGIN_REFUSED)
+    assert guard.wrong == set()
+    assert not count(2, Reason.LOGIN_REFUSED, Reason.WRONG_CREDENTIALS)
     wrong = [Reason.WRONG_CREDENTIALS, Reason.APP_PASSWORD_REQUIRED] * 5
-    alarms = [guard.count(mailbox_id, answered(wrong[mailbox_id - 3])) for mailbox_id in range(3, 12)]
+    alarms = [count(mailbox_id, wrong[mailbox_id - 3]) for mailbox_id in range(3, 12)]
     assert alarms == [False] * 7 + [True, True]
+
+
+def test_the_guard_and_both_protocols() -> None:
+    """A password that both protocols reject without a cause is wrong, and one that either accepts is not."""
+    guard = LockoutGuard(after=3, share=0.9)
+    for mailbox_id, (smtp, imap) in enumerate([(Reason.OK, Reason.WRONG_CREDENTIALS)] * 5, start=1):
+        assert not guard.count(mailbox_id, answered(imap, IMAP), standings_after(smtp, imap))
+    assert guard.wrong == set()
+    bare = Reason.LOGIN_REFUSED
+    assert not guard.count(9, answered(bare), standings_after(bare, None))
+    guard.count(9, answered(bare, IMAP), standings_after(bare, bare))
+    assert guard.wrong == {9}
 
 
 # Claims.
@@ -433,7 +452,7 @@ async def test_the_loser_of_a_claim_writes_nothing(arrange: Arrange) -> None:
     before = run.mailboxes()
     late_verdict = verdict_on(late, Reason.WRONG_CREDENTIALS)
     save(run.db, [(late, late_verdict)])
-    release(run.db, [late], {late.mailbox_id})
+    release(run.db, [late], {(late.mailbox_id, SMTP)})
     assert run.mailboxes() == before
     assert run.answers() == []
     save(run.db, [(late, late_verdict), (kept, verdict_on(kept, Reason.WRONG_CREDENTIALS))])
@@ -506,7 +525,7 @@ async def test_claims_and_verdicts_never_deadlock(arrange: Arrange) -> None:
 
 
 async def test_attempts_and_growing_pauses(arrange: Arrange) -> None:
-    """A mailbox that keeps failing temporarily waits longer each time, and fails after the last attempt."""
+    """IMAP that keeps failing temporarily waits longer each time, and is given up after the last attempt."""
     run = await arrange(one(imap="unavailable"), probe_attempts=5)
     pauses = []
     for attempt in range(1, 6):
@@ -516,8 +535,9 @@ async def test_attempts_and_growing_pauses(arrange: Arrange) -> None:
         pauses.append(row["next_attempt_at"] and row["next_attempt_at"] - row["tested_at"])
     minutes = [timedelta(minutes=minutes) for minutes in (5, 20, 80, 320)]
     assert pauses == [*minutes, None]
-    assert run.mailbox()["status"] == "failed"
+    assert run.mailbox()["status"] == "partial"
     assert run.mailbox()["diagnosis"].endswith("Gave up after 5 attempts.")
+    assert run.logins(SMTP)[ADDRESS] == 1
     assert [attempt for attempt, protocol, _ in run.answers() if protocol == IMAP] == [1, 2, 3, 4, 5]
     await run.probe()
     assert run.logins(IMAP)[ADDRESS] == 5
@@ -538,17 +558,17 @@ async def test_a_pause_that_the_server_names_is_kept(arrange: Arrange) -> None:
 
 
 async def test_imap_that_is_off_is_tried_twice_at_most(arrange: Arrange) -> None:
-    """A mailbox that is signed in but not connected is tried a second time, then fails."""
+    """A mailbox that is signed in but not connected is tried a second time; then it can only send."""
     run = await arrange(one(imap="not-connected"))
     await run.probe()
     assert run.mailbox()["status"] == "pending"
     await run.probe()
-    assert run.mailbox()["status"] == "failed"
-    assert [reason for *_, reason in run.answers()] == ["imap_off", "ok"] * 2
+    assert run.mailbox()["status"] == "partial"
+    assert [reason for *_, reason in run.answers()] == ["imap_off", "ok", "imap_off"]
 
 
 async def test_a_second_attempt_may_succeed(arrange: Arrange, start: StartOutlook) -> None:
-    """A mailbox that failed temporarily becomes active once its server recovers; both attempts are kept."""
+    """A mailbox that failed temporarily becomes active once its server recovers; SMTP is not asked again."""
     run = await arrange(one(imap="unavailable"))
     await run.probe()
     well = await start(one())
@@ -562,8 +582,8 @@ async def test_a_second_attempt_may_succeed(arrange: Arrange, start: StartOutloo
         (1, "imap", "server_busy"),
         (1, "smtp", "ok"),
         (2, "imap", "ok"),
-        (2, "smtp", "ok"),
     ]
+    assert run.logins(SMTP)[ADDRESS] == 1
 
 
 # Interruption.

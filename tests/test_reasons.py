@@ -15,6 +15,7 @@ from schemas.classify import classify
 from schemas.diagnosis import diagnose
 from schemas.reasons import EXPLANATIONS, Actor, Protocol, Reason, Reply, Stage
 from schemas.reply_text import LONGEST_BACKOFF, LONGEST_TEXT, backoff_named, join_lines, one_line
+from tests.support.standings import standings_after
 
 TRAILER = "[AM0PR01CA0123.eurprd01.prod.exchangelabs.com 2025-01-26T18:54:30.055Z 08DD3DD7D75D7743]"
 CANARY = "Canary-5ecret"
@@ -855,7 +856,7 @@ def said(reason: Reason) -> str:
 def test_every_pair_is_one_line() -> None:
     """For any two answers the diagnosis is one line that ends in a full stop."""
     for smtp, imap in PAIRS:
-        line = diagnose(smtp, imap)
+        line = diagnose(standings_after(smtp, imap))
         assert line.endswith(".")
         assert line.isprintable()
         assert 10 < len(line) < 600
@@ -864,12 +865,12 @@ def test_every_pair_is_one_line() -> None:
 def test_password_is_right() -> None:
     """If one protocol accepted the password, the diagnosis says so, and suggests no new app password."""
     for reason in set(Reason) - {Reason.OK}:
-        for pair, other in (((Reason.OK, reason), "IMAP"), ((reason, Reason.OK), "SMTP")):
-            line = diagnose(*pair)
-            assert line.startswith("The password is right")
-            assert other in line
-            assert "new app password" not in line
-            assert (reason in IDENTITY) == ("that the sign-in policy allows it" in line)
+        for pair, works in (((Reason.OK, reason), "SMTP"), ((reason, Reason.OK), "IMAP")):
+            line = diagnose(standings_after(*pair))
+            assert f"{works} accepted the password." in line
+            assert "Create a new app password" not in line
+            told = reason in {*IDENTITY, Reason.REFUSED_THOUGH_RIGHT}
+            assert told == ("although the password is right" in line)
 
 
 @pytest.mark.parametrize(
@@ -886,7 +887,7 @@ def test_named_cause_explains_the_bare_no(named: Reason) -> None:
     """A cause in the account explains an unexplained refusal by the other protocol, or a skipped one."""
     bare = Reason.LOGIN_REFUSED
     for smtp, imap in ((named, bare), (bare, named), (named, None), (named, named)):
-        assert diagnose(smtp, imap) == said(named)
+        assert diagnose(standings_after(smtp, imap)) == said(named)
 
 
 @pytest.mark.parametrize(
@@ -894,8 +895,18 @@ def test_named_cause_explains_the_bare_no(named: Reason) -> None:
     [
         (Reason.OK, Reason.OK, "Works: SMTP and IMAP accepted the password."),
         (None, None, "Not fully tested yet."),
-        (Reason.OK, None, "Not fully tested yet."),
-        (Reason.OK, Reason.TIMED_OUT, f"The password is right. IMAP: {said(Reason.TIMED_OUT)}"),
+        (Reason.OK, None, "SMTP accepted the password. The other protocol is not tested yet."),
+        (Reason.OK, Reason.TIMED_OUT, f"SMTP accepted the password. IMAP: {said(Reason.TIMED_OUT)}"),
+        (
+            Reason.OK,
+            Reason.PASSWORDS_RETIRED,
+            f"Can only send: SMTP accepted the password. IMAP: {said(Reason.PASSWORDS_RETIRED)}",
+        ),
+        (
+            Reason.LOGIN_REFUSED,
+            Reason.OK,
+            f"Can only receive: IMAP accepted the password. SMTP: {said(Reason.REFUSED_THOUGH_RIGHT)}",
+        ),
         (
             Reason.SMTP_AUTH_OFF_MAILBOX,
             Reason.LOGIN_REFUSED,
@@ -908,9 +919,9 @@ def test_named_cause_explains_the_bare_no(named: Reason) -> None:
         ),
         (Reason.SERVER_BUSY, Reason.SERVER_BUSY, said(Reason.SERVER_BUSY)),
         (Reason.LOGIN_REFUSED, Reason.LOGIN_REFUSED, said(Reason.LOGIN_REFUSED)),
-        (None, Reason.DROPPED, f"IMAP: {said(Reason.DROPPED)}"),
+        (None, Reason.DROPPED, said(Reason.DROPPED)),
     ],
 )
 def test_diagnoses(smtp: Reason | None, imap: Reason | None, line: str) -> None:
     """If the protocols differ both are named, and if they agree one sentence is enough."""
-    assert diagnose(smtp, imap) == line
+    assert diagnose(standings_after(smtp, imap)) == line

@@ -9,20 +9,20 @@ import pytest
 
 from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason, Stage
+from schemas.standing import NOTHING_KNOWN, MailboxStatus, pause_after
 from schemas.verdicts import (
     Answer,
-    MailboxStatus,
     ProbeReport,
     Stop,
     Target,
     Verdict,
     decide_verdict,
     group_targets,
-    pause_after,
 )
 
 SMTP, IMAP = Protocol.SMTP, Protocol.IMAP
-ACTIVE, FAILED, PENDING = MailboxStatus.ACTIVE, MailboxStatus.FAILED, MailboxStatus.PENDING
+ACTIVE, FAILED = MailboxStatus.ACTIVE, MailboxStatus.FAILED
+PARTIAL, PENDING = MailboxStatus.PARTIAL, MailboxStatus.PENDING
 MAIL = Endpoint("mail.contoso.com", 587)
 MOST = 5
 
@@ -39,7 +39,8 @@ def answer(
 
 
 def verdict_of(*answers: Answer, attempt: int = 1, email: str = "anna@outlook.com") -> Verdict:
-    return decide_verdict(1, email, attempt, MOST, answers)
+    before = {protocol: one._replace(attempts=attempt - 1) for protocol, one in NOTHING_KNOWN.items()}
+    return decide_verdict(1, email, attempt, MOST, answers, before)
 
 
 @pytest.mark.parametrize(
@@ -49,18 +50,18 @@ def verdict_of(*answers: Answer, attempt: int = 1, email: str = "anna@outlook.co
         (Reason.OK, Reason.OK, 9, ACTIVE),
         (Reason.OK, None, 1, PENDING),
         (Reason.WRONG_CREDENTIALS, None, 1, FAILED),
-        (Reason.LOGIN_REFUSED, Reason.OK, 1, FAILED),
-        (Reason.OK, Reason.LOGIN_REFUSED, 1, FAILED),
+        (Reason.LOGIN_REFUSED, Reason.OK, 1, PARTIAL),
+        (Reason.OK, Reason.LOGIN_REFUSED, 1, PARTIAL),
         (Reason.PASSWORD_SIGN_IN_DISABLED, Reason.PASSWORD_SIGN_IN_DISABLED, 1, FAILED),
         (Reason.SERVER_BUSY, Reason.OK, 1, PENDING),
-        (Reason.OK, Reason.THROTTLED, 4, PENDING),
-        (Reason.OK, Reason.THROTTLED, 5, FAILED),
+        (Reason.OK, Reason.SERVER_BUSY, 4, PENDING),
+        (Reason.OK, Reason.SERVER_BUSY, 5, PARTIAL),
         (Reason.TIMED_OUT, Reason.DROPPED, 4, PENDING),
         (Reason.TIMED_OUT, Reason.DROPPED, 6, FAILED),
-        (Reason.SMTP_AUTH_OFF_TENANT, Reason.TIMED_OUT, 1, FAILED),
+        (Reason.SMTP_AUTH_OFF_TENANT, Reason.TIMED_OUT, 1, PENDING),
         (Reason.OK, Reason.IMAP_OFF, 1, PENDING),
-        (Reason.OK, Reason.IMAP_OFF, 2, FAILED),
-        (Reason.SERVER_BUSY, Reason.IMAP_OFF, 2, FAILED),
+        (Reason.OK, Reason.IMAP_OFF, 2, PARTIAL),
+        (Reason.SERVER_BUSY, Reason.IMAP_OFF, 2, PENDING),
     ],
 )
 def test_answers_make_a_status(
@@ -75,11 +76,12 @@ def test_answers_make_a_status(
 
 @pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.OK])
 def test_every_reason_is_final_or_not(reason: Reason) -> None:
-    """Each reason alone leaves a mailbox pending if another try may help, and failed if not."""
-    expected = PENDING if reason.explanation.transient else FAILED
+    """Each reason leaves a mailbox pending if another try may help; if not, it is partial, or failed."""
+    expected = PENDING if reason.explanation.transient else PARTIAL
     assert verdict_of(answer(SMTP, reason), answer(IMAP, Reason.OK)).status is expected
     assert verdict_of(answer(SMTP, Reason.OK), answer(IMAP, reason)).status is expected
-    assert verdict_of(answer(SMTP, reason), answer(IMAP, reason), attempt=MOST).status is FAILED
+    last = verdict_of(answer(SMTP, reason), answer(IMAP, reason), attempt=MOST)
+    assert last.status is (PENDING if reason.explanation.self_made else FAILED)
 
 
 def test_a_host_that_cannot_be_reached_uses_up_no_attempt() -> None:
@@ -116,9 +118,9 @@ def test_a_servers_own_pause_counts_where_it_is_longer(named: timedelta | None, 
 
 def test_a_verdict_explains_itself() -> None:
     """A verdict has a diagnosis with a remedy, and a headline with the result of each protocol."""
-    verdict = verdict_of(answer(SMTP, Reason.OK), answer(IMAP, Reason.THROTTLED), attempt=5)
-    assert verdict.headline == "SMTP: Connected, IMAP: Throttled"
-    assert verdict.diagnosis.startswith("The password is right. IMAP: Throttled.")
+    verdict = verdict_of(answer(SMTP, Reason.OK), answer(IMAP, Reason.SERVER_BUSY), attempt=5)
+    assert verdict.headline == "SMTP: Connected, IMAP: Server busy"
+    assert verdict.diagnosis.startswith("Can only send: SMTP accepted the password. IMAP: Server busy.")
     assert verdict.diagnosis.endswith("Gave up after 5 attempts.")
 
 
@@ -153,8 +155,8 @@ def test_a_report_counts_mailboxes_by_reason() -> None:
     """A reason that both protocols give counts once per mailbox; the most frequent comes first."""
     assert REPORT.reasons() == [
         (Reason.WRONG_CREDENTIALS, 2),
-        (Reason.SERVER_BUSY, 1),
         (Reason.PASSWORD_SIGN_IN_DISABLED, 1),
+        (Reason.SERVER_BUSY, 1),
     ]
 
 

@@ -112,18 +112,16 @@ def import_upload(upload: Upload, workspace: str, key: str | None, service: Serv
     Raises:
         HTTPException: 409 if the key was already used with another file or tag.
     """
+    origin = Origin(upload.file_name, workspace, upload.tag, test=True, needs=upload.needs)
     if key is None:
-        return store_upload(upload, Origin(upload.file_name, workspace, upload.tag, test=True), service)
+        return store_upload(upload, origin, service)
     digest = digest_of(upload)
     owner = Owner(workspace, key, "fingerprint")
     if answered := answered_before(owner, digest, service.mailboxes):
         return answered
     sealed = service.mailboxes.sealer.seal(digest, owner)
-    origin = Origin(
-        upload.file_name, workspace, upload.tag, test=True, idempotency_key=key, fingerprint=sealed
-    )
     try:
-        return store_upload(upload, origin, service)
+        return store_upload(upload, origin._replace(idempotency_key=key, fingerprint=sealed), service)
     except KeyTakenError:  # the same request arrived twice at once, and the other one is already stored
         answered = answered_before(owner, digest, service.mailboxes)
         if answered is None:
@@ -132,13 +130,12 @@ def import_upload(upload: Upload, workspace: str, key: str | None, service: Serv
 
 
 def digest_of(upload: Upload) -> str:
-    """SHA-256 of what a request asks for: the file, its tag and how to read it."""
-    reading = upload.reading
+    """SHA-256 of what a request asks for: the file, its tag, how to read it and what it is needed for."""
+    reading, needs = upload.reading, upload.needs
     # A request without these fields has the digest that it had before they existed.
-    chosen = (
-        "" if reading == AS_IT_IS else repr((reading.encoding, sorted(reading.columns.items()), reading.trim))
-    )
-    return hashlib.sha256(f"{upload.tag or ''}{chosen}\n".encode() + upload.data).hexdigest()
+    chosen = (reading.encoding, sorted(reading.columns.items()), reading.trim, needs and str(needs))
+    more = "" if reading == AS_IT_IS and needs is None else repr(chosen)
+    return hashlib.sha256(f"{upload.tag or ''}{more}\n".encode() + upload.data).hexdigest()
 
 
 def store_upload(upload: Upload, origin: Origin, service: Service) -> Answered | Refusal:

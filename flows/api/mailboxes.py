@@ -13,7 +13,7 @@ from flows.api.openapi import DIGITS, LARGEST_ID, Id, Paging
 from flows.api.service import Here
 from schemas.labels import is_label
 from schemas.responses import Envelope, MailboxDetail, MailboxPage, documented
-from schemas.verdicts import MailboxStatus
+from schemas.standing import MailboxStatus
 from tasks.storage.mailboxes import Filters, find_mailbox, find_mailboxes
 
 router = APIRouter()

@@ -13,22 +13,29 @@ from schemas.labels import LABEL_RULE, is_label
 from schemas.plaintext import Plaintext
 from schemas.reading import AS_IT_IS, Reading, parse_columns
 from schemas.refusals import CSV_REQUIRED, Refusal
+from schemas.standing import Needs
 
 MOST_PARTS = 20
-FIELDS = ("tag", "encoding", "map", "trim")
+FIELDS = ("tag", "encoding", "map", "trim", "needs")
 NOT_MULTIPART = Refusal("The request is not valid multipart/form-data")
 
 
 class Upload(Plaintext):
-    """The file of an import, its name and its tag, and how to read it."""
+    """The file of an import, its name and tag, how to read it, and what its mailboxes are needed for."""
 
     def __init__(
-        self, data: bytes, file_name: str, tag: str | None = None, reading: Reading = AS_IT_IS
+        self,
+        data: bytes,
+        file_name: str,
+        tag: str | None = None,
+        reading: Reading = AS_IT_IS,
+        needs: Needs | None = None,
     ) -> None:
         self.data = data
         self.file_name = file_name
         self.tag = tag
         self.reading = reading
+        self.needs = needs
 
 
 @dataclass(repr=False)
@@ -140,11 +147,12 @@ def _upload(parts: list[Part]) -> Upload | Refusal:
     if tag and not is_label(tag):
         return Refusal(f"tag: {LABEL_RULE}")
     reading = _reading(fields)
-    return (
-        reading
-        if isinstance(reading, Refusal)
-        else Upload(bytes(file.data), _bare(name), tag or None, reading)
-    )
+    if isinstance(reading, Refusal):
+        return reading
+    needs = "".join(fields["needs"])
+    if needs and needs not in list(Needs):
+        return Refusal(f"needs: use {', '.join(Needs)}")
+    return Upload(bytes(file.data), _bare(name), tag or None, reading, Needs(needs) if needs else None)
 
 
 def _reading(fields: Mapping[str, list[str]]) -> Reading | Refusal:

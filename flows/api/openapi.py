@@ -12,6 +12,7 @@ from starlette.convertors import Convertor, register_url_convertor
 
 from schemas.headers import FIELDS
 from schemas.labels import LONGEST_LABEL
+from schemas.standing import Needs
 
 LARGEST_ID = 10**18 - 1  # the largest number of 18 digits; the database could store a little more
 LABEL_IN_ECMASCRIPT = r"^[\p{L}\p{N}_][\p{L}\p{N}_ .@+\-]*$"  # \w is ASCII only in ECMAScript
@@ -86,6 +87,11 @@ UPLOAD = {
                             "items": {"type": "string"},
                             "description": "The column of a field: FIELD=HEADER, such as email=Login. "
                             f"FIELD is one of {', '.join(FIELDS)}. Repeat it for each field.",
+                        },
+                        "needs": {
+                            "type": "string",
+                            "enum": list(Needs),
+                            "description": "What the mailboxes are needed for. Only that is tested.",
                         },
                         "trim": {
                             "type": "string",

@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flows.cli.temporary_server import TemporaryServer
-from schemas.verdicts import MailboxStatus, Verdict
+from schemas.standing import MailboxStatus
+from schemas.verdicts import Verdict
 from tasks.probe import Observer, Probing, observer
 
 # Long enough for the recorder of a busy machine; after that nothing waits for late records.

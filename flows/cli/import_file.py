@@ -24,6 +24,7 @@ from schemas.prepare import Prepared, prepare_rows
 from schemas.reading import Reading, parse_columns
 from schemas.refusals import CSV_REQUIRED, Refusal
 from schemas.settings import Settings
+from schemas.standing import Needs
 from schemas.summary import Summary, summarize
 from tasks.configuration import load_settings
 from tasks.crash import StepError, unquoted
@@ -84,6 +85,10 @@ class ImportOptions(FileOptions):
         bool, Parameter(help="Only read and validate the file, as the command `check` does.")
     ] = False
     no_test: Annotated[bool, Parameter(help="Store the mailboxes without testing the logins.")] = False
+    needs: Annotated[
+        Needs | None,
+        Parameter(help="What the mailboxes are needed for: only that is tested. The default is a setting."),
+    ] = None
     verbose: Verbose = False
 
 
@@ -175,6 +180,7 @@ def run(file: Path, options: ImportOptions, preview: Summary, say: Console) -> i
             report=options.report.absolute() if options.report else None,
             columns=options.map,
             trim=options.trim,
+            needs=options.needs,
             return_state=True,
         )
 

@@ -41,6 +41,7 @@ from tasks.storage.imports import (
     find_imports,
     find_rows,
 )
+from tasks.storage.mailboxes import Filters
 
 COLUMNS = (
     *("id", "created_at", "file", "tag", "rows", "imported", "skipped", "failed"),
@@ -110,7 +111,7 @@ def _mailboxes(one: ImportSummary) -> str:
     progress = one.progress
     if not progress.mailboxes:
         return "no mailbox"
-    states = {name: getattr(progress, name) for name in ("active", "failed", "pending")}
+    states = {name: getattr(progress, name) for name in ("active", "partial", "failed", "pending")}
     found = ", ".join(f"{count} {name}" for name, count in states.items() if count)
     return f"{progress.tested} of {progress.mailboxes} tested: {found}"
 
@@ -123,7 +124,7 @@ def show_import(
         found = find_import(opened, workspace, import_id, 0, 0)
         if found is None:
             return _no_such_import(import_id, workspace)
-        reasons = count_reasons(opened, found.id)
+        reasons = count_reasons(opened, workspace, Filters(import_id=found.id))
         faults = count_row_errors(opened, found.id)
     if json:
         print_json(

@@ -27,8 +27,8 @@ from flows.cli.output import (
 from flows.cli.selection import Selection, keys_of
 from schemas.labels import DEFAULT_WORKSPACE, LABEL_RULE, counted, is_label
 from schemas.responses import Mailbox, MailboxRecord, ProtocolResult
+from schemas.standing import MailboxStatus, Needs
 from schemas.tables import now
-from schemas.verdicts import MailboxStatus
 from tasks.configuration import load_settings
 from tasks.storage import mailbox_changes
 from tasks.storage.database import Database, database
@@ -137,6 +137,7 @@ def _facts(record: MailboxRecord) -> dict[str, object]:
         "SMTP server": record.smtp,
         "IMAP server": record.imap,
         "Sign-in name": record.login or "the address",
+        "Needed for": record.needs,
         "TOTP secret": "stored" if record.has_totp else "none",
         **({"Warning": record.warning} if record.warning else {}),
         "Tested at": f"{cell(record.tested_at)} UTC" if record.tested_at else "never",
@@ -192,6 +193,20 @@ def tag_mailboxes(
     will, word = ("will lose their tag", "Untagged") if not new else (f"will get the tag {new!r}", "Tagged")
     change = partial(mailbox_changes.tag_mailboxes, tag=new or None)
     return _change(emails, selection, will, word, change, all_=all_, yes=yes)
+
+
+def set_needs(
+    needs: Annotated[Needs, Parameter(name="NEEDS", help="both (send and receive), smtp or imap.")],
+    /,
+    *emails: Emails,
+    selection: Selection = EVERY,
+    all_: All = False,
+    yes: Yes = False,
+) -> int:
+    """Set what mailboxes are needed for; what is not needed is not tested."""
+    will = f"will be needed for {needs}"
+    change = partial(mailbox_changes.set_needs, needs=needs)
+    return _change(emails, selection, will, "Set", change, all_=all_, yes=yes)
 
 
 def _change(

@@ -12,10 +12,15 @@ from flows.cli.exit_codes import REFUSED
 from flows.cli.output import print_json
 from schemas.labels import DEFAULT_WORKSPACE, counted
 from schemas.refusals import Refusal, sentence
+from schemas.standing import MailboxStatus
 from schemas.summary import MAX_ERRORS_SHOWN, Result, Summary
-from schemas.verdicts import MailboxStatus, ProbeReport
+from schemas.verdicts import ProbeReport
 from tasks.hints import command
 
+WORTH_LISTING = {
+    MailboxStatus.FAILED: "The mailboxes that failed",
+    MailboxStatus.PARTIAL: "The mailboxes of which one protocol works",
+}
 REPORT_LISTS_ALL = "--report PATH writes them all"
 
 
@@ -61,6 +66,8 @@ def print_summary(summary: Summary) -> None:
 def print_verdicts(report: ProbeReport, out: Console, summary: Summary | None = None) -> None:
     out.print()
     out.print(f"Connections: {report}", style="bold", markup=False)
+    if meaning := report.meaning_of_partial():
+        out.print(meaning, style="bold", markup=False)
     if report.stopped:
         out.print(report.stopped.sentence, style="bold yellow", markup=False)
     if reasons := report.reasons():
@@ -82,11 +89,10 @@ def print_next(summary: Summary, report: ProbeReport | None, say: Console) -> No
     steps = [("The result again, with every reason", of_import("imports", "show", summary))]
     if summary.errors:
         steps.append(("The rows that failed", of_import("imports", "errors", summary)))
-    if report is not None and report.count(MailboxStatus.FAILED):
-        chosen = ("--import", summary.import_id, "--status", MailboxStatus.FAILED)
-        steps.append(
-            ("The mailboxes that failed", command("mailboxes", "list", *chosen, *in_workspace(summary)))
-        )
+    for status, what in WORTH_LISTING.items():
+        if report is not None and report.count(status):
+            chosen = ("--import", summary.import_id, "--status", status)
+            steps.append((what, command("mailboxes", "list", *chosen, *in_workspace(summary))))
     if report is not None and (report.count(MailboxStatus.PENDING) or report.untested):
         steps.append(("Test again what is due", command("retest", *in_workspace(summary))))
     say.print("\nNext", style="bold")

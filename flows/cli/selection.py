@@ -12,7 +12,7 @@ from flows.cli.options import LABEL, POSITIVE, Workspace
 from schemas.labels import DEFAULT_WORKSPACE
 from schemas.reasons import Reason
 from schemas.rows import email_key
-from schemas.verdicts import MailboxStatus
+from schemas.standing import MailboxStatus
 from tasks.storage.mailboxes import Filters
 
 WHICH = "Which mailboxes (several options narrow each other down)"

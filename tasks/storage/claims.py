@@ -7,19 +7,22 @@ run that was killed blocks no mailbox. A run that has lost a claim writes nothin
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from sqlalchemy import ColumnElement, Connection, RowMapping, bindparam, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, bindparam, case, or_, select, update
 from sqlmodel import col
 
 from schemas.providers import Endpoint
+from schemas.reasons import Protocol
 from schemas.sealing import Owner
+from schemas.standing import MailboxStatus, Needs, Standings, State, to_ask
 from schemas.tables import Mailbox, ProbeResult, Workspace, now, table_of
-from schemas.verdicts import Answer, MailboxStatus, Target, Verdict
+from schemas.verdicts import Answer, Target, Verdict
 from tasks.storage.database import Database, for_reading, insert_for, through_restarts
+from tasks.storage.mailboxes import standings_of
 
 HELD_BACK = "Held back by the lockout guard: the passwords of this import look wrong as a whole."
 
@@ -28,8 +31,12 @@ class Claimed(NamedTuple):
     """A mailbox that only this run may test until `until`.
 
     Attributes:
+        attempt: The number of this test, starting at 1.
         login: The sign-in name; the address if there is no other.
         warning: How the password may have been damaged in the file that it came from, or "".
+        needs: What the mailbox is needed for.
+        standings: What was known about each protocol before this claim.
+        asked: The protocols to ask now.
     """
 
     mailbox_id: int
@@ -42,6 +49,9 @@ class Claimed(NamedTuple):
     until: datetime
     login: str
     warning: str
+    needs: Needs
+    standings: Standings
+    asked: tuple[Protocol, ...]
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
@@ -121,7 +131,11 @@ def claim(database: Database, mailbox_ids: Sequence[int], begun: datetime, until
         connection.execute(
             update(Mailbox)
             .where(col(Mailbox.id).in_(free))
-            .values(claimed_until=until, attempts=col(Mailbox.attempts) + 1)
+            .values(
+                claimed_until=until,
+                attempts=col(Mailbox.attempts) + 1,
+                **{f"{protocol}_attempts": _attempts(protocol) for protocol in Protocol},
+            )
         )
         # If the connection is lost after the COMMIT, the repeated call finds its claims by their end, and
         # counts no second attempt.
@@ -134,11 +148,29 @@ def claim(database: Database, mailbox_ids: Sequence[int], begun: datetime, until
         return [_claimed(row, until) for row in rows]
 
 
+def _attempts(protocol: Protocol) -> ColumnElement[int]:
+    """The attempts of a protocol, with one more if it will be asked."""
+    columns = table_of(Mailbox).columns
+    open_ = and_(
+        columns[f"{protocol}_state"].in_((State.UNTESTED, State.PUT_OFF)),
+        columns["needs"].in_((Needs.BOTH, Needs(protocol.value))),
+    )
+    return columns[f"{protocol}_attempts"] + case((open_, 1), else_=0)
+
+
 def _unclaimed(moment: datetime) -> ColumnElement[bool]:
     return or_(col(Mailbox.claimed_until).is_(None), col(Mailbox.claimed_until) < moment)
 
 
 def _claimed(row: RowMapping, until: datetime) -> Claimed:
+    needs = Needs(row["needs"])
+    standings = standings_of(row)
+    waiting = {protocol for protocol in needs.protocols if not standings[protocol].settled}
+    # The claim has counted an attempt for each of these.
+    before = {
+        protocol: one._replace(attempts=one.attempts - 1) if protocol in waiting else one
+        for protocol, one in standings.items()
+    }
     return Claimed(
         row["id"],
         row["email"],
@@ -150,7 +182,17 @@ def _claimed(row: RowMapping, until: datetime) -> Claimed:
         until,
         row["login"] or row["email"],
         row["warning"],
+        needs,
+        before,
+        _due_now(row, to_ask(before, needs)),
     )
+
+
+def _due_now(row: RowMapping, protocols: Sequence[Protocol]) -> tuple[Protocol, ...]:
+    """Of the protocols that are still to ask, those whose time has come; all if none's has."""
+    soon = now() + timedelta(minutes=1)
+    due = tuple(p for p in protocols if (moment := row[f"{p}_due"]) is None or moment <= soon)
+    return due or tuple(protocols)
 
 
 @through_restarts
@@ -178,6 +220,11 @@ def save(database: Database, verdicts: Sequence[tuple[Claimed, Verdict]]) -> Non
                 next_attempt_at=bindparam("due"),
                 claimed_until=None,
                 tested_at=moment,
+                **{
+                    f"{protocol}_{name}": bindparam(f"{protocol}_new_{name}")
+                    for protocol in Protocol
+                    for name in ("state", "reason", "attempts", "due")
+                },
             ),
             [
                 {
@@ -186,6 +233,7 @@ def save(database: Database, verdicts: Sequence[tuple[Claimed, Verdict]]) -> Non
                     "new_diagnosis": verdict.diagnosis,
                     "new_attempts": claimed.attempt if verdict.counted else claimed.attempt - 1,
                     "due": moment + verdict.pause if verdict.pause is not None else None,
+                    **_new_standings(verdict, moment),
                 }
                 for claimed, verdict in verdicts
             ],
@@ -202,6 +250,19 @@ def save(database: Database, verdicts: Sequence[tuple[Claimed, Verdict]]) -> Non
             insert.on_conflict_do_update(index_elements=sorted(key), set_=overwrite),
             [_result(verdict, answer, moment) for _, verdict in verdicts for answer in verdict.answers],
         )
+
+
+def _new_standings(verdict: Verdict, moment: datetime) -> dict[str, Any]:
+    return {
+        f"{protocol}_new_{name}": value
+        for protocol, one in verdict.standings.items()
+        for name, value in (
+            ("state", one.state),
+            ("reason", one.reason or ""),
+            ("attempts", one.attempts),
+            ("due", moment + one.pause if one.pause is not None else None),
+        )
+    }
 
 
 def _lock(connection: Connection, mailbox_ids: Sequence[int]) -> dict[int, datetime | None]:
@@ -228,11 +289,14 @@ def _result(verdict: Verdict, answer: Answer, moment: datetime) -> dict[str, Any
 
 
 @through_restarts
-def release(database: Database, mailboxes: Sequence[Claimed], tried: Collection[int]) -> None:
+def release(
+    database: Database, mailboxes: Sequence[Claimed], tried: Collection[tuple[int, Protocol]]
+) -> None:
     """Give up the claims of mailboxes that have no verdict.
 
     Args:
-        tried: The ids of the mailboxes whose password was sent. Only these keep the attempt.
+        tried: The ids of the mailboxes whose password was sent, each with the protocol. Only these keep the
+            attempt.
 
     Raises:
         DatabaseLostError: If the database goes away and does not come back in time.
@@ -245,12 +309,21 @@ def release(database: Database, mailboxes: Sequence[Claimed], tried: Collection[
             .where(
                 col(Mailbox.id) == bindparam("mailbox_id"), col(Mailbox.claimed_until) == bindparam("until")
             )
-            .values(claimed_until=None, attempts=bindparam("new_attempts")),
+            .values(
+                claimed_until=None,
+                attempts=bindparam("new_attempts"),
+                **{f"{protocol}_attempts": bindparam(f"{protocol}_new_attempts") for protocol in Protocol},
+            ),
             [
                 {
                     "mailbox_id": claimed.mailbox_id,
                     "until": claimed.until,
-                    "new_attempts": claimed.attempt - (claimed.mailbox_id not in tried),
+                    "new_attempts": claimed.attempt
+                    - (not any((claimed.mailbox_id, protocol) in tried for protocol in Protocol)),
+                    **{
+                        f"{protocol}_new_attempts": one.attempts + ((claimed.mailbox_id, protocol) in tried)
+                        for protocol, one in claimed.standings.items()
+                    },
                 }
                 for claimed in mailboxes
             ],

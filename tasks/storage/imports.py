@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, RowMapping, func, select
+from sqlalchemy import ColumnElement, Connection, Row, RowMapping, and_, func, or_, select
 from sqlmodel import col
 
-from schemas.diagnosis import unexplained
-from schemas.reasons import Reason
+from schemas.reasons import Protocol, Reason
 from schemas.responses import (
     Import,
     ImportSummary,
@@ -21,13 +19,14 @@ from schemas.responses import (
     StoredRow,
 )
 from schemas.rows import RowError, RowReason, SkipReason
+from schemas.standing import MailboxStatus, Needs
 from schemas.summary import Result
 from schemas.tables import Import as StoredImport
-from schemas.tables import ImportRow, ProbeResult, table_of
+from schemas.tables import ImportRow, table_of
 from schemas.tables import Mailbox as StoredMailbox
-from schemas.verdicts import MailboxStatus
+from schemas.verdicts import by_frequency
 from tasks.storage.database import Database, for_reading, through_restarts
-from tasks.storage.mailboxes import all_rows, belongs_to, in_last_test
+from tasks.storage.mailboxes import Filters, all_rows, belongs_to
 
 
 @dataclass(frozen=True)
@@ -119,21 +118,32 @@ def find_rows(
         return _rows(connection, import_id, filters, cursor, limit)
 
 
-def count_reasons(database: Database, import_id: int) -> list[tuple[Reason, int]]:
-    """Count why mailboxes of an import do not work: each reason and its mailboxes, most frequent first."""
-    query = (
-        select(col(StoredMailbox.id), col(ProbeResult.reason))
-        .join(ProbeResult, in_last_test())
-        .where(col(StoredMailbox.import_id) == import_id)
-        .order_by(col(StoredMailbox.id))
+def count_reasons(database: Database, workspace: str, filters: Filters) -> list[tuple[Reason, int]]:
+    """Count why mailboxes do not do what they are needed for: each reason and its mailboxes.
+
+    A count by a reason and the list of mailboxes by the same reason are always about the same mailboxes.
+
+    Returns:
+        The most frequent first, then in the order of `Reason`.
+    """
+    columns = table_of(StoredMailbox).columns
+    needed = {p: columns["needs"].in_((Needs.BOTH, Needs(p.value))) for p in Protocol}
+    smtp, imap = columns["smtp_reason"], columns["imap_reason"]
+    queries = (
+        (smtp, and_(needed[Protocol.SMTP], smtp != "")),
+        # A mailbox with the same reason twice counts once.
+        (imap, and_(needed[Protocol.IMAP], imap != "", or_(~needed[Protocol.SMTP], imap != smtp))),
     )
-    rows = all_rows(database, query)
-    found = Counter(
-        reason
-        for _, answers in groupby(rows, key=lambda row: row["id"])
-        for reason in unexplained(Reason(answer["reason"]) for answer in answers)
-    )
-    return sorted(found.items(), key=lambda pair: (-pair[1], list(Reason).index(pair[0])))
+    found: Counter[Reason] = Counter()
+    for reason, condition in queries:
+        query = (
+            select(reason.label("reason"), func.count().label("mailboxes"))
+            .where(belongs_to(workspace, StoredMailbox), *filters.conditions(), condition)
+            .group_by(reason)
+        )
+        for row in all_rows(database, query):
+            found[Reason(row["reason"])] += row["mailboxes"]
+    return by_frequency(found)
 
 
 def count_row_errors(database: Database, import_id: int) -> list[tuple[RowReason, int]]:

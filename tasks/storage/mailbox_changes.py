@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from pyotp.totp import TOTP
-from sqlalchemy import Delete, Update, delete, select, update
+from sqlalchemy import Delete, Update, and_, case, delete, func, or_, select, update
 from sqlmodel import col
 
+from schemas.reasons import Protocol
 from schemas.rows import totp_of
 from schemas.sealing import Owner
-from schemas.tables import Mailbox, Workspace, now
-from schemas.verdicts import MailboxStatus
+from schemas.standing import ENDS_THE_TEST, MailboxStatus, Needs, State
+from schemas.tables import Mailbox, Workspace, now, table_of
 from tasks.storage.database import Database, for_reading
 from tasks.storage.mailboxes import Filters, in_parts
 
@@ -22,9 +24,55 @@ def delete_mailboxes(database: Database, chosen: Iterable[int], filters: Filters
 
 
 def make_due(database: Database, chosen: Iterable[int], filters: Filters) -> Iterator[list[str]]:
-    """Withdraw the verdicts of mailboxes, so that the next retest tests them; see `_change`."""
-    again = {"status": MailboxStatus.PENDING, "attempts": 0, "next_attempt_at": now(), "diagnosis": ""}
+    """Withdraw the verdicts of mailboxes, so that the next retest tests them; see `_change`.
+
+    A protocol that accepted the password is not asked again, unless nothing else is left to ask.
+    """
+    columns = table_of(Mailbox).columns
+    complete = columns["status"] == MailboxStatus.ACTIVE
+    again: dict[str, Any] = {
+        "status": MailboxStatus.PENDING,
+        "attempts": 0,
+        "next_attempt_at": now(),
+        "diagnosis": "",
+    }
+    for protocol in Protocol:
+        accepted = and_(columns[f"{protocol}_state"] == State.ACCEPTED, ~complete)
+        again |= {
+            f"{protocol}_state": case((accepted, State.ACCEPTED.value), else_=State.UNTESTED.value),
+            f"{protocol}_reason": "",
+            f"{protocol}_attempts": 0,
+            f"{protocol}_due": None,
+        }
     return _change(database, chosen, filters, update(Mailbox).values(again))
+
+
+def set_needs(
+    database: Database, chosen: Iterable[int], filters: Filters, needs: Needs
+) -> Iterator[list[str]]:
+    """Set what mailboxes are needed for; their status follows from what is known. See `_change`."""
+    columns = table_of(Mailbox).columns
+    states = [columns[f"{protocol}_state"] for protocol in needs.protocols]
+    open_ = or_(*(state.in_((State.UNTESTED, State.PUT_OFF)) for state in states))
+    refused = or_(
+        *(
+            and_(
+                columns[f"{protocol}_state"] == State.REFUSED,
+                columns[f"{protocol}_reason"].in_(sorted(ENDS_THE_TEST)),
+            )
+            for protocol in needs.protocols
+        )
+    )
+    pending = and_(open_, or_(~refused, *(state == State.ACCEPTED for state in states)))
+    status = case(
+        (and_(*(state == State.ACCEPTED for state in states)), MailboxStatus.ACTIVE.value),
+        (pending, MailboxStatus.PENDING.value),
+        (or_(*(state == State.ACCEPTED for state in states)), MailboxStatus.PARTIAL.value),
+        else_=MailboxStatus.FAILED.value,
+    )
+    due = case((pending, func.coalesce(columns["next_attempt_at"], now())), else_=None)
+    change = update(Mailbox).values(needs=needs, status=status, next_attempt_at=due)
+    return _change(database, chosen, filters, change)
 
 
 def tag_mailboxes(

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, exists, func, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, func, or_, select
 from sqlmodel import col
 
 from schemas.providers import Endpoint
-from schemas.reasons import Reason
+from schemas.reasons import Protocol, Reason
 from schemas.responses import (
     Mailbox,
     MailboxDetail,
@@ -19,16 +19,17 @@ from schemas.responses import (
     MailboxRecord,
     ProtocolResult,
 )
+from schemas.standing import MailboxStatus, Needs, Standing, State, ability
 from schemas.tables import Import, ProbeResult, Workspace, now, table_of
 from schemas.tables import Mailbox as StoredMailbox
-from schemas.verdicts import MailboxStatus
 from tasks.storage.database import Database, for_reading, through_restarts
 
 # Columns that are shown as they are stored.
 AS_STORED = (
     *("id", "email", "name", "tag", "status", "diagnosis", "attempts"),
-    *("created_at", "tested_at", "next_attempt_at", "import_id"),
+    *("created_at", "tested_at", "next_attempt_at", "import_id", "needs"),
 )
+STATES = tuple(f"{protocol}_{name}" for protocol in Protocol for name in ("state", "reason", "attempts"))
 SERVERS = ("smtp_host", "smtp_port", "imap_host", "imap_port")
 
 # A statement takes some ten thousand parameters at most.
@@ -43,7 +44,7 @@ class Filters:
 
     Attributes:
         import_id: The import that created the mailbox.
-        reason: What at least one protocol answered in the last test.
+        reason: Why at least one protocol that the mailbox is needed for is refused or put off.
         domain: The part of the email key after the @.
         part: Any part of the email key.
     """
@@ -65,8 +66,7 @@ class Filters:
         if self.import_id is not None:
             found.append(col(StoredMailbox.import_id) == self.import_id)
         if self.reason is not None:
-            answered = exists().where(in_last_test(), col(ProbeResult.reason) == self.reason)
-            found.append(answered.correlate(StoredMailbox))
+            found.append(has_reason(self.reason))
         if self.domain is not None:
             found.append(col(StoredMailbox.email_key).endswith(f"@{self.domain}", autoescape=True))
         if self.part is not None:
@@ -74,17 +74,34 @@ class Filters:
         return found
 
 
-def in_last_test() -> ColumnElement[bool]:
-    """Return the condition that joins mailboxes with the answers of their last test.
+def has_reason(reason: Reason) -> ColumnElement[bool]:
+    """Return the condition that a protocol that the mailbox is needed for has this reason.
 
-    A mailbox that was made due again has no last test.
+    For `Reason.OK`: that one of them accepted the password.
     """
-    # A verdict and its answers are stored with the same time. A verdict that was withdrawn has no diagnosis.
-    return and_(
-        col(ProbeResult.mailbox_id) == col(StoredMailbox.id),
-        col(ProbeResult.at) == col(StoredMailbox.tested_at),
-        col(StoredMailbox.diagnosis) != "",
+    columns = table_of(StoredMailbox).columns
+    name, value = ("state", State.ACCEPTED.value) if reason is Reason.OK else ("reason", reason.value)
+    return or_(
+        *(
+            and_(
+                columns[f"{protocol}_{name}"] == value,
+                columns["needs"].in_((Needs.BOTH, Needs(protocol.value))),
+            )
+            for protocol in Protocol
+        )
     )
+
+
+def standings_of(row: RowMapping) -> dict[Protocol, Standing]:
+    """What is known about each protocol of a stored mailbox."""
+    return {
+        protocol: Standing(
+            State(row[f"{protocol}_state"]),
+            Reason(row[f"{protocol}_reason"]) if row[f"{protocol}_reason"] else None,
+            row[f"{protocol}_attempts"],
+        )
+        for protocol in Protocol
+    }
 
 
 @through_restarts
@@ -217,13 +234,14 @@ def belongs_to(workspace: str, model: type[StoredMailbox] | type[Import]) -> Col
 
 def _mailboxes(workspace: str) -> Select[*tuple[Any, ...]]:
     columns = table_of(StoredMailbox).columns
-    return select(*(columns[name] for name in (*AS_STORED, *SERVERS))).where(
+    return select(*(columns[name] for name in (*AS_STORED, *SERVERS, *STATES))).where(
         belongs_to(workspace, StoredMailbox)
     )
 
 
 def _shown(row: RowMapping) -> dict[str, Any]:
     return {name: row[name] for name in AS_STORED} | {
+        "can": ability(standings_of(row)),
         "smtp": str(Endpoint(row["smtp_host"], row["smtp_port"])),
         "imap": str(Endpoint(row["imap_host"], row["imap_port"])),
     }

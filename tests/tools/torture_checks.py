@@ -54,7 +54,7 @@ class Stored:
 def read_stored(address: str) -> Stored:
     imports = (
         "SELECT one.*, (SELECT count(*) FROM mailbox WHERE import_id = one.id) AS mailboxes, "
-        "(SELECT count(*) FROM import_row_error WHERE import_id = one.id) AS errors "
+        "(SELECT count(*) FROM import_row WHERE import_id = one.id AND result = 'failed') AS errors "
         "FROM import AS one ORDER BY id"
     )
     with psycopg.connect(address, row_factory=dict_row) as connection:
