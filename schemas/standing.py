@@ -152,6 +152,9 @@ def _judged_together(standings: dict[Protocol, Standing]) -> dict[Protocol, Stan
             judged[protocol] = mine._replace(reason=Reason.REFUSED_THOUGH_RIGHT)
         elif mine.reason is Reason.LOGIN_REFUSED and theirs.reason in EXPLAIN_BOTH:
             judged[protocol] = mine._replace(reason=theirs.reason)
+        elif mine.state is State.PUT_OFF and theirs.reason in ENDS_THE_TEST:
+            # It will not be asked again, so its delay is no reason any more.
+            judged[protocol] = Standing(attempts=mine.attempts)
     return judged
 
 

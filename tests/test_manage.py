@@ -408,7 +408,14 @@ def test_imports_are_listed_with_rows_and_progress(desk: Desk, db: Database, tmp
         "pending": 1,
     }
     assert (first["id"], first["failed"], first["tag"]) == (1, 2, "demo")
-    assert first["progress"] == {"mailboxes": 4, "tested": 4, "active": 1, "failed": 2, "pending": 1}
+    assert first["progress"] == {
+        "mailboxes": 4,
+        "tested": 4,
+        "active": 1,
+        "partial": 0,
+        "failed": 2,
+        "pending": 1,
+    }
     shown = desk.on_terminal("imports", "list")
     assert max(map(len, shown.splitlines())) <= 80
     assert "6 rows: 4 imported, 0 skipped, 2 failed" in shown

@@ -19,11 +19,15 @@ from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason, Stage
 from schemas.sealing import Sealer, UnsealError, new_key, parse_keys
 from schemas.settings import Settings
+from schemas.standing import Needs
 from schemas.tables import Mailbox, ProbeResult, now, table_of
 from schemas.verdicts import Answer, Stop, Target, Verdict, decide_verdict
 from tasks.probe import LockoutGuard, Observer, Probing, observer
 from tasks.storage.claims import HELD_BACK, Claimed, claim, hold_back, release, save
 from tasks.storage.database import Database
+from tasks.storage.imports import count_reasons
+from tasks.storage.mailbox_changes import set_needs
+from tasks.storage.mailboxes import Filters, choose_mailboxes
 from tests.conftest import (
     StartOutlook,
     accounts,
@@ -161,6 +165,74 @@ async def test_a_wrong_password_is_not_tried_again(arrange: Arrange) -> None:
     assert run.mailbox()["status"] == "failed"
     assert run.answers() == [(1, "smtp", "wrong_credentials")]
     assert run.outlook.seen.logins == {("smtp", ADDRESS): 1}
+
+
+OUR_REASONS = (
+    # SMTP, IMAP, status, reasons of the mailbox, a part of its diagnosis
+    ("ok", "basic-auth-disabled", "partial", {"passwords_retired"}, "Can only send: SMTP accepted"),
+    ("ok", "wrong-credentials", "partial", {"refused_though_right"}, "although the password is right"),
+    ("temporary-auth-failure", "wrong-credentials", "failed", {"wrong_credentials"}, "Wrong password. "),
+    ("identity-refused", "login-failed", "failed", {"login_refused"}, "Login rejected, no cause given."),
+    ("account-blocked", "login-failed", "failed", {"account_blocked"}, "Account blocked, locked or on hold."),
+)
+
+
+@pytest.mark.parametrize(("smtp", "imap", "status", "reasons", "told"), OUR_REASONS)
+async def test_answers_are_judged_together(
+    arrange: Arrange, smtp: str, imap: str, status: str, reasons: set[str], told: str
+) -> None:
+    """Counts, list and diagnosis by reason are about the same mailboxes, in the light of both answers."""
+    run = await arrange({"ann@contoso.com": Account("pw", smtp, imap), "bob@contoso.com": Account("pw")})
+    report = (await run.probe()).report()
+    ann = run.mailbox("ann@contoso.com")
+    assert (ann["status"], told in ann["diagnosis"]) == (status, True)
+    assert "tested again" not in ann["diagnosis"] or status == "pending"
+    assert {str(reason) for reason, _ in report.reasons()} == reasons
+    counted = count_reasons(run.db, "default", Filters())
+    assert counted == report.reasons()
+    for reason, count in counted:
+        chosen = choose_mailboxes(run.db, "default", Filters(reason=reason))
+        assert (list(chosen.values()), count) == (["ann@contoso.com"], 1)
+
+
+async def test_exchanges_own_refusals_trip_the_guard(arrange: Arrange) -> None:
+    """Passwords that both protocols reject in Exchange's own words stop the run like wrong passwords."""
+    refused = Account("pw", "identity-refused", "login-failed")
+    run = await arrange({f"user{n}@contoso.com": refused for n in range(80)}, guard_after=20)
+    report = (await run.probe()).report()
+    assert report.stopped is Stop.GUARD
+    assert report.untested > 0
+
+
+async def test_mailboxes_that_can_send_do_not_trip_the_guard(arrange: Arrange) -> None:
+    """Passwords that SMTP accepts are right, whatever IMAP says: the run goes on."""
+    refused = Account("pw", "ok", "wrong-credentials")
+    run = await arrange({f"user{n}@contoso.com": refused for n in range(40)}, guard_after=20)
+    report = (await run.probe()).report()
+    assert (report.stopped, report.untested) == (None, 0)
+    assert str(report) == "40 can only send, 0 active, 0 failed"
+
+
+@pytest.mark.parametrize(("needs", "asked"), [("smtp", {"smtp"}), ("imap", {"imap"})])
+async def test_only_what_is_needed_is_tested(
+    db: Database, either_settings: Settings, start: StartOutlook, tmp_path: Path, needs: str, asked: set[str]
+) -> None:
+    """A mailbox that is needed for one protocol is active once that works, and the other is not asked."""
+    outlook = await start(one())
+    settings = with_servers(either_settings, outlook, needs=needs)
+    stored = import_file(db, settings, write_csv(tmp_path / "x.csv", [(ADDRESS, "pass word")]))
+    run = Run(db, outlook, settings, stored.targets)
+    await run.probe()
+    assert (run.mailbox()["status"], run.mailbox()["needs"]) == ("active", needs)
+    assert {protocol for protocol, _ in outlook.seen.logins} == asked
+    # What it is needed for can change: then the rest is asked, and nothing twice.
+    assert list(set_needs(db, run.ids, Filters(), Needs.BOTH)) == [[ADDRESS]]
+    assert run.mailbox()["status"] == "pending"
+    await run.probe()
+    assert run.mailbox()["status"] == "active"
+    assert set(outlook.seen.logins.values()) == {1}
+    assert list(set_needs(db, run.ids, Filters(), Needs.SMTP)) == [[ADDRESS]]
+    assert run.mailbox()["status"] == "active"
 
 
 async def test_the_sign_in_name_is_used(

@@ -237,6 +237,35 @@ async def test_exactly_the_good_ones_are_active(
     )
 
 
+@pytest.mark.slow
+async def test_a_server_that_takes_five_connections(
+    settings: Settings, ca: trustme.CA, ca_file: Path, tmp_path: Path
+) -> None:
+    """Where a server takes five connections from an address, five runs leave every good mailbox active."""
+    users = {f"user{n}@contoso.example": f"word{n}" for n in range(60)}
+    exim = EXIM.replace("smtp_accept_max_per_host = 0", "smtp_accept_max_per_host = 5")
+    dovecot_users = "".join(f"{user}:{{PLAIN}}{word}\n" for user, word in users.items())
+    exim_users = "".join(f"{user}: {b64(word)}\n" for user, word in users.items())
+    file = write_csv(tmp_path / "mailboxes.csv", users.items())
+    with (
+        serving("dovecot", "-F -c", DOVECOT, dovecot_users, ca) as (imap_port, _),
+        serving("exim4", "-bdf -C", exim, exim_users, ca) as (smtp_port, folder),
+        database(settings) as db,
+    ):
+        wait_for_greeting(imap_port, ca_file, tls=True)
+        wait_for_greeting(smtp_port, ca_file, tls=False)
+        servers = {"smtp": f"localhost:{smtp_port}", "imap": f"localhost:{imap_port}"}
+        chosen = with_changes(settings, servers={"*": servers}, ca_file=ca_file)
+        for run in range(5):
+            stored = import_file(db, chosen, file, workspace=f"run {run}")
+            probing = Probing(db, chosen, [target.mailbox_id for target in stored.targets])
+            await probe_targets(probing, stored.targets, chosen.probe_group_size)
+            assert probing.report().untested == 0
+        refused = (folder / "output").read_text().count("too many connections from that IP address")
+    assert Counter(row["status"] for row in rows_of(db, Mailbox)) == {"active": 300}
+    assert refused > 0  # the limit was reached
+
+
 async def test_connections_that_start_the_other_way(ca: trustme.CA, ca_file: Path) -> None:
     """A login works over IMAP with STARTTLS and SMTP with TLS at once; without a scheme the port is named."""
     user, password = "ann@contoso.example", 'größe and "quotes"'

@@ -162,7 +162,7 @@ def delete_mailboxes(
     *emails: Emails, selection: Selection = EVERY, all_: All = False, yes: Yes = False
 ) -> int:
     """Delete mailboxes with their credentials and verdicts."""
-    will = "will be deleted, with their credentials and verdicts"
+    will = "will be deleted; their passwords cannot be got back"
     return _change(emails, selection, will, "Deleted", mailbox_changes.delete_mailboxes, all_=all_, yes=yes)
 
 

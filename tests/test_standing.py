@@ -1,0 +1,154 @@
+"""What is known about each protocol, over any sequence of answers."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from schemas.classify import CREDENTIALS_REJECTED, WRONG_PASSWORD
+from schemas.diagnosis import diagnose
+from schemas.reasons import Protocol, Reason
+from schemas.standing import (
+    ENDS_THE_TEST,
+    NOTHING_KNOWN,
+    Answered,
+    MailboxStatus,
+    Needs,
+    Standing,
+    State,
+    ability,
+    reasons_of,
+    settle,
+    status_of,
+    to_ask,
+)
+from tests.support.standings import standings_after
+
+MOST = 4
+OK = Reason.OK
+SMTP, IMAP = Protocol.SMTP, Protocol.IMAP
+NEITHER = "can neither send nor receive"
+
+
+class AnyAnswers(RuleBasedStateMachine):
+    """A mailbox that is tested again and again, and gets any answer that a server can give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.needs = Needs.BOTH
+        self.standings = dict(NOTHING_KNOWN)
+        self.asked_after_acceptance = False
+        self.refused_passwords = dict.fromkeys(Protocol, 0)
+        self.counted = dict.fromkeys(Protocol, 0)
+
+    @rule(needs=st.sampled_from(Needs))
+    def need(self, needs: Needs) -> None:
+        self.needs = needs
+
+    @precondition(lambda self: bool(to_ask(self.standings, self.needs)))
+    @rule(data=st.data())
+    def test(self, data: st.DataObject) -> None:
+        answers: list[Answered] = []
+        for protocol in to_ask(self.standings, self.needs):
+            assert not self.standings[protocol].settled
+            reason = data.draw(st.sampled_from(Reason), label=protocol)
+            tried = reason in CREDENTIALS_REJECTED or reason is OK or data.draw(st.booleans())
+            answers.append(Answered(protocol, reason, None, tried))
+            self.refused_passwords[protocol] += reason in WRONG_PASSWORD
+            self.counted[protocol] += tried and not reason.explanation.self_made
+            if not to_ask(settle(self.standings, answers, MOST), self.needs):
+                break
+        self.standings = settle(self.standings, answers, MOST)
+
+    @invariant()
+    def no_refused_password_is_sent_twice(self) -> None:
+        assert all(times <= 1 for times in self.refused_passwords.values())
+
+    @invariant()
+    def attempts_are_counted_and_bounded(self) -> None:
+        for protocol, one in self.standings.items():
+            assert one.attempts == self.counted[protocol] <= MOST
+
+    @invariant()
+    def a_reason_belongs_to_what_is_not_accepted(self) -> None:
+        for one in self.standings.values():
+            assert (one.reason is None) == (one.state in (State.UNTESTED, State.ACCEPTED))
+            assert (one.pause is not None) == (one.state is State.PUT_OFF)
+
+    @invariant()
+    def an_accepted_password_is_never_called_wrong(self) -> None:
+        if any(one.state is State.ACCEPTED for one in self.standings.values()):
+            assert not {one.reason for one in self.standings.values()} & CREDENTIALS_REJECTED
+
+    @invariant()
+    def the_status_follows(self) -> None:
+        states = {protocol: self.standings[protocol].state for protocol in self.needs.protocols}
+        expected = MailboxStatus.FAILED
+        if all(state is State.ACCEPTED for state in states.values()):
+            expected = MailboxStatus.ACTIVE
+        elif to_ask(self.standings, self.needs):
+            expected = MailboxStatus.PENDING
+        elif State.ACCEPTED in states.values():
+            expected = MailboxStatus.PARTIAL
+        assert status_of(self.standings, self.needs) is expected
+        line = diagnose(self.standings, self.needs)
+        assert line.isprintable()
+        assert ("Can only" in line) == (expected is MailboxStatus.PARTIAL)
+        assert line.startswith("Works") == (expected is MailboxStatus.ACTIVE)
+
+
+TestAnyAnswers = AnyAnswers.TestCase
+TestAnyAnswers.settings = settings(max_examples=150, stateful_step_count=12, deadline=None)
+
+
+@pytest.mark.parametrize(
+    ("smtp", "imap", "needs", "status", "can"),
+    [
+        (OK, OK, "both", "active", "can send and receive"),
+        (OK, Reason.PASSWORDS_RETIRED, "both", "partial", "can only send"),
+        (OK, Reason.PASSWORDS_RETIRED, "smtp", "active", "can only send"),
+        (OK, Reason.PASSWORDS_RETIRED, "imap", "failed", "can only send"),
+        (Reason.SMTP_AUTH_OFF_TENANT, OK, "both", "partial", "can only receive"),
+        (Reason.SMTP_AUTH_OFF_TENANT, Reason.PASSWORDS_RETIRED, "both", "failed", NEITHER),
+        (Reason.SMTP_AUTH_OFF_TENANT, Reason.SERVER_BUSY, "both", "pending", NEITHER),
+        (Reason.WRONG_CREDENTIALS, None, "both", "failed", NEITHER),
+        (OK, None, "both", "pending", "can only send"),
+        (OK, None, "smtp", "active", "can only send"),
+    ],
+)  # fmt: skip
+def test_status_and_ability(smtp: Reason, imap: Reason | None, needs: str, status: str, can: str) -> None:
+    """What a mailbox can do follows from both protocols, and its status from what it is needed for too."""
+    found = standings_after(smtp, imap)
+    assert (status_of(found, Needs(needs)), ability(found)) == (status, can)
+
+
+def test_a_password_that_one_side_accepted_is_right() -> None:
+    """IMAP that rejects a password that SMTP accepted has another reason than a wrong password."""
+    for rejected in CREDENTIALS_REJECTED:
+        assert reasons_of(standings_after(OK, rejected), Needs.BOTH) == {Reason.REFUSED_THOUGH_RIGHT}
+        assert reasons_of(standings_after(rejected, OK), Needs.BOTH) == {Reason.REFUSED_THOUGH_RIGHT}
+
+
+def test_a_wrong_password_ends_the_test() -> None:
+    """After a wrong password, or with a mailbox elsewhere, the other protocol is not asked."""
+    for reason in ENDS_THE_TEST:
+        assert to_ask(standings_after(reason, None), Needs.BOTH) == []
+    assert to_ask(standings_after(Reason.LOGIN_REFUSED, None), Needs.BOTH) == [IMAP]
+
+
+def test_only_what_is_open_is_asked_again() -> None:
+    """A retest asks the protocol that was put off, and not the one that accepted the password."""
+    assert to_ask(standings_after(OK, Reason.SERVER_BUSY), Needs.BOTH) == [IMAP]
+    assert to_ask(standings_after(Reason.SERVER_BUSY, Reason.PASSWORDS_RETIRED), Needs.BOTH) == [SMTP]
+
+
+def test_what_this_program_caused_uses_up_no_attempt() -> None:
+    """Too many connections never end a mailbox, however often they happen."""
+    found = dict(NOTHING_KNOWN)
+    for _ in range(20):
+        found = settle(found, [Answered(SMTP, Reason.TOO_MANY_CONNECTIONS, None, True)], MOST)
+    assert found[SMTP] == Standing(State.PUT_OFF, Reason.TOO_MANY_CONNECTIONS, 0, timedelta(minutes=5))
