@@ -1,0 +1,51 @@
+"""A short letter to the owner of a mailbox."""
+
+from __future__ import annotations
+
+from schemas.outcomes import Action, Outcome, needs_password, shortened, utc
+
+_NEW_PASSWORD_AT_WORK = """\
+What to do:
+1. Sign in at https://mysignins.microsoft.com/security-info
+2. Choose “Add sign-in method”, then “App password”.
+3. Give the new app password to the person who sent you this letter: by phone or through a password
+   manager, not by email.
+
+If “App password” is not on the list, your administrator has to allow it. Your own password stays as it is.
+"""
+_NEW_PASSWORD_PERSONAL = """\
+What to do:
+1. Sign in at https://account.microsoft.com/security
+2. Choose “Advanced security options”, then “Create a new app password”.
+3. Give the new app password to the person who sent you this letter: by phone or through a password
+   manager, not by email.
+
+Your own password stays as it is.
+"""
+_SIGN_IN = """\
+What to do:
+1. Sign in on the web at https://outlook.live.com
+2. Follow the instructions there until you see your mail.
+3. Tell the person who sent you this letter that it works again.
+"""
+
+
+def letter(action: Action, outcome: Outcome) -> str:
+    """The letter to an owner: which mailbox, what is wrong, and what to do."""
+    email = shortened(outcome.email)
+    answer = action.example and next(
+        (one for one in outcome.answers.values() if one.code == action.code), action.example
+    )
+    when = f" (tested {utc(answer.at)})" if answer else ""
+    if not needs_password(action):
+        steps = _SIGN_IN
+    else:
+        steps = _NEW_PASSWORD_PERSONAL if outcome.personal else _NEW_PASSWORD_AT_WORK
+    name = shortened(outcome.name or "", 200)
+    return (
+        f"1 mailbox: {email}\n\n"
+        f"Hello{f' {name}' if name else ''},\n\n"
+        f"the mailbox {email} cannot be connected{when}.\n"
+        f"{action.title.rstrip('.')}: {action.meaning}\n\n"
+        f"{steps}"
+    )

@@ -1,0 +1,218 @@
+"""The PowerShell script that turns on SMTP AUTH for the mailboxes of one domain."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from schemas.labels import counted, printable
+
+SCRIPT_NAME = "enable-smtp-auth.ps1"
+BEFORE_NAME = "before.csv"
+
+# PowerShell takes all of these for a single quote.
+_QUOTES = re.compile("['\u2018\u2019\u201a\u201b]")
+
+
+def literal(text: str) -> str:
+    """A PowerShell string literal in single quotes, in which nothing is expanded.
+
+    Control characters become spaces, so that the literal stays on its line.
+    """
+    return "'" + _QUOTES.sub(r"\g<0>\g<0>", printable(text)) + "'"
+
+
+def enable_smtp_auth(emails: Sequence[str]) -> bytes:
+    """The script for these mailboxes.
+
+    It starts with a byte order mark: Windows PowerShell 5.1 reads a script without one in the machine's code
+    page, in which parts of other characters become quotes.
+
+    Args:
+        emails: Addresses; untrusted.
+    """
+    verb = "needs" if len(emails) == 1 else "need"
+    first = f"# {counted(len(emails), 'mailbox', 'mailboxes')} {verb} SMTP AUTH.\n"
+    listed = "\n".join(f"    {literal(email)}" for email in emails)
+    return (first + _HEAD + f"$Mailboxes = @(\n{listed}\n)\n" + _BODY).encode("utf-8-sig")
+
+
+_HEAD = r"""<#
+.SYNOPSIS
+    Turns on SMTP AUTH for the mailboxes that are listed below, one by one.
+
+.DESCRIPTION
+    Without -Apply, the script changes nothing in Exchange: it shows what it would do.
+    Every run first records the present state of each mailbox in before.csv, next to this script.
+    The script never changes the setting of the whole organisation; it only shows it.
+
+.PARAMETER Apply
+    Make the changes.
+
+.PARAMETER Undo
+    Go back to the state in before.csv, for the mailboxes that this script has changed.
+    Without -Apply, it shows what it would do.
+
+.EXAMPLE
+    Connect-ExchangeOnline
+    .\enable-smtp-auth.ps1
+    .\enable-smtp-auth.ps1 -Apply
+    .\enable-smtp-auth.ps1 -Undo -Apply
+#>
+[CmdletBinding()]
+param(
+    [switch] $Apply,
+    [switch] $Undo
+)
+
+$ErrorActionPreference = 'Stop'
+
+"""
+
+_BODY = r"""
+$BeforeFile = Join-Path $PSScriptRoot 'before.csv'
+$Before = @{}
+$Changed = 0
+$Failures = 0
+
+if (-not (Get-Command Set-CASMailbox -ErrorAction SilentlyContinue)) {
+    Write-Warning 'Connect to Exchange Online first: Install-Module ExchangeOnlineManagement, then Connect-ExchangeOnline.'
+    exit 1
+}
+
+# 'True': off. 'False': on. Empty: as the organisation has it.
+function Get-SmtpAuthState($Mailbox) {
+    $Found = @(Get-CASMailbox -Identity $Mailbox)
+    if ($Found.Count -ne 1) {
+        throw 'not exactly one mailbox has this address'
+    }
+    [string] $Found[0].SmtpClientAuthenticationDisabled
+}
+
+function Show-State($State) {
+    switch ($State) {
+        'True' { 'off for the mailbox' }
+        'False' { 'on for the mailbox' }
+        default { 'as the organisation has it' }
+    }
+}
+
+# A new file first, so that a crash leaves the old or the new state and never half of it.
+function Save-Before {
+    if ($Before.Count -gt 0) {
+        $NewFile = $BeforeFile + '.new'
+        $Before.Values | Sort-Object -Property Mailbox |
+            Export-Csv -LiteralPath $NewFile -NoTypeInformation -Encoding UTF8
+        Move-Item -LiteralPath $NewFile -Destination $BeforeFile -Force
+    }
+}
+
+function Show-Failure($Mailbox, $Failure) {
+    Write-Warning ($Mailbox + ': ' + $Failure.Exception.Message)
+}
+
+if (Test-Path -LiteralPath $BeforeFile) {
+    foreach ($Row in Import-Csv -LiteralPath $BeforeFile -Encoding UTF8) {
+        $Before[$Row.Mailbox] = $Row
+    }
+}
+
+if ($Undo) {
+    foreach ($Mailbox in $Mailboxes) {
+        if (-not $Before.ContainsKey($Mailbox) -or $Before[$Mailbox].Changed -ne 'yes') {
+            continue
+        }
+        $Row = $Before[$Mailbox]
+        $Was = $null
+        if ($Row.SmtpClientAuthenticationDisabled -eq 'True') {
+            $Was = $true
+        }
+        Write-Host ($Mailbox + ': back to ' + (Show-State $Row.SmtpClientAuthenticationDisabled))
+        $Changed++
+        if ($Apply) {
+            try {
+                Set-CASMailbox -Identity $Mailbox -SmtpClientAuthenticationDisabled $Was
+                $Row.Changed = 'no'
+                Save-Before
+            }
+            catch {
+                Show-Failure $Mailbox $_
+                $Failures++
+            }
+        }
+    }
+}
+else {
+    $Todo = @()
+    foreach ($Mailbox in $Mailboxes) {
+        try {
+            $State = Get-SmtpAuthState $Mailbox
+        }
+        catch {
+            Show-Failure $Mailbox $_
+            $Failures++
+            continue
+        }
+        # The state before the first change stays recorded; it is what -Undo goes back to.
+        if (-not $Before.ContainsKey($Mailbox) -or $Before[$Mailbox].Changed -ne 'yes') {
+            $Before[$Mailbox] = [pscustomobject] @{
+                Mailbox = $Mailbox
+                SmtpClientAuthenticationDisabled = $State
+                Changed = 'no'
+            }
+        }
+        if ($State -eq 'False') {
+            Write-Host ($Mailbox + ': SMTP AUTH is on already')
+        }
+        else {
+            $Todo += $Mailbox
+        }
+    }
+    Save-Before
+
+    foreach ($Mailbox in $Todo) {
+        Write-Host ($Mailbox + ': turn on SMTP AUTH')
+        $Changed++
+        if ($Apply) {
+            try {
+                $Before[$Mailbox].Changed = 'yes'
+                Save-Before
+                Set-CASMailbox -Identity $Mailbox -SmtpClientAuthenticationDisabled $false
+            }
+            catch {
+                Show-Failure $Mailbox $_
+                $Failures++
+            }
+        }
+    }
+
+    try {
+        $Off = (Get-TransportConfig).SmtpClientAuthenticationDisabled
+        $Word = 'on'
+        if ($Off) {
+            $Word = 'off'
+        }
+        Write-Host ''
+        Write-Host ('For the whole organisation, SMTP AUTH is ' + $Word + '. The setting of a mailbox goes first.')
+        Write-Host 'To turn it on for all mailboxes: Set-TransportConfig -SmtpClientAuthenticationDisabled $false'
+        $Policy = (Get-OrganizationConfig).DefaultAuthenticationPolicy
+        if ($Policy) {
+            Write-Host ('The authentication policy ' + $Policy + ' applies by default. It must allow Basic authentication for SMTP.')
+        }
+    }
+    catch {
+        Show-Failure 'Settings of the organisation' $_
+    }
+}
+
+Write-Host ''
+if ($Apply) {
+    Write-Host ([string] $Changed + ' mailboxes to change, ' + $Failures + ' failures. Exchange takes up to an hour to apply a change.')
+}
+else {
+    Write-Host ([string] $Changed + ' mailboxes to change, ' + $Failures + ' failures. Nothing was changed: run it again with -Apply.')
+}
+if ($Failures -gt 0) {
+    exit 1
+}
+"""
