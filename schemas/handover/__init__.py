@@ -1,4 +1,4 @@
-"""The hand-over of an import: files for whoever has to act, made of addresses and reasons, without a secret."""
+"""The hand-over of an import: files by who has to act, made of addresses and reasons, without a secret."""
 
 from __future__ import annotations
 
@@ -68,11 +68,12 @@ def handover(
         len(letters),
         program,
     )
+    by_folder = {
+        f"{folder}/{name}": made for folder, files in folders.items() for name, (made, _) in files.items()
+    }
     return {
         README: overview.encode(),
-        **{
-            f"{folder}/{name}": made for folder, files in folders.items() for name, (made, _) in files.items()
-        },
+        **by_folder,
         **lists,
         **{f"{LETTERS}/{name}": text for name, text in letters.items()},
     }
@@ -96,14 +97,11 @@ def _solved_by_password(found: Sequence[Action], stored: Collection[str]) -> lis
     return mailboxes + _where(errors, rows)
 
 
-def _where(found: Iterable[Action], kept: Collection[Outcome]) -> list[Action]:
+def _where(found: Iterable[Action], wanted: Collection[Outcome]) -> list[Action]:
     """The actions with these outcomes only."""
-    chosen = set(map(id, kept))
-    parts = (
-        action._replace(outcomes=tuple(one for one in action.outcomes if id(one) in chosen))
-        for action in found
-    )
-    return [part for part in parts if part.outcomes]
+    chosen = set(map(id, wanted))
+    kept = ((action, tuple(one for one in action.outcomes if id(one) in chosen)) for action in found)
+    return [action._replace(outcomes=members) for action, members in kept if members]
 
 
 def _without(found: Iterable[Action], others: Iterable[Action]) -> list[Action]:

@@ -37,8 +37,9 @@ organisation. It needs the ExchangeOnlineManagement module and the Exchange Admi
 
        .\\{SCRIPT_NAME} -Undo -Apply
 
-Keep `{BEFORE_NAME}` for as long as you may want to go back. To turn SMTP AUTH on for all mailboxes instead, run
-`Set-TransportConfig -SmtpClientAuthenticationDisabled $false`; the setting of a single mailbox goes first.
+Keep `{BEFORE_NAME}` for as long as you may want to go back. To turn SMTP AUTH on for all mailboxes instead,
+run `Set-TransportConfig -SmtpClientAuthenticationDisabled $false`. The setting of a single mailbox goes
+first.
 
 An authentication policy can block SMTP for a mailbox although SMTP AUTH is on. The policy must allow Basic
 authentication for SMTP (`AllowBasicAuthSmtp`). Security defaults block it, too.
@@ -47,10 +48,11 @@ authentication for SMTP (`AllowBasicAuthSmtp`). Security defaults block it, too.
 _AFTERWARDS = """\
 ## What it cannot change
 
-- Exchange Online accepts no passwords over IMAP or POP, and no setting brings them back. With SMTP AUTH a mailbox can
-  send; to receive, it needs OAuth.
-- At the end of December 2026 Microsoft turns SMTP AUTH with passwords off by default in existing organisations. You can
-  turn it on again. The date of the final removal is announced in the second half of 2027.
+- Exchange Online accepts no passwords over IMAP or POP, and no setting brings them back. With SMTP AUTH a
+  mailbox can send; to receive, it needs OAuth.
+- At the end of December 2026 Microsoft turns SMTP AUTH with passwords off by default in existing
+  organisations. You can turn it on again. Microsoft announces the date of the final removal in the second
+  half of 2027.
 """
 
 

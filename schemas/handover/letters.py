@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from schemas.outcomes import Action, Outcome, needs_password, shortened, utc
 
-_NEW_PASSWORD_AT_WORK = """\
+_NEW_AT_WORK = """\
 What to do:
 1. Sign in at https://mysignins.microsoft.com/security-info
 2. Choose “Add sign-in method”, then “App password”.
@@ -13,7 +13,7 @@ What to do:
 
 If “App password” is not on the list, your administrator has to allow it. Your own password stays as it is.
 """
-_NEW_PASSWORD_PERSONAL = """\
+_NEW_PERSONAL = """\
 What to do:
 1. Sign in at https://account.microsoft.com/security
 2. Choose “Advanced security options”, then “Create a new app password”.
@@ -37,10 +37,8 @@ def letter(action: Action, outcome: Outcome) -> str:
         (one for one in outcome.answers.values() if one.code == action.code), action.example
     )
     when = f" (tested {utc(answer.at)})" if answer else ""
-    if not needs_password(action):
-        steps = _SIGN_IN
-    else:
-        steps = _NEW_PASSWORD_PERSONAL if outcome.personal else _NEW_PASSWORD_AT_WORK
+    new_password = _NEW_PERSONAL if outcome.personal else _NEW_AT_WORK
+    steps = new_password if needs_password(action) else _SIGN_IN
     name = shortened(outcome.name or "", 200)
     return (
         f"1 mailbox: {email}\n\n"

@@ -1,4 +1,4 @@
-"""The CSV files of a hand-over. All are safe to open in a spreadsheet, and their addresses can be imported."""
+"""The CSV files of a hand-over: safe to open in a spreadsheet, with addresses that can be imported."""
 
 from __future__ import annotations
 
@@ -38,17 +38,13 @@ def fix_passwords(found: Iterable[Action]) -> bytes:
 
 def fix_rows(found: Iterable[Action]) -> bytes:
     """The rows that were not imported, by line."""
-    rows = [
-        (outcome.line, outcome, action.title, action.remedy)
-        for action in found
-        for outcome in action.outcomes
-    ]
-    rows.sort(key=lambda row: row[0] or 0)
+    rows = [(outcome, action) for action in found for outcome in action.outcomes]
+    rows.sort(key=lambda row: row[0].line or 0)
     return _csv(
         ("line", "email", "error", "what_to_do"),
         (
-            ("" if line is None else str(line), importable(outcome.email), defused(title), defused(remedy))
-            for line, outcome, title, remedy in rows
+            (str(one.line or ""), importable(one.email), defused(action.title), defused(action.remedy))
+            for one, action in rows
         ),
     )
 

@@ -76,7 +76,9 @@ $Changed = 0
 $Failures = 0
 
 if (-not (Get-Command Set-CASMailbox -ErrorAction SilentlyContinue)) {
-    Write-Warning 'Connect to Exchange Online first: Install-Module ExchangeOnlineManagement, then Connect-ExchangeOnline.'
+    Write-Warning 'Connect to Exchange Online first:'
+    Write-Warning '    Install-Module ExchangeOnlineManagement'
+    Write-Warning '    Connect-ExchangeOnline'
     exit 1
 }
 
@@ -118,6 +120,10 @@ if (Test-Path -LiteralPath $BeforeFile) {
 }
 
 if ($Undo) {
+    if ($Before.Count -eq 0) {
+        Write-Warning 'before.csv is not there, or empty: nothing is recorded to go back to.'
+        exit 1
+    }
     foreach ($Mailbox in $Mailboxes) {
         if (-not $Before.ContainsKey($Mailbox) -or $Before[$Mailbox].Changed -ne 'yes') {
             continue
@@ -193,11 +199,14 @@ else {
             $Word = 'off'
         }
         Write-Host ''
-        Write-Host ('For the whole organisation, SMTP AUTH is ' + $Word + '. The setting of a mailbox goes first.')
-        Write-Host 'To turn it on for all mailboxes: Set-TransportConfig -SmtpClientAuthenticationDisabled $false'
+        Write-Host ('SMTP AUTH is ' + $Word + ' for the whole organisation.')
+        Write-Host 'The setting of a mailbox goes first.'
+        Write-Host 'To turn it on for all mailboxes, run:'
+        Write-Host '    Set-TransportConfig -SmtpClientAuthenticationDisabled $false'
         $Policy = (Get-OrganizationConfig).DefaultAuthenticationPolicy
         if ($Policy) {
-            Write-Host ('The authentication policy ' + $Policy + ' applies by default. It must allow Basic authentication for SMTP.')
+            Write-Host ('The authentication policy ' + $Policy + ' applies by default.')
+            Write-Host 'It must allow Basic authentication for SMTP (AllowBasicAuthSmtp).'
         }
     }
     catch {
@@ -206,11 +215,12 @@ else {
 }
 
 Write-Host ''
+Write-Host ('Mailboxes to change: ' + $Changed + ', failures: ' + $Failures)
 if ($Apply) {
-    Write-Host ([string] $Changed + ' mailboxes to change, ' + $Failures + ' failures. Exchange takes up to an hour to apply a change.')
+    Write-Host 'Exchange takes up to an hour to apply a change.'
 }
 else {
-    Write-Host ([string] $Changed + ' mailboxes to change, ' + $Failures + ' failures. Nothing was changed: run it again with -Apply.')
+    Write-Host 'Nothing was changed in Exchange. To make the changes, run it again with -Apply.'
 }
 if ($Failures -gt 0) {
     exit 1

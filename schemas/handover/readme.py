@@ -37,9 +37,9 @@ def readme(
     concerned = [outcome for action in found for outcome in action.outcomes]
     sentence = who_has_to_act(concerned)
     blocks = [
-        f"{len(concerned):,} of {counted(document.rows, 'row')} need something: import {document.import_id}, "
-        f"{shortened(document.file, 60)}, {utc(document.created_at)}.",
-        f"{sentence}." if sentence else "There is nothing to do.",
+        f"{len(concerned):,} of {counted(document.rows, 'row')} do not fully work: import "
+        f"{document.import_id}, {shortened(document.file, 60)}, {utc(document.created_at)}.",
+        _text(f"{sentence}." if sentence else "There is nothing to do."),
         "No file here contains a password.",
         *_for_admins(folders),
         *_for_the_uploader(document, lists, program),
@@ -69,7 +69,7 @@ def _for_admins(folders: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
 
 def _for_the_uploader(document: Document, lists: Mapping[str, int], program: str) -> Iterator[str]:
     if FIX_PASSWORDS in lists or FIX_ROWS in lists:
-        yield _heading("For whoever made the file")
+        yield _heading("For the person who made the file")
     if FIX_PASSWORDS in lists:
         call = _call(document, program, "import", FIX_PASSWORDS, "--update")
         yield _text(
@@ -137,5 +137,9 @@ def _heading(text: str) -> str:
 
 def _text(text: str, indent: str = "") -> str:
     return textwrap.fill(
-        shortened(text, 2000), WIDTH, initial_indent=indent, subsequent_indent=indent + "  " * bool(indent)
+        shortened(text, 2000),
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=2 * indent,
+        break_on_hyphens=False,
     )
