@@ -11,6 +11,7 @@ from typing import NamedTuple
 from schemas.actors import Actor, decide_actor, is_personal
 from schemas.classify import CREDENTIALS_REJECTED
 from schemas.labels import counted, printable
+from schemas.powershell import literal
 from schemas.providers import MICROSOFT_IMAP, MICROSOFT_SMTP
 from schemas.reasons import Protocol, Reason
 
@@ -315,6 +316,24 @@ def forecast(outcomes: Iterable[Outcome]) -> str:
         "organisations; their admins can turn it on again. Microsoft announces the date of the final removal "
         "in the second half of 2027. Plan for OAuth sign-in until then."
     )
+
+
+def filled_in(remedy: str, outcome: Outcome) -> str:
+    """A remedy with the address, quoted for PowerShell, instead of the placeholder ADDRESS."""
+    return remedy.replace("ADDRESS", literal(shortened(outcome.email)))
+
+
+def result_of(outcome: Outcome) -> str:
+    """The result of a row in a few words."""
+    if outcome.status == "active":
+        return "Works"
+    if outcome.status == "partial":
+        return "Can only send" if Protocol.SMTP in outcome.accepted else "Can only receive"
+    if outcome.status == "pending":
+        return "Tested again later" if outcome.answers else "Not tested yet"
+    if outcome.status:
+        return "Fails"
+    return "Not imported" if outcome.result == "failed" else "Skipped"
 
 
 def shortened(text: str, longest: int = 500) -> str:

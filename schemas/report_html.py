@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from schemas.actors import Actor
-from schemas.handover.powershell import literal
 from schemas.labels import counted
 from schemas.outcomes import (
     Action,
@@ -18,8 +17,10 @@ from schemas.outcomes import (
     Document,
     Outcome,
     actions,
+    filled_in,
     forecast,
     named_domains,
+    result_of,
     shortened,
     utc,
     who_has_to_act,
@@ -151,16 +152,12 @@ def _sections(found: Sequence[Action]) -> Iterator[str]:
         count = counted(len(action.outcomes), *noun)
         remedy = filled_in(action.remedy, action.outcomes[0])
         yield (
-            f'<section class="reason" id="r{number}"><span class="count">{count}</span><h3>{_text(action.title)}</h3>'
+            f'<section class="reason" id="r{number}"><span class="count">{count}</span>'
+            f"<h3>{_text(action.title)}</h3>"
             f"<p>{_text(action.meaning)} <b>{_with_commands(remedy)}</b></p>"
             f'<p class="whom">{_whom(action)} <button type="button" data-k="r{number}" hidden>'
             "Show in the table</button></p></section>"
         )
-
-
-def filled_in(remedy: str, outcome: Outcome) -> str:
-    """A remedy with the address, quoted for PowerShell, instead of the placeholder ADDRESS."""
-    return remedy.replace("ADDRESS", literal(shortened(outcome.email)))
 
 
 # A command of PowerShell with its parameters, as the remedies have it.
@@ -232,19 +229,6 @@ def _row(outcome: Outcome, number: int | None, found: Sequence[Action]) -> str:
         f'<td class="{kind}">{result_of(outcome)}</td><td>{_why(outcome, number, found)}</td>'
         f"<td>{_said(outcome)}</td></tr>"
     )
-
-
-def result_of(outcome: Outcome) -> str:
-    """The result of a row in a few words."""
-    if outcome.status == "active":
-        return "Works"
-    if outcome.status == "partial":
-        return "Can only send" if Protocol.SMTP in outcome.accepted else "Can only receive"
-    if outcome.status == "pending":
-        return "Tested again later" if outcome.answers else "Not tested yet"
-    if outcome.status:
-        return "Fails"
-    return "Not imported" if outcome.result == "failed" else "Skipped"
 
 
 def _why(outcome: Outcome, number: int | None, found: Sequence[Action]) -> str:

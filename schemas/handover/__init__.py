@@ -10,7 +10,6 @@ from schemas.handover.admin import smtp_auth_off, to_admin
 from schemas.handover.letters import letter
 from schemas.handover.lists import PASSWORD_ERRORS, fix_passwords, fix_rows, oauth_list, personal_list
 from schemas.handover.names import SafeNames
-from schemas.handover.powershell import SCRIPT_NAME, enable_smtp_auth
 from schemas.handover.readme import (
     ADMIN_PAGE,
     FIX_PASSWORDS,
@@ -21,6 +20,7 @@ from schemas.handover.readme import (
     README,
     readme,
 )
+from schemas.handover.script import SCRIPT_NAME, enable_smtp_auth
 from schemas.outcomes import Action, Document, Outcome, actions, needs_password
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from schemas.handover.powershell import BEFORE_NAME, SCRIPT_NAME
+from schemas.handover.script import BEFORE_NAME, SCRIPT_NAME
 from schemas.labels import counted
 from schemas.outcomes import Action, Answered, Document, Outcome, shortened, utc
 from schemas.reasons import Protocol, Reason

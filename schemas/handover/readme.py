@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from schemas.actors import Actor
-from schemas.handover.powershell import BEFORE_NAME, SCRIPT_NAME
+from schemas.handover.script import BEFORE_NAME, SCRIPT_NAME
 from schemas.labels import DEFAULT_WORKSPACE, counted
 from schemas.outcomes import Action, Document, shortened, utc, who_has_to_act
 
