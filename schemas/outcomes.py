@@ -72,7 +72,7 @@ class Outcome:
     @property
     def domain(self) -> str:
         """The domain of the address in lower case, or ""."""
-        return self.email.rpartition("@")[2].casefold() if "@" in self.email else ""
+        return self.email.rpartition("@")[2].lower() if "@" in self.email else ""
 
     @property
     def personal(self) -> bool:
@@ -166,7 +166,7 @@ def actions(outcomes: Iterable[Outcome]) -> list[Action]:
     seen = set()
     for outcome in outcomes:
         kind = _kind(outcome)
-        key = outcome.email.casefold()
+        key = outcome.email.lower()
         if kind is None or (outcome.status and key in seen):
             continue
         if outcome.status:
@@ -300,7 +300,7 @@ def forecast(outcomes: Iterable[Outcome]) -> str:
     Source: Microsoft tech community, 27 January 2026.
     """
     sending = {
-        outcome.email.casefold()
+        outcome.email.lower()
         for outcome in outcomes
         if outcome.status in ("active", "partial")
         and not outcome.personal

@@ -41,7 +41,7 @@ def handover(
     rows = list(outcomes)
     found = actions(rows)
     members = {
-        FIX_PASSWORDS: _solved_by_password(found, {one.email.casefold() for one in rows if one.status}),
+        FIX_PASSWORDS: _solved_by_password(found, {one.email.lower() for one in rows if one.status}),
         OAUTH: _of(found, Actor.NOBODY),
     }
     members[FIX_ROWS] = _without(_of(found, Actor.UPLOADER), members[FIX_PASSWORDS])
@@ -91,8 +91,8 @@ def _solved_by_password(found: Sequence[Action], stored: Collection[str]) -> lis
     rows = []
     for outcome in (outcome for action in errors for outcome in action.outcomes):
         # A row without an address cannot be imported; that of a stored mailbox, or a second one, need not be.
-        if "@" in outcome.email and outcome.email.casefold() not in seen:
-            seen.add(outcome.email.casefold())
+        if "@" in outcome.email and outcome.email.lower() not in seen:
+            seen.add(outcome.email.lower())
             rows.append(outcome)
     return mailboxes + _where(errors, rows)
 

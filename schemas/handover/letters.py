@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from schemas.outcomes import Action, Outcome, needs_password, shortened, utc
 
+WIDTH = 100
 _NEW_AT_WORK = """\
 What to do:
 1. Sign in at https://mysignins.microsoft.com/security-info
@@ -44,6 +47,6 @@ def letter(action: Action, outcome: Outcome) -> str:
         f"1 mailbox: {email}\n\n"
         f"Hello{f' {name}' if name else ''},\n\n"
         f"the mailbox {email} cannot be connected{when}.\n"
-        f"{action.title.rstrip('.')}: {action.meaning}\n\n"
+        f"{textwrap.fill(f'{action.heading} {action.meaning}', WIDTH)}\n\n"
         f"{steps}"
     )

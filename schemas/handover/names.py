@@ -27,7 +27,7 @@ class SafeNames:
             text: An address or a domain; untrusted.
             ending: The extension, such as `.txt`.
         """
-        lower = text.casefold()
+        lower = text.lower()
         plain = re.sub(r"[^a-z0-9.@_+-]", "_", lower)
         plain = re.sub(r"\.{2,}", "_", plain)
         plain = re.sub(r"^[^a-z0-9_]|[^a-z0-9_]$", "_", plain) or "_"
