@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from schemas.outcomes import Answered, Document, Outcome
@@ -126,7 +127,7 @@ SENTENCE = (
 
 def realistic() -> list[Outcome]:
     """An import of 400 rows: 140 mailboxes work, 28 can only send, 22 rows are skipped, and 210 fail."""
-    return [*_imported(), *_not_imported(366)]
+    return [*_imported(), *_not_imported(368)]
 
 
 def _imported() -> Iterator[Outcome]:
@@ -158,3 +159,37 @@ def _not_imported(line: int) -> Iterator[Outcome]:
         reason = ROW_ERRORS[number % len(ROW_ERRORS)]
         yield row_error(reason, "unknown" if number % 2 else f"new.{number}@contoso.com", line)
         line += 1
+
+
+HOSTILE_TEXTS = (
+    "<script>alert(1)</script>",
+    "\"'><img src=x onerror=alert(1)>",
+    "</script><script>alert(1)</script>",
+    "</style><style>body{display:none}</style>",
+    "<!-- -->]]>&lt;b&gt;&amp;",
+    '=HYPERLINK("http://evil.example","x")',
+    "@SUM(1+1)*cmd|' /C calc'!A0",
+    "http://evil.example/track",
+    "javascript:alert(1)",
+    "\u202egnp.exe\u2066\u200f",
+    "a\x00b\x1b[31mc\r\nd\u2028e",
+    "\ud800 lone",
+    "ADDRESS $(x) ‘’‚‛ '",
+    "x" * 40_000,
+    "=" * 300,
+)
+
+
+def hostile() -> list[Outcome]:
+    """An import in which every text comes from an attacker."""
+    rows = []
+    for line, text in enumerate(HOSTILE_TEXTS, start=2):
+        row = mailbox(f"{text}@{text}", Reason.SMTP_AUTH_OFF_TENANT, OFF, line=line, name=text, text=text)
+        assert row.smtp
+        assert row.imap
+        rows.append(replace(row, warning=text, diagnosis=text, smtp=replace(row.smtp, host=text, stage=text)))
+        strange = replace(row.imap, title=text, meaning=text, remedy=text)
+        rows.append(replace(row, email=f"{line}@{text}", smtp=None, imap=strange))
+        rows.append(Outcome(line, text, text, "failed", text, text, text))
+        rows.append(Outcome(line, text, text, "skipped", sentence=text))
+    return rows
