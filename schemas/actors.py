@@ -11,7 +11,7 @@ from schemas.reasons import Protocol, Reason
 
 
 class Actor(StrEnum):
-    """Who can act. The order decides if the two protocols of a mailbox need different actors."""
+    """Who can do something about a reason."""
 
     ADMIN = "admin"
     OWNER = "owner"
@@ -25,7 +25,7 @@ ACTORS = {
     Reason.OK: Actor.NOBODY,
     Reason.WRONG_CREDENTIALS: Actor.OWNER,
     Reason.LOGIN_REFUSED: Actor.OWNER,
-    Reason.PASSWORD_SIGN_IN_DISABLED: Actor.NOBODY,
+    Reason.PASSWORD_SIGN_IN_DISABLED: Actor.ADMIN,
     Reason.SMTP_AUTH_OFF_TENANT: Actor.ADMIN,
     Reason.SMTP_AUTH_OFF_MAILBOX: Actor.ADMIN,
     Reason.SECURITY_DEFAULTS: Actor.ADMIN,
@@ -52,8 +52,14 @@ ACTORS = {
     Reason.UNKNOWN_DELAY: Actor.WAIT,
 }
 
+# Who acts first if the two protocols of a mailbox need different actors, and the order of all lists.
+ORDER = (Actor.ADMIN, Actor.OWNER, Actor.UPLOADER, Actor.OPERATOR, Actor.WAIT, Actor.NOBODY)
+
+_OFF = Reason.PASSWORD_SIGN_IN_DISABLED
+
 # Only an organisation has these settings.
 _ORGANISATION = {
+    _OFF,
     Reason.SMTP_AUTH_OFF_TENANT,
     Reason.SMTP_AUTH_OFF_MAILBOX,
     Reason.SECURITY_DEFAULTS,
@@ -90,22 +96,19 @@ def decide_actor(
     for protocol, reason in reasons.items():
         if reason not in left:
             continue
-        actor = _actor(reason, personal)
-        if accepted and reason in CREDENTIALS_REJECTED:
-            # The other protocol accepted the password, so it is right.
-            closed = personal or (exchange_online and protocol is Protocol.IMAP)
-            actor = Actor.NOBODY if closed else Actor.ADMIN
+        refused = reason in CREDENTIALS_REJECTED
+        if protocol is Protocol.IMAP and exchange_online and ((accepted and refused) or reason is _OFF):
+            actor = Actor.NOBODY
+        elif refused:
+            # If the other protocol accepted the password, it is right.
+            actor = Actor.ADMIN if accepted else Actor.OWNER
+        else:
+            actor = ACTORS[reason]
+        if personal and actor is Actor.ADMIN:
+            actor = Actor.NOBODY if refused or reason in _ORGANISATION else Actor.OWNER
         if actor is Actor.WAIT and given_up:
             actor = Actor.OPERATOR
         found.append((actor, protocol))
     if personal and (closing := [one for one in found if one[0] is Actor.NOBODY]):
         return closing[0]  # a personal account that refuses passwords refuses them everywhere
-    order = list(Actor)
-    return min(found, key=lambda one: order.index(one[0]), default=None)
-
-
-def _actor(reason: Reason, personal: bool) -> Actor:
-    if personal and reason in _ORGANISATION:
-        return Actor.NOBODY
-    actor = ACTORS[reason]
-    return Actor.OWNER if personal and actor is Actor.ADMIN else actor
+    return min(found, key=lambda one: ORDER.index(one[0]), default=None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from schemas.actors import Actor, decide_actor, is_personal
+from schemas.actors import ORDER, Actor, decide_actor, is_personal
 from schemas.classify import CREDENTIALS_REJECTED
 from schemas.labels import counted, printable
 from schemas.powershell import literal
@@ -158,7 +158,7 @@ _Kind = tuple[Actor, str, str, str, str, Answered | None]
 
 
 def actions(outcomes: Iterable[Outcome]) -> list[Action]:
-    """What has to be done: by actor in the order of `Actor`, and the most frequent reason first.
+    """What has to be done: by actor in the order of `ORDER`, and the most frequent reason first.
 
     A mailbox counts once, even if several rows name it. Rows that need nothing are in none of the actions.
     """
@@ -172,9 +172,8 @@ def actions(outcomes: Iterable[Outcome]) -> list[Action]:
         if outcome.status:
             seen.add(key)
         found.setdefault(kind[:3], (kind, []))[1].append(outcome)
-    order = list(Actor)
     listed = [Action(*kind, tuple(members)) for kind, members in found.values()]
-    return sorted(listed, key=lambda one: (order.index(one.actor), -len(one.outcomes), one.code, one.title))
+    return sorted(listed, key=lambda one: (ORDER.index(one.actor), -len(one.outcomes), one.code, one.title))
 
 
 def _kind(outcome: Outcome) -> _Kind | None:
@@ -334,6 +333,13 @@ def result_of(outcome: Outcome) -> str:
     if outcome.status:
         return "Fails"
     return "Not imported" if outcome.result == "failed" else "Skipped"
+
+
+def said(answer: Answered | None, outcome: Outcome) -> str:
+    """What one protocol of a mailbox answered; “not tried” if only the other one was tried."""
+    if answer is None:
+        return "not tried" if outcome.answers else ""
+    return f"{answer.title}: {answer.server_text}" if answer.server_text else answer.title
 
 
 def shortened(text: str, longest: int = 500) -> str:

@@ -178,7 +178,8 @@ def _with_commands(text: str) -> str:
 def _whom(action: Action) -> str:
     if action.of_rows:
         lines = [f"{one.line:,}" for one in action.outcomes if one.line is not None]
-        named = f"Lines {', '.join(lines[:ADDRESSES_NAMED])}" if lines else "Lines not stored"
+        word = "Line" if len(lines) == 1 else "Lines"
+        named = f"{word} {', '.join(lines[:ADDRESSES_NAMED])}" if lines else "Lines not stored"
         left = max(0, len(lines) - ADDRESSES_NAMED)
     else:
         emails = [_foreign(one.email) for one in action.outcomes[:ADDRESSES_NAMED]]

@@ -14,13 +14,13 @@ from xlsxwriter.worksheet import Worksheet
 from schemas.actors import Actor
 from schemas.outcomes import (
     Action,
-    Answered,
     Document,
     Outcome,
     actions,
     filled_in,
     forecast,
     result_of,
+    said,
     shortened,
     utc,
     who_has_to_act,
@@ -133,16 +133,10 @@ def _cells(outcome: Outcome, action: Action | None) -> tuple[str, ...]:
         WHO[action.actor] if action else "",
         "; ".join(filter(None, (reason, outcome.warning))),
         outcome.diagnosis,
-        _said(outcome.smtp, outcome),
-        _said(outcome.imap, outcome),
+        said(outcome.smtp, outcome),
+        said(outcome.imap, outcome),
         utc(outcome.tested_at) if outcome.tested_at else "",
     )
-
-
-def _said(answer: Answered | None, outcome: Outcome) -> str:
-    if answer is None:
-        return "not tried" if outcome.status else ""
-    return f"{answer.title}: {answer.server_text}" if answer.server_text else answer.title
 
 
 def _write_header(sheet: Worksheet, row: int, columns: dict[str, int], bold: Format) -> None:

@@ -21,8 +21,8 @@ from schemas.prepare import Prepared, prepare_rows
 from schemas.reasons import Reason
 from schemas.rows import RowReason
 from schemas.summary import defused
-from tests.support.outcomes import OFF, SENTENCE, document, mailbox, realistic, row_error
-from tests.support.powershell import parsed, strings, value_of
+from tests.support.outcomes import OFF, SENTENCE, document, hostile, mailbox, realistic, row_error
+from tests.support.powershell import is_faulty, parsed, strings, value_of
 
 WRONG, OK = Reason.WRONG_CREDENTIALS, Reason.OK
 TENANT, MAILBOX_OFF = Reason.SMTP_AUTH_OFF_TENANT, Reason.SMTP_AUTH_OFF_MAILBOX
@@ -57,7 +57,7 @@ def test_the_files_of_a_realistic_import() -> None:
         *(f"fabrikam.com/{name}" for name in ("to-admin.md", "enable-smtp-auth.ps1")),
     }
     counts = {name: len(read(files[name])) for name in LISTS}
-    assert counts == {"fix-passwords.csv": 33, "fix-rows.csv": 9, "personal.csv": 40, "oauth.csv": 88}
+    assert counts == {"fix-passwords.csv": 33, "fix-rows.csv": 9, "personal.csv": 60, "oauth.csv": 88}
     assert len(letters(files)) == 32
     listed = strings(value_of(parsed(files["contoso.com/enable-smtp-auth.ps1"].decode()), "$Mailboxes"))
     assert len(listed) == 60
@@ -165,6 +165,20 @@ def test_many_different_replies_are_bounded() -> None:
     assert "7 more replies left out." in made(*rows)["contoso.com/to-admin.md"].decode()
 
 
+def test_hostile_texts_stay_text() -> None:
+    """Whatever the file and the servers said, each file is valid, and has no control characters."""
+    files = made(*hostile())
+    assert set(files) >= {"README.txt", *LISTS - {"fix-passwords.csv", "personal.csv"}}
+    for name, content in files.items():
+        text = content.decode("utf-8-sig")
+        assert not [char for char in text if not char.isprintable() and char not in "\r\n"], name
+        if name.endswith(".csv"):
+            assert all(defused(cell) == cell for row in read(content) for cell in row.values()), name
+        if name.endswith(".ps1"):
+            assert not is_faulty(parsed(text)), name
+            assert len(strings(value_of(parsed(text), "$Mailboxes"))) == 1, name
+
+
 # --- The lists -------------------------------------------------------
 
 ODD_ADDRESSES = [
@@ -217,7 +231,7 @@ def test_what_only_oauth_opens() -> None:
     files = made(
         mailbox("ann@hotmail.com", OFF, OFF, name="Ann"),
         mailbox("bob@adatum.com", OK, OFF, "partial"),
-        mailbox("carl@adatum.com", OFF, OK, "partial"),
+        mailbox("carl@adatum.com", Reason.MECHANISM_NOT_OFFERED, OK, "partial"),
     )
     rows = read(files["oauth.csv"])
     found = sorted((row["email"], row["account"], row["needs_oauth_to"]) for row in rows)

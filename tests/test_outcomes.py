@@ -42,17 +42,18 @@ def test_every_reason_has_an_actor() -> None:
         (Reason.SMTP_AUTH_OFF_MAILBOX, REFUSED, (Actor.ADMIN, SMTP)),
         (Reason.SECURITY_DEFAULTS, REFUSED, (Actor.ADMIN, SMTP)),
         (WRONG, OFF, (Actor.OWNER, SMTP)),
-        (OFF, OFF, (Actor.NOBODY, SMTP)),
-        (OK, OFF, (Actor.NOBODY, IMAP)),
+        (OFF, OFF, (Actor.ADMIN, SMTP)),
+        (OK, Reason.MECHANISM_NOT_OFFERED, (Actor.NOBODY, IMAP)),
         (Reason.TIMED_OUT, WRONG, (Actor.OWNER, IMAP)),
         (Reason.SERVER_BUSY, OFF, (Actor.WAIT, SMTP)),
+        (OK, OFF, (Actor.NOBODY, IMAP)),
         (Reason.NOT_AT_MICROSOFT, Reason.NOT_AT_MICROSOFT, (Actor.UPLOADER, SMTP)),
         (Reason.NAME_NOT_FOUND, Reason.NAME_NOT_FOUND, (Actor.OPERATOR, SMTP)),
     ],
 )
 def test_the_actor_of_two_answers(smtp: str, imap: str, decided: tuple[Actor, Protocol] | None) -> None:
     """The actor who can bring a mailbox furthest acts first: the admin, the owner, then the others."""
-    assert decide_actor(smtp, imap) == decided
+    assert decide_actor(smtp, imap, exchange_online=True) == decided
 
 
 def test_an_accepted_password_is_right() -> None:
@@ -63,12 +64,20 @@ def test_an_accepted_password_is_right() -> None:
         assert decide_actor(OK, refusal, exchange_online=True) == (Actor.NOBODY, IMAP)
 
 
+def test_passwords_over_imap_are_for_the_admin_of_an_own_server() -> None:
+    """On Exchange Online no admin can allow passwords over IMAP; on an own server the admin can."""
+    assert decide_actor(OK, OFF) == (Actor.ADMIN, IMAP)
+    assert decide_actor(OK, OFF, exchange_online=True) == (Actor.NOBODY, IMAP)
+
+
 def test_a_personal_account_has_no_admin() -> None:
     """What an admin does in an organisation is for the owner of a personal account, or for nobody."""
     assert decide_actor(Reason.ACCOUNT_BLOCKED, REFUSED) == (Actor.ADMIN, SMTP)
     assert decide_actor(Reason.ACCOUNT_BLOCKED, REFUSED, personal=True) == (Actor.OWNER, SMTP)
     assert decide_actor(Reason.SMTP_AUTH_OFF_TENANT, "", personal=True) == (Actor.NOBODY, SMTP)
     assert decide_actor(WRONG, OFF, personal=True) == (Actor.NOBODY, IMAP)
+    assert decide_actor(OFF, OFF, personal=True) == (Actor.NOBODY, SMTP)
+    assert decide_actor(OK, REFUSED, personal=True) == (Actor.NOBODY, IMAP)
 
 
 def test_a_transient_fault_is_the_operators_once_no_test_is_planned() -> None:
@@ -124,7 +133,7 @@ def test_a_sentence_about_single_ones() -> None:
         mailbox("b@contoso.com", WRONG, None),
         mailbox("c@gmail.example", Reason.NOT_AT_MICROSOFT, Reason.NOT_AT_MICROSOFT),
         row_error(RowReason.MISSING),
-        mailbox("d@contoso.com", OFF, OK, "partial"),
+        mailbox("d@contoso.com", Reason.MECHANISM_NOT_OFFERED, OK, "partial"),
     ]
     assert who_has_to_act(rows) == (
         "1 needs your Microsoft 365 admin (contoso.com 1), 1 a new app password from its owner, "

@@ -12,7 +12,11 @@ from schemas.outcomes import Action, Answered, Document, Outcome, shortened, utc
 from schemas.reasons import Protocol, Reason
 from schemas.summary import markdown_cell, markdown_table
 
-SMTP_AUTH_OFF = {Reason.SMTP_AUTH_OFF_TENANT, Reason.SMTP_AUTH_OFF_MAILBOX}
+SWITCHED_BY_SCRIPT = {
+    Reason.SMTP_AUTH_OFF_TENANT,
+    Reason.SMTP_AUTH_OFF_MAILBOX,
+    Reason.PASSWORD_SIGN_IN_DISABLED,
+}
 REPLIES_SHOWN = 40
 
 _SCRIPT = f"""\
@@ -57,8 +61,8 @@ _AFTERWARDS = """\
 
 
 def smtp_auth_off(outcome: Outcome) -> bool:
-    """Whether SMTP AUTH is off for a mailbox, which the script can change."""
-    return outcome.smtp is not None and outcome.smtp.code in SMTP_AUTH_OFF
+    """Whether SMTP AUTH is or may be off for the mailbox of an organisation, which the script can change."""
+    return outcome.smtp is not None and outcome.smtp.code in SWITCHED_BY_SCRIPT
 
 
 def to_admin(document: Document, domain: str, found: Sequence[Action]) -> str:
@@ -78,7 +82,7 @@ def to_admin(document: Document, domain: str, found: Sequence[Action]) -> str:
         "## What is wrong",
         markdown_table(
             ("Mailboxes", "Reason", "What it means", "What to do"),
-            [(len(one.outcomes), one.title, one.meaning, one.remedy) for one in found],
+            [(len(one.outcomes), *map(shortened, (one.title, one.meaning, one.remedy))) for one in found],
         ),
     ]
     if for_script:
@@ -92,13 +96,21 @@ def to_admin(document: Document, domain: str, found: Sequence[Action]) -> str:
         markdown_table(
             ("Mailbox", "Reason", "Tested"),
             [
-                (shortened(outcome.email), action.title, utc(outcome.tested_at) if outcome.tested_at else "")
+                (
+                    shortened(outcome.email),
+                    shortened(action.title),
+                    _tested(outcome),
+                )
                 for action in found
                 for outcome in sorted(action.outcomes, key=lambda one: one.email.casefold())
             ],
         ),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _tested(outcome: Outcome) -> str:
+    return utc(outcome.tested_at) if outcome.tested_at else ""
 
 
 def _cell(text: str) -> str:
@@ -124,7 +136,7 @@ def _replies(outcomes: Iterable[Outcome]) -> str:
 
 def _words(answer: Answered) -> str:
     text = shortened(answer.server_text)
-    return text or f"no reply ({answer.title}, stage {shortened(answer.stage, 40)})"
+    return text or shortened(f"no reply ({answer.title}, stage {answer.stage})")
 
 
 def _not_tried(outcomes: Sequence[Outcome]) -> Iterable[str]:

@@ -47,6 +47,6 @@ def letter(action: Action, outcome: Outcome) -> str:
         f"1 mailbox: {email}\n\n"
         f"Hello{f' {name}' if name else ''},\n\n"
         f"the mailbox {email} cannot be connected{when}.\n"
-        f"{textwrap.fill(f'{action.heading} {action.meaning}', WIDTH)}\n\n"
+        f"{textwrap.fill(shortened(f'{action.heading} {action.meaning}'), WIDTH)}\n\n"
         f"{steps}"
     )

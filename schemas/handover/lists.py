@@ -32,7 +32,7 @@ def fix_passwords(found: Iterable[Action]) -> bytes:
         for outcome in action.outcomes:
             name = shortened(outcome.name or "", 200)
             safe = name if defused(name) == name else ""
-            rows.append((importable(outcome.email), safe, defused(action.title), ""))
+            rows.append((importable(outcome.email), safe, _cell(action.title), ""))
     return _csv(("email", "name", "reason", "password"), rows)
 
 
@@ -43,7 +43,7 @@ def fix_rows(found: Iterable[Action]) -> bytes:
     return _csv(
         ("line", "email", "error", "what_to_do"),
         (
-            (str(one.line or ""), importable(one.email), defused(action.title), defused(action.remedy))
+            (str(one.line or ""), importable(one.email), _cell(action.title), _cell(action.remedy))
             for one, action in rows
         ),
     )
@@ -54,7 +54,7 @@ def personal_list(found: Iterable[Action]) -> bytes:
     return _csv(
         ("email", "name", "reason"),
         (
-            (importable(outcome.email), defused(shortened(outcome.name or "", 200)), defused(action.title))
+            (importable(outcome.email), _cell(outcome.name or ""), _cell(action.title))
             for action in found
             for outcome in action.outcomes
         ),
@@ -68,12 +68,12 @@ def oauth_list(found: Iterable[Action]) -> bytes:
         (
             (
                 importable(outcome.email),
-                defused(shortened(outcome.name or "", 200)),
+                _cell(outcome.name or ""),
                 "personal" if outcome.personal else "work or school",
                 _needs_oauth_to(outcome),
-                defused(shortened(outcome.smtp.host)) if outcome.smtp else "",
-                defused(shortened(outcome.imap.host)) if outcome.imap else "",
-                defused(action.title),
+                _cell(outcome.smtp.host) if outcome.smtp else "",
+                _cell(outcome.imap.host) if outcome.imap else "",
+                _cell(action.title),
             )
             for action in found
             for outcome in action.outcomes
@@ -90,6 +90,10 @@ def importable(email: str) -> str:
     """An address that a spreadsheet does not run as a formula and that the import reads as the address."""
     plain = shortened(email)
     return f"<{plain}>" if defused(plain) != plain else plain
+
+
+def _cell(text: str) -> str:
+    return defused(shortened(text))
 
 
 def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:

@@ -111,11 +111,12 @@ MAILBOXES = (
     (30, "tailspin.example", "failed", Reason.WRONG_CREDENTIALS, None),
     (2, "outlook.com", "failed", Reason.ACCOUNT_BLOCKED, Reason.LOGIN_REFUSED),
     (40, "hotmail.com", "failed", OFF, OFF),
-    (20, "litware.example", "failed", OFF, OFF),
+    (20, "live.nl", "failed", OFF, OFF),
     (3, "wingtip.example", "failed", Reason.CERTIFICATE_NOT_TRUSTED, Reason.OK),
     (5, "adatum.com", "pending", Reason.SERVER_BUSY, OFF),
     (8, "adatum.com", "pending", None, None),
 )
+IMAP_HOSTS = {"hotmail.com": CONSUMER_IMAP, "live.nl": CONSUMER_IMAP, "northwind.example": ON_PREMISES}
 ROW_ERRORS = (RowReason.MISSING, RowReason.MASKED, RowReason.INVALID_EMAIL, RowReason.LOST_CHARACTERS)
 SENTENCE = (
     "90 need your Microsoft 365 admin (contoso.com 65, fabrikam.com 25), 30 a new app password from their "
@@ -143,7 +144,11 @@ def _imported() -> Iterator[Outcome]:
                 line=line,
                 name=f"{person.title()} Example" if count % 3 else None,
                 smtp_host=ON_PREMISES if domain == "northwind.example" else "",
-                imap_host={"hotmail.com": CONSUMER_IMAP, "northwind.example": ON_PREMISES}.get(domain, ""),
+                imap_host={
+                    "hotmail.com": CONSUMER_IMAP,
+                    "live.nl": CONSUMER_IMAP,
+                    "northwind.example": ON_PREMISES,
+                }.get(domain, ""),
                 at=AT + timedelta(seconds=line),
             )
             line += 1
