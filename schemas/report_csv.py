@@ -13,7 +13,7 @@ COLUMNS = ("line", "email", "result", "reason", "status", "diagnosis", "smtp", "
 
 
 def report_csv(outcomes: Iterable[Outcome]) -> bytes:
-    """Make the report: a line for each row, safe to open in a spreadsheet, in UTF-8 with a byte order mark."""
+    """Make the report: a line for each row, safe to open in a spreadsheet, in UTF-8."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(COLUMNS)

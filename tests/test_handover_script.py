@@ -48,9 +48,9 @@ HOSTILE = [
     "",
     "x" * 5000 + "@contoso.com",
 ]
-CALLS = {
-    *("Get-CASMailbox", "Set-CASMailbox", "Get-TransportConfig", "Get-OrganizationConfig", "Get-Command"),
-    *("Join-Path", "Test-Path", "Import-Csv", "Export-Csv", "Move-Item", "Sort-Object"),
+EXCHANGE = {"Get-CASMailbox", "Set-CASMailbox", "Get-TransportConfig", "Get-OrganizationConfig"}
+CALLS = EXCHANGE | {
+    *("Get-Command", "Join-Path", "Test-Path", "Import-Csv", "Export-Csv", "Move-Item", "Sort-Object"),
     *("Write-Host", "Write-Warning", "Get-SmtpAuthState", "Show-State", "Show-Failure", "Save-Before"),
 }
 
@@ -112,6 +112,14 @@ def test_nothing_is_changed_without_apply() -> None:
     assert {name for name, _ in called} == CALLS
     changes = [node for name, node in called if name == "Set-CASMailbox"]
     assert [list(conditions(node)) for node in changes] == [["$Apply", "$Undo"], ["$Apply", "not $Undo"]]
+
+
+def test_no_failure_goes_unnoticed() -> None:
+    """Each call of Exchange stops at an error, although its commands do not see the script's preference."""
+    root = parsed(script("ann@contoso.com"))
+    calls = [text(node.parent) for name, node in commands(root) if name in EXCHANGE and node.parent]
+    assert len(calls) == 5
+    assert all("-ErrorAction Stop" in call for call in calls)
 
 
 def test_the_state_is_recorded_before_the_first_change() -> None:

@@ -21,7 +21,7 @@ def enable_smtp_auth(emails: Sequence[str]) -> bytes:
         emails: Addresses; untrusted.
     """
     verb = "needs" if len(emails) == 1 else "need"
-    first = f"# {counted(len(emails), 'mailbox', 'mailboxes')} {verb} SMTP AUTH.\n"
+    first = f"# {counted(len(emails), 'mailbox', 'mailboxes')} {verb} SMTP AUTH.\n\n"
     listed = "\n".join(f"    {literal(email)}" for email in emails)
     return (first + _HEAD + f"$Mailboxes = @(\n{listed}\n)\n" + _BODY).encode("utf-8-sig")
 
@@ -54,6 +54,7 @@ param(
     [switch] $Undo
 )
 
+# Exchange's commands come from a module, which does not see this setting: they have -ErrorAction.
 $ErrorActionPreference = 'Stop'
 
 """
@@ -73,7 +74,7 @@ if (-not (Get-Command Set-CASMailbox -ErrorAction SilentlyContinue)) {
 
 # 'True': off. 'False': on. Empty: as the organisation has it.
 function Get-SmtpAuthState($Mailbox) {
-    $Found = @(Get-CASMailbox -Identity $Mailbox)
+    $Found = @(Get-CASMailbox -Identity $Mailbox -ErrorAction Stop)
     if ($Found.Count -ne 1) {
         throw 'not exactly one mailbox has this address'
     }
@@ -126,7 +127,7 @@ if ($Undo) {
         $Changed++
         if ($Apply) {
             try {
-                Set-CASMailbox -Identity $Mailbox -SmtpClientAuthenticationDisabled $Was
+                Set-CASMailbox -Identity $Mailbox -SmtpClientAuthenticationDisabled $Was -ErrorAction Stop
                 $Row.Changed = 'no'
                 Save-Before
             }
@@ -172,7 +173,7 @@ else {
             try {
                 $Before[$Mailbox].Changed = 'yes'
                 Save-Before
-                Set-CASMailbox -Identity $Mailbox -SmtpClientAuthenticationDisabled $false
+                Set-CASMailbox -Identity $Mailbox -SmtpClientAuthenticationDisabled $false -ErrorAction Stop
             }
             catch {
                 Show-Failure $Mailbox $_
@@ -182,7 +183,7 @@ else {
     }
 
     try {
-        $Off = (Get-TransportConfig).SmtpClientAuthenticationDisabled
+        $Off = (Get-TransportConfig -ErrorAction Stop).SmtpClientAuthenticationDisabled
         $Word = 'on'
         if ($Off) {
             $Word = 'off'
@@ -192,7 +193,7 @@ else {
         Write-Host 'The setting of a mailbox goes first.'
         Write-Host 'To turn it on for all mailboxes, run:'
         Write-Host '    Set-TransportConfig -SmtpClientAuthenticationDisabled $false'
-        $Policy = (Get-OrganizationConfig).DefaultAuthenticationPolicy
+        $Policy = (Get-OrganizationConfig -ErrorAction Stop).DefaultAuthenticationPolicy
         if ($Policy) {
             Write-Host ('The authentication policy ' + $Policy + ' applies by default.')
             Write-Host 'It must allow Basic authentication for SMTP (AllowBasicAuthSmtp).'

@@ -144,11 +144,7 @@ def _imported() -> Iterator[Outcome]:
                 line=line,
                 name=f"{person.title()} Example" if count % 3 else None,
                 smtp_host=ON_PREMISES if domain == "northwind.example" else "",
-                imap_host={
-                    "hotmail.com": CONSUMER_IMAP,
-                    "live.nl": CONSUMER_IMAP,
-                    "northwind.example": ON_PREMISES,
-                }.get(domain, ""),
+                imap_host=IMAP_HOSTS.get(domain, ""),
                 at=AT + timedelta(seconds=line),
             )
             line += 1
