@@ -22,7 +22,6 @@ class Actor(StrEnum):
 
 
 ACTORS = {
-    Reason.OK: Actor.NOBODY,
     Reason.WRONG_CREDENTIALS: Actor.OWNER,
     Reason.LOGIN_REFUSED: Actor.OWNER,
     Reason.PASSWORD_SIGN_IN_DISABLED: Actor.ADMIN,

@@ -283,8 +283,13 @@ def test_a_letter_to_each_owner() -> None:
     assert "(tested 2026-11-24 09:30 UTC)" in ann
     assert "mysignins.microsoft.com" in ann
     assert "account.microsoft.com" in bob
+    assert "may be refused" in bob
     assert "outlook.live.com" in carl
+    assert "Follow the instructions" in carl
     assert "app password" not in carl
+    (erna,) = letters(made(mailbox("erna@live.nl", OK, Reason.IMAP_OFF))).values()
+    assert "turn on IMAP" in erna
+    assert "app password" not in erna
     assert max(len(line) for text in texts.values() for line in text.splitlines()) <= 110
 
 

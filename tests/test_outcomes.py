@@ -26,8 +26,8 @@ SMTP, IMAP = Protocol.SMTP, Protocol.IMAP
 
 
 def test_every_reason_has_an_actor() -> None:
-    """The table of actors has each reason once."""
-    assert set(ACTORS) == set(Reason)
+    """Each reason has an actor, except that nothing is wrong."""
+    assert set(ACTORS) == set(Reason) - {Reason.OK}
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from schemas.outcomes import Action, Outcome, needs_password, shortened, utc
+from schemas.reasons import Reason
 
 WIDTH = 100
 _NEW_AT_WORK = """\
@@ -23,14 +24,17 @@ What to do:
 3. Give the new app password to the person who sent you this letter: by phone or through a password
    manager, not by email.
 
-Your own password stays as it is.
+Microsoft has turned off password sign-in for personal accounts since September 2024, so that the new app
+password may be refused, too. Your own password stays as it is.
 """
-_SIGN_IN = """\
+_ON_THE_WEB = """\
 What to do:
-1. Sign in on the web at https://outlook.live.com
-2. Follow the instructions there until you see your mail.
-3. Tell the person who sent you this letter that it works again.
+1. Sign in on the web at {address}
+2. {step}
+3. Tell the person who sent you this letter when it is done.
 """
+_TURN_ON_IMAP = "Open the settings for mail, and turn on IMAP."
+_FOLLOW = "Follow the instructions there until you see your mail."
 
 
 def letter(action: Action, outcome: Outcome) -> str:
@@ -40,8 +44,12 @@ def letter(action: Action, outcome: Outcome) -> str:
         (one for one in outcome.answers.values() if one.code == action.code), action.example
     )
     when = f" (tested {utc(answer.at)})" if answer else ""
-    new_password = _NEW_PERSONAL if outcome.personal else _NEW_AT_WORK
-    steps = new_password if needs_password(action) else _SIGN_IN
+    if needs_password(action):
+        steps = _NEW_PERSONAL if outcome.personal else _NEW_AT_WORK
+    else:
+        address = "https://outlook.live.com" if outcome.personal else "https://outlook.office.com"
+        step = _TURN_ON_IMAP if action.code.startswith(Reason.IMAP_OFF) else _FOLLOW
+        steps = _ON_THE_WEB.format(address=address, step=step)
     name = shortened(outcome.name or "", 200)
     return (
         f"1 mailbox: {email}\n\n"
