@@ -31,19 +31,21 @@ from prefect.futures import wait
 from prefect.runtime import deployment
 from prefect.states import Cancelled, Completed, Failed
 
-from flows.parameters import CsvFile, Encoding, Report, Tag, TryLogins, Workspace
+from flows.parameters import Columns, CsvFile, Encoding, Report, Tag, Trim, TryLogins, Workspace
 from schemas.labels import DEFAULT_WORKSPACE
+from schemas.reading import Reading, parse_columns
 from schemas.refusals import Refusal
 from schemas.settings import Settings
 from schemas.summary import Summary
 from schemas.verdicts import Group, ProbeReport, Stop, Target
 from tasks.configuration import load_settings
 from tasks.crash import leave_no_core_file
+from tasks.files.report_file import refuse_report
 from tasks.limits import configured_limits
 from tasks.notify import notify, tell_guard
 from tasks.prepare import prepare
 from tasks.probe import Probing, probe
-from tasks.report import publish_refusal, publish_summary, publish_verdicts, refuse_report, write_report
+from tasks.report import publish_refusal, publish_summary, publish_verdicts, write_report
 from tasks.storage.database import Database, SimilarWorkspaceError, database
 from tasks.store import Origin, store
 
@@ -81,6 +83,8 @@ async def import_outlook(
     test: TryLogins = True,
     encoding: Encoding = None,
     report: Report = None,
+    columns: Columns = (),
+    trim: Trim = False,
 ) -> State:
     """Import a CSV of Outlook or Hotmail mailboxes with app passwords, and test each login once.
 
@@ -91,6 +95,8 @@ async def import_outlook(
         test: Test each login once over SMTP and IMAP after the mailboxes are stored.
         encoding: Text encoding of a file that is not UTF-8, such as cp1252.
         report: Path of a .csv report to write, with a line for each row and the verdicts.
+        columns: Columns to use where the header leaves it open, each FIELD=HEADER, such as email=Login.
+        trim: Remove spaces around passwords.
     """
     leave_no_core_file()
     settings = load_settings()
@@ -98,8 +104,17 @@ async def import_outlook(
     within = folders_of_run(settings)
     if report is not None and (refusal := refuse_report(report, within)):
         return await refuse(refusal, file, settings)
-    served = tuple(settings.overrides)
-    prepared = prepare(file, settings.max_file_bytes, encoding, within, served=served, bounds=settings.bounds)
+    chosen = parse_columns(columns)
+    if isinstance(chosen, Refusal):
+        return await refuse(chosen, file, settings)
+    prepared = prepare(
+        file,
+        settings.max_file_bytes,
+        Reading(encoding, chosen, trim),
+        within,
+        served=tuple(settings.overrides),
+        bounds=settings.bounds,
+    )
     if isinstance(prepared, Refusal):
         return await refuse(prepared, file, settings)
     with database(settings) as mailboxes:

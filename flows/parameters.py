@@ -32,6 +32,10 @@ Encoding: TypeAlias = Annotated[
     _TEXT,
     Field(json_schema_extra={"title": "Text encoding", "default": ""}),
 ]
+Columns: TypeAlias = Annotated[
+    tuple[str, ...], Field(json_schema_extra={"title": "Columns, each FIELD=HEADER", "default": []})
+]
+Trim: TypeAlias = Annotated[bool, Field(json_schema_extra={"title": "Remove spaces around passwords"})]
 Report: TypeAlias = Annotated[
     Path | None, _EMPTY_IS_NONE, _TEXT, Field(json_schema_extra={"title": "Report", "default": ""})
 ]

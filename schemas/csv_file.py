@@ -13,7 +13,7 @@ import io
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import NamedTuple
 
@@ -21,9 +21,19 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from schemas.bounds import DEFAULT_BOUNDS, Bounds
-from schemas.headers import FIELDS, Columns, find_columns, is_header, normalise
+from schemas.headers import (
+    FIELDS,
+    NO_CHOICE,
+    SURNAME,
+    Columns,
+    find_columns,
+    is_header,
+    normalise,
+    unused_secrets,
+    without_columns,
+)
 from schemas.plaintext import Plaintext
-from schemas.refusals import COLUMNS_REQUIRED, CSV_EMPTY, TWO_READINGS, Refusal
+from schemas.refusals import CSV_EMPTY, TWO_READINGS, Refusal
 
 DELIMITERS = (",", ";", "\t", "|")
 
@@ -56,23 +66,33 @@ class CsvTable(Plaintext):
     Attributes:
         frame: One row for each record that is not blank: `line` (UInt32, where the record starts; the first
             line is 1), `extra_cells` (Boolean, whether it has more cells than the header) and `email`,
-            `password`, `name`, `totpsecret` (String, never null; a missing column is all "").
+            `password`, `name`, `totpsecret`, `login` (String, never null; a missing column is all "").
         ignored: Headers of the columns that are not used, in the order of the file.
+        header_line: The line of the header.
         faults: Line and `RowReason` of each row that fails for the kind of its cells. A CSV has none.
+        notes: What was not taken as it is, other than rows.
     """
 
     frame: pl.DataFrame
     ignored: tuple[str, ...]
+    header_line: int = 1
     faults: tuple[tuple[int, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def parse(data: bytes, encoding: str | None = None, bounds: Bounds = DEFAULT_BOUNDS) -> CsvTable | Refusal:
+def parse(
+    data: bytes,
+    encoding: str | None = None,
+    bounds: Bounds = DEFAULT_BOUNDS,
+    choice: Mapping[str, str] = NO_CHOICE,
+) -> CsvTable | Refusal:
     """Parse a CSV file.
 
     Args:
         data: The whole file.
         encoding: Name of the text encoding to use instead of UTF-8. A byte order mark takes precedence.
         bounds: How much of the file to read. A file that has more is refused.
+        choice: Field → header, where a person has chosen the column.
 
     Returns:
         The table, or a refusal that says what is wrong and, if possible, on which line.
@@ -82,21 +102,24 @@ def parse(data: bytes, encoding: str | None = None, bounds: Bounds = DEFAULT_BOU
         return text
     if foreign := _foreign_text(text):
         return Refusal(f"CSV file is {foreign}")
-    first_line, text = _skip_to_header(text)
+    first_line, skipped, text = _skip_to_header(text, choice)
     if not text:
         return Refusal(CSV_EMPTY)
     try:
-        header = _find_header(text, first_line, bounds)
+        header = _find_header(text, first_line, bounds, choice)
         if header is None:
-            return _without_header(text, bounds)
-        delimiter, columns = header
-        if columns.fault:
-            return Refusal(columns.fault)
-        return _read_table(text, first_line, delimiter, columns, bounds)
+            return _without_header(text, first_line, bounds, choice)
+        if header.columns.fault:
+            return header.columns.fault
+        table = _read_table(text, first_line, header.delimiter, header.columns, bounds)
     except _TooManyRecordsError:
         return Refusal(bounds.too_many_rows)
     except _RecordError as broken:
-        return Refusal(f"Line {first_line + broken.line - 1}: {broken.what}")
+        line = first_line + broken.line - 1
+        return Refusal(f"Line {line}: {broken.what}", line=line)
+    if isinstance(table, Refusal):
+        return table
+    return replace(table, notes=(*skipped, *unused_secrets(header.columns, header.rows)))
 
 
 def extract_rows(data: bytes, errors: Mapping[int, str], encoding: str | None = None) -> bytes:
@@ -113,12 +136,12 @@ def extract_rows(data: bytes, errors: Mapping[int, str], encoding: str | None = 
     """
     text = decode(data, encoding)
     assert isinstance(text, str)  # noqa: S101  parse() has already decoded it
-    first_line, text = _skip_to_header(text)
+    first_line, _, text = _skip_to_header(text)
     found = _find_header(text, first_line, _ALL_ROWS)
     assert found is not None  # noqa: S101  parse() has already found it
     copy = io.StringIO(newline="")
-    writer = csv.writer(copy, delimiter=found[0], lineterminator="\r\n")
-    records = _records(text, found[0], _ALL_ROWS)
+    writer = csv.writer(copy, delimiter=found.delimiter, lineterminator="\r\n")
+    records = _records(text, found.delimiter, _ALL_ROWS)
     header = next(records).cells
     names = [normalise(cell) for cell in header]
     at = names.index(ERROR_HEADER) if ERROR_HEADER in names else None
@@ -157,6 +180,10 @@ def decode(data: bytes, encoding: str | None = None) -> str | Refusal:
     try:
         text = data.decode(codec)
         text.encode()  # some codecs produce lone surrogates, which cannot be stored
+        if _is_damaged_by(codec, data):
+            return Refusal(
+                f"The file is UTF-8: read as {codec}, its letters would be damaged; leave out the encoding"
+            )
     except UnicodeError as error:
         return Refusal(_not_text(data, codec, getattr(error, "start", 0)))
     except (LookupError, ValueError):
@@ -205,6 +232,33 @@ def _unix_line_ends(text: str) -> str:
     return text
 
 
+_UTF8_CHARACTER = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
+# The beginning of a letter or a typographic mark in UTF-8. In cp1252 it would be Â, Ã, â or ð.
+_CUT_CHARACTER = re.compile(rb"[\xc2\xc3\xe2\xf0][\x80-\xbf]{0,2}")
+_NOT_IN_CP1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
+
+
+def _is_damaged_by(codec: str, data: bytes) -> bool:
+    """Whether a file that a one-byte codec reads is UTF-8, so that `ü` would become `Ã¼`."""
+    if not codecs.lookup(codec).name.startswith(("cp125", "iso8859", "latin", "mac")):
+        return False
+    try:
+        return any(ord(char) > 127 for char in data.decode())
+    except UnicodeDecodeError:
+        return False
+
+
+def _advice(data: bytes, start: int) -> str:
+    """What to do about a file that is not UTF-8 from a byte on."""
+    if _CUT_CHARACTER.fullmatch(data, start):
+        return "the file was cut in the middle of a character; export it again"
+    if _UTF8_CHARACTER.search(data):
+        return "other lines are UTF-8, so the file is damaged; export it again"
+    if _NOT_IN_CP1252.search(data):
+        return "save it as “CSV UTF-8”, or specify its encoding"
+    return "save it as “CSV UTF-8”, or specify its encoding (usually --encoding cp1252 on Western Windows)"
+
+
 def _not_text(data: bytes, codec: str, start: int) -> str:
     """Name the line where the text stops being valid, without quoting it."""
     try:
@@ -212,30 +266,40 @@ def _not_text(data: bytes, codec: str, start: int) -> str:
     except UnicodeError:  # some codecs, such as idna, do not support `ignore`
         before = ""
     line = _unix_line_ends(before).count("\n") + 1
-    advice = (
-        ", or specify its encoding (usually --encoding cp1252 on Western Windows)" if codec == "utf-8" else ""
-    )
-    return f"Line {line}: the file is not valid {codec.upper()} text; save it as “CSV UTF-8”{advice}"
+    advice = _advice(data, start) if codec == "utf-8" else "save it as “CSV UTF-8”"
+    return f"Line {line}: the file is not valid {codec.upper()} text; {advice}"
 
 
 _SEPARATOR_LINE = re.compile(r'[^\S\n]*("?)sep=[,;|\t]\1[^\S\n]*(\n|\Z)', re.IGNORECASE)
 TITLE_LINES = 20
 
 
-def _skip_to_header(text: str) -> tuple[int, str]:
-    """Skip what stands above the header; returns the header's line number and the text from there.
+def _skip_to_header(text: str, choice: Mapping[str, str] = NO_CHOICE) -> tuple[int, list[str], str]:
+    """Skip what stands above the header.
 
     That is blank lines, Excel's `sep=;`, PowerShell's `#TYPE …`, and a title: other lines are skipped only if
     exactly one of the first 20 is a header.
+
+    Returns:
+        The header's line number, a note if lines of text were skipped, and the text from the header.
     """
     start = _first_filled_line(text, 0)
     separator = _SEPARATOR_LINE.match(text, start)
     if separator:
         start = _first_filled_line(text, separator.end())
-    headers = [at for at in _line_starts(text, start) if _is_header_line(text, at)]
-    if len(headers) == 1:
+    headers = [at for at in _line_starts(text, start) if _is_header_line(text, at, choice)]
+    notes = []
+    if len(headers) == 1 and headers[0] > start:
+        first, last = text.count("\n", 0, start) + 1, text.count("\n", 0, headers[0])
+        notes = [skipped_note(first, last, last + 1)]
         start = headers[0]
-    return text.count("\n", 0, start) + 1, text[start:]
+    return text.count("\n", 0, start) + 1, notes, text[start:]
+
+
+def skipped_note(first: int, last: int, header: int) -> str:
+    """A note about the lines above the header."""
+    lines = f"Line {first} was" if first == last else f"Lines {first} to {last} were"
+    return f"{lines} skipped: the header is on line {header}"
 
 
 def _line_starts(text: str, start: int) -> Iterator[int]:
@@ -246,12 +310,12 @@ def _line_starts(text: str, start: int) -> Iterator[int]:
         start = text.find("\n", start) + 1 or len(text)
 
 
-def _is_header_line(text: str, start: int) -> bool:
+def _is_header_line(text: str, start: int, choice: Mapping[str, str]) -> bool:
     end = text.find("\n", start)
     line = text[start : end if end >= 0 else None]
     if len(line) > LONGEST_ROW:
         return False
-    return any(is_header(line.replace('"', "").split(delimiter)) for delimiter in DELIMITERS)
+    return any(is_header(line.replace('"', "").split(delimiter), choice) for delimiter in DELIMITERS)
 
 
 def _first_filled_line(text: str, at: int) -> int:
@@ -361,9 +425,17 @@ def _filled(cells: Iterable[str]) -> bool:
     return any(cell and not cell.isspace() for cell in cells)
 
 
-def _find_header(text: str, first_line: int, bounds: Bounds) -> tuple[str, Columns] | None:
+class _Header(NamedTuple):
+    delimiter: str
+    columns: Columns
+    rows: _Rows
+
+
+def _find_header(
+    text: str, first_line: int, bounds: Bounds, choice: Mapping[str, str] = NO_CHOICE
+) -> _Header | None:
     """Find the delimiter for which the header matches the most columns; None if none matches."""
-    found: list[tuple[int, str, Columns]] = []
+    found: list[_Header] = []
     for delimiter in DELIMITERS:
         records = _records(text, delimiter, bounds)
         try:
@@ -372,13 +444,11 @@ def _find_header(text: str, first_line: int, bounds: Bounds) -> tuple[str, Colum
             continue
         if header is None:
             continue
-        columns = find_columns(header.cells, _Rows(records, first_line), bounds)
+        rows = _Rows(records, first_line)
+        columns = find_columns(header.cells, rows, bounds, choice)
         if columns is not None:
-            found.append((len(columns.position), delimiter, columns))
-    if not found:
-        return None
-    _, delimiter, columns = max(found, key=lambda candidate: candidate[0])
-    return delimiter, columns
+            found.append(_Header(delimiter, columns, rows))
+    return max(found, key=lambda header: len(header.columns.position), default=None)
 
 
 class _Rows:
@@ -395,20 +465,12 @@ class _Rows:
         return self._rows
 
 
-def _without_header(text: str, bounds: Bounds) -> Refusal:
+def _without_header(text: str, line: int, bounds: Bounds, choice: Mapping[str, str]) -> Refusal:
     """The contract's message for a file without a matching header: empty, or without the columns."""
     first_line = text[: text.find("\n") + 1 or None]
     delimiter = max(DELIMITERS, key=first_line.count)
-    if len(list(islice(_records(text, delimiter, bounds), 2))) < 2:
-        return Refusal(CSV_EMPTY)
-    if "@" in first_line:
-        return Refusal(
-            COLUMNS_REQUIRED,
-            "line 1 contains an address, so the file has no header; add a first line such as email,password",
-        )
-    return Refusal(
-        COLUMNS_REQUIRED, "none of the first lines names both; add a header line such as email,password,name"
-    )
+    records = list(islice(_records(text, delimiter, bounds), 2))
+    return Refusal(CSV_EMPTY) if len(records) < 2 else without_columns(records[0].cells, choice, line)
 
 
 ALL_IN_ONE = (
@@ -445,19 +507,30 @@ def _read_table(
         return Refusal(TWO_READINGS)
     if any(values[field].to_list() != cells for field, cells in expected.items()):
         return Refusal(TWO_READINGS)
-    return CsvTable(
-        pl.DataFrame(
-            {
-                "line": pl.Series(lines, dtype=pl.UInt32),
-                "extra_cells": pl.Series(extra, dtype=pl.Boolean),
-                **{field: values[field] for field in columns.position},
-            }
-        )
-        .with_columns(pl.lit("").alias(field) for field in FIELDS if field not in columns.position)
-        .select("line", "extra_cells", *FIELDS)
-        .slice(1),
-        columns.ignored,
+    frame = pl.DataFrame(
+        {
+            "line": pl.Series(lines, dtype=pl.UInt32),
+            "extra_cells": pl.Series(extra, dtype=pl.Boolean),
+            **{field: values[field] for field in columns.position},
+        }
     )
+    return CsvTable(table_frame(frame).slice(1), columns.ignored, first_line)
+
+
+def table_frame(frame: pl.DataFrame) -> pl.DataFrame:
+    """Join the halves of a name, and add the fields that have no column.
+
+    Args:
+        frame: `line`, `extra_cells`, and the fields that have a column.
+
+    Returns:
+        The frame of a `CsvTable`.
+    """
+    if SURNAME in frame.columns:
+        halves = (pl.col(half).str.strip_chars() for half in ("name", SURNAME))
+        frame = frame.with_columns(pl.concat_str(halves, separator=" ").str.strip_chars().alias("name"))
+    missing = [pl.lit("").alias(field) for field in FIELDS if field not in frame.columns]
+    return frame.with_columns(missing).select("line", "extra_cells", *FIELDS)
 
 
 def _read_with_polars(text: str, delimiter: str, columns: Columns, widest: int) -> pl.DataFrame | None:

@@ -51,6 +51,15 @@ _SUSPICIONS = (
         "Password looks like a number that a spreadsheet has shortened: imported unchanged",
     ),
     (
+        re.compile(r"\A(?:true|false|null|none|nan|n/a)\Z", re.IGNORECASE),
+        "Password is a word that programs write for a value or for none: imported unchanged",
+    ),
+    (re.compile(r"\A'"), "Password begins with an apostrophe, as spreadsheets mark text: imported unchanged"),
+    (
+        re.compile(r"\A[a-z]{4}(?:[-\u2010-\u2015][a-z]{4}){3}\Z"),
+        "Password looks like an app password with hyphens: imported unchanged",
+    ),
+    (
         re.compile(r"&(?:amp|lt|gt|quot|apos|#\d+);"),
         "Password contains an HTML code such as &amp;: imported unchanged",
     ),
@@ -73,8 +82,13 @@ def damage_of(password: str) -> Damage | None:
     return Damage.LOST_CHARACTERS if "\ufffd" in text else None
 
 
-def clean_password(cell: str) -> Cell:
-    """Undo what its shape proves, and warn of what may be damage."""
+def clean_password(cell: str, *, trim: bool = False) -> Cell:
+    """Undo what its shape proves, and warn of what may be damage.
+
+    Args:
+        trim: Whether to remove spaces around the password first.
+    """
+    cell = cell.strip(" ") if trim else cell
     bare = _EDGES.sub("", cell)
     if _GROUPS.fullmatch(bare):
         return Cell("".join(re.findall(r"[a-z]", bare)))
@@ -88,15 +102,21 @@ def clean_password(cell: str) -> Cell:
 
 _NAMED = re.compile(r"[^<>]*<([^<>]+)>")
 _PREFIX = re.compile(r"(?:mailto|smtp):", re.IGNORECASE)
+# Links as spreadsheets and Markdown write them; the text has to be the address of the link.
+_LINKS = (
+    re.compile(r'=HYPERLINK\("(?:mailto:)?([^"]+)"[,;]"\1"\)', re.IGNORECASE),
+    re.compile(r"\[([^\[\]]+)\]\((?:mailto:)?\1\)", re.IGNORECASE),
+)
 
 
 def clean_email(cell: str) -> Cell:
-    """Reduce `mailto:`, `Name <address>` and trailing punctuation to the address."""
+    """Reduce `mailto:`, a link, `Name <address>` and trailing punctuation to the address."""
     plain = cell.strip()
     text = re.sub(rf"[{_INVISIBLE}]", "", plain).strip()
-    if named := _NAMED.fullmatch(text):
-        text = named[1].strip()
-    text = _PREFIX.sub("", text, count=1).rstrip(";,. ")
+    for pattern in (*_LINKS, _NAMED):
+        if found := pattern.fullmatch(text):
+            text = found[1].strip()
+    text = _PREFIX.sub("", text, count=1).lstrip("'").rstrip(";,./ ")
     return Cell(text, ADDRESS_CLEANED if text != plain else "")
 
 

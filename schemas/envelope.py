@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 # HTTP status → code in the envelope.
@@ -20,10 +21,15 @@ ERROR_CODES = {
 }
 
 
-def failure(status: int, message: str) -> dict[str, Any]:
-    """An error response as JSON data, with the code that belongs to the HTTP status."""
+def failure(status: int, message: str, details: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """An error response as JSON data, with the code that belongs to the HTTP status.
+
+    Args:
+        details: What else is known about the error; left out if there is nothing.
+    """
     code = ERROR_CODES.get(status, "ERROR")
-    return {"success": False, "error": {"code": code, "message": message}}
+    error: dict[str, Any] = {"code": code, "message": message}
+    return {"success": False, "error": error | ({"details": dict(details)} if details else {})}
 
 
 def success(data: object) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from schemas import csv_file, workbook
 from schemas.bounds import DEFAULT_BOUNDS, Bounds
 from schemas.csv_file import CsvTable
 from schemas.plaintext import Plaintext
+from schemas.reading import AS_IT_IS, Reading
 from schemas.refusals import Refusal
 from schemas.rows import Duplicate, RowError, dedupe, validate
 from schemas.workbook import is_workbook
@@ -24,22 +25,27 @@ class Prepared(Plaintext):
     """The rows of a file, ready to store. Each row is in `kept`, `duplicates` or `errors`.
 
     Attributes:
-        kept: `line` (UInt32), `email`, `email_key`, `password` (String), `name`, `totp` (String, nullable),
-            `warning` (String, "" for none); at most 500 rows, in the order of the file.
+        kept: `line` (UInt32), `email`, `email_key`, `password` (String), `name`, `totp`, `login` (String,
+            nullable), `warning` and `password_warning` (String, "" for none); at most 500 rows, in the order
+            of the file.
         duplicates: Valid rows whose mailbox appears earlier in the file.
         errors: One for each row that failed.
         ignored: Headers of the columns that are not used.
+        header_line: The line of the header.
+        notes: What was not taken as it is, other than single rows.
     """
 
     kept: pl.DataFrame
     duplicates: tuple[Duplicate, ...]
     errors: tuple[RowError, ...]
     ignored: tuple[str, ...]
+    header_line: int = 1
+    notes: tuple[str, ...] = ()
 
 
 def prepare_rows(
     data: bytes | Refusal,
-    encoding: str | None = None,
+    reading: Reading = AS_IT_IS,
     bounds: Bounds = DEFAULT_BOUNDS,
     served: Collection[str] = (),
 ) -> Prepared | Refusal:
@@ -47,25 +53,34 @@ def prepare_rows(
 
     Args:
         data: The whole file. A refusal is returned unchanged.
-        encoding: Name of the text encoding to use instead of UTF-8. A byte order mark takes precedence.
+        reading: How to read it where it leaves that open.
         bounds: How much of the file to read. A file that has more is refused.
         served: Domains with their own servers in the settings, which may include `*`.
 
     Returns:
         The prepared rows, or the refusal of the file.
     """
-    table = data if isinstance(data, Refusal) else _parse(data, encoding, bounds)
+    table = data if isinstance(data, Refusal) else _parse(data, reading, bounds)
     if isinstance(table, Refusal):
         return table
-    validated = validate(table, served)
+    validated = validate(table, served, trim=reading.trim)
     deduped = dedupe(validated.valid)
     if isinstance(deduped, Refusal):
         return deduped
-    return Prepared(deduped.kept, deduped.duplicates, validated.errors, table.ignored)
+    return Prepared(
+        deduped.kept,
+        deduped.duplicates,
+        validated.errors,
+        table.ignored,
+        table.header_line,
+        (*table.notes, *validated.notes),
+    )
 
 
-def _parse(data: bytes, encoding: str | None, bounds: Bounds) -> CsvTable | Refusal:
-    return workbook.parse(data, bounds) if is_workbook(data) else csv_file.parse(data, encoding, bounds)
+def _parse(data: bytes, reading: Reading, bounds: Bounds) -> CsvTable | Refusal:
+    if is_workbook(data):
+        return workbook.parse(data, bounds, reading.columns)
+    return csv_file.parse(data, reading.encoding, bounds, reading.columns)
 
 
 def extract_rows(data: bytes, errors: Mapping[int, str], encoding: str | None = None) -> bytes:

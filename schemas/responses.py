@@ -37,11 +37,25 @@ class Envelope(BaseModel, Generic[Data]):
     data: Data
 
 
+class Details(BaseModel):
+    """What else is known about a refused file. Only what is known is there."""
+
+    explanation: str | None = Field(default=None, description="What to look at, in one sentence.")
+    line: int | None = Field(default=None, description="The line at fault; the first line is 1.")
+    missing: list[str] | None = Field(default=None, description="The fields that have no column.")
+    headers: list[str] | None = Field(default=None, description="The headers that were found.")
+    known: dict[str, list[str]] | None = Field(
+        default=None,
+        description="Names that are recognised for each missing field, without spaces and hyphens.",
+    )
+
+
 class Fault(BaseModel):
     """What went wrong: a value of `envelope.ERROR_CODES` and a message."""
 
     code: str
     message: str
+    details: Details | None = None
 
 
 class ErrorEnvelope(BaseModel):
@@ -58,13 +72,25 @@ class FailedRow(BaseModel):
     error: str
 
 
+class WarnedRow(BaseModel):
+    """A warning about an imported row, or a note about the file."""
+
+    line: int
+    email: str | None = Field(description="null in a note about the file, which has the header's line.")
+    warning: str
+
+
 class ImportCounts(BaseModel):
-    """The result of an import. The counts cover all rows; `errors` contains only the first 50 row errors."""
+    """The result of an import. The counts cover all rows.
+
+    `errors` and `warnings` contain only the first 50; all are in `/v1/imports/{id}/rows`.
+    """
 
     imported: int
     skipped: int
     failed: int
     errors: list[FailedRow]
+    warnings: list[WarnedRow] | None = Field(default=None, description="Left out if there are none.")
 
 
 class Mailbox(BaseModel):
@@ -113,6 +139,8 @@ class MailboxRecord(MailboxDetail):
     workspace: str
     file: str = Field(description="The file that the mailbox was imported from.")
     has_totp: bool
+    login: str | None = Field(description="The sign-in name; null if it is the address.")
+    warning: str = Field(description="How the password may have been damaged in the file, or empty.")
     claimed_until: datetime | None = Field(
         description="When the claim of the run that is testing the mailbox expires; null without a claim."
     )
@@ -139,6 +167,24 @@ class RowFault(FailedRow):
     """A row that was not imported, with its line."""
 
     line: int = Field(description="Line of the file where the row starts; the first line is 1.")
+
+
+class StoredRow(BaseModel):
+    """A row of an imported file, or a note about the file."""
+
+    line: int = Field(description="Line of the file where the row starts; the first line is 1.")
+    email: str | None = Field(description="`unknown` if no address is safe to show; null in a note.")
+    result: Literal["imported", "skipped", "failed", "note"]
+    code: str = Field(description="Why the row was not imported, or empty.")
+    message: str = Field(description="The same as a sentence, or empty.")
+    warning: str = Field(description="What to check, or empty.")
+
+
+class RowPage(BaseModel):
+    """One page of the rows of an import. Of the failed and the repeated rows, 1,000 each are stored."""
+
+    rows: list[StoredRow]
+    next_cursor: int | None = Field(description="The `cursor` of the next page; null on the last page.")
 
 
 class ImportSummary(BaseModel):
@@ -220,6 +266,19 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "failed": 1,
         "progress": {"mailboxes": 20, "tested": 15, "active": 12, "failed": 2, "pending": 6},
         "errors": [_ROW | {"line": 17}],
+        "next_cursor": None,
+    },
+    "RowPage": {
+        "rows": [
+            {
+                "line": 17,
+                "email": "unknown",
+                "result": "failed",
+                "code": "missing",
+                "message": "Missing email or password",
+                "warning": "",
+            }
+        ],
         "next_cursor": None,
     },
     "Status": {"status": "live"},

@@ -25,16 +25,14 @@ from pyotp.totp import TOTP
 
 from schemas.csv_file import CsvTable
 from schemas.damage import Cell, blank, clean_email, clean_password, damage_of
+from schemas.labels import counted
 from schemas.misspellings import intended_domain
 from schemas.other_providers import consumer_provider
 from schemas.plaintext import Plaintext
 from schemas.refusals import Refusal
 
 MAX_MAILBOXES = 500
-LONGEST = {"email": 254, "password": 256, "name": 200, "totpsecret": 512}
-
-DUPLICATE = "The same mailbox appears earlier in the file"
-DUPLICATE_DIFFERS = "The same mailbox appears earlier in the file, with another password"
+LONGEST = {"email": 254, "password": 256, "name": 200, "totpsecret": 512, "login": 254}
 
 
 class RowReason(StrEnum):
@@ -52,6 +50,7 @@ class RowReason(StrEnum):
     PASSWORD_TOO_LONG = "password_too_long"  # noqa: S105  the name of a check
     NAME_TOO_LONG = "name_too_long"
     TOTP_TOO_LONG = "totpsecret_too_long"
+    NON_ASCII_EMAIL = "non_ascii_email"
     INVALID_EMAIL = "invalid_email"
     NOT_AT_MICROSOFT = "not_at_microsoft"
     MASKED = "masked_password"
@@ -59,6 +58,7 @@ class RowReason(StrEnum):
     LOST_CHARACTERS = "lost_characters"
     CONTROL_CHARACTERS = "control_characters"
     INVALID_TOTP = "invalid_totp"
+    INVALID_LOGIN = "invalid_login"
 
     @property
     def message(self) -> str:
@@ -89,6 +89,10 @@ ROW_MESSAGES = {
     RowReason.PASSWORD_TOO_LONG: ("Password is longer than 256 characters", "check the cell"),
     RowReason.NAME_TOO_LONG: ("Name is longer than 200 characters", "shorten the name"),
     RowReason.TOTP_TOO_LONG: ("TOTP secret is longer than 512 characters", "check the cell"),
+    RowReason.NON_ASCII_EMAIL: (
+        "Address has a letter such as ü before the @, which Microsoft does not allow",
+        "enter the address as Outlook shows it",
+    ),
     RowReason.INVALID_EMAIL: ("Invalid email address", "enter the full address, such as ann@example.com"),
     RowReason.NOT_AT_MICROSOFT: (
         "Not hosted at Microsoft",
@@ -113,6 +117,44 @@ ROW_MESSAGES = {
     RowReason.INVALID_TOTP: (
         "Invalid TOTP secret",
         "use the base32 secret (letters and the digits 2 to 7) or its otpauth://totp/ address",
+    ),
+    RowReason.INVALID_LOGIN: (
+        "Sign-in name is longer than 254 characters or contains control characters",
+        "check the cell, or leave it empty to sign in with the address",
+    ),
+}
+
+
+class SkipReason(StrEnum):
+    """Why a valid row was skipped."""
+
+    DUPLICATE = "duplicate"
+    DUPLICATE_DIFFERS = "duplicate_differs"
+    ALREADY_STORED = "already_stored"
+
+    @property
+    def message(self) -> str:
+        """Why, as a sentence without its full stop."""
+        return SKIP_MESSAGES[self][0]
+
+    @property
+    def remedy(self) -> str:
+        """What the user can do about it: a short phrase."""
+        return SKIP_MESSAGES[self][1]
+
+
+SKIP_MESSAGES = {
+    SkipReason.DUPLICATE: (
+        "The same mailbox appears earlier in the file",
+        "nothing; the first row of the mailbox is used",
+    ),
+    SkipReason.DUPLICATE_DIFFERS: (
+        "The same mailbox appears earlier in the file, with another password",
+        "check that the first row has the right password",
+    ),
+    SkipReason.ALREADY_STORED: (
+        "Already stored in the workspace: credentials not changed",
+        "nothing; the mailbox is already there",
     ),
 }
 
@@ -144,6 +186,10 @@ class Duplicate(NamedTuple):
     email: str
     differs: bool = False  # its password is another one than that of the first row
 
+    @property
+    def reason(self) -> SkipReason:
+        return SkipReason.DUPLICATE_DIFFERS if self.differs else SkipReason.DUPLICATE
+
 
 @dataclass(frozen=True, repr=False)
 class Validated(Plaintext):
@@ -151,12 +197,15 @@ class Validated(Plaintext):
 
     Attributes:
         valid: `line` (UInt32), `email`, `email_key`, `password`, `name`, `totp` (String; `totp` and `name`
-            are null if the row has none), `warning` (String, "" for none), in the order of the file.
+            are null if the row has none), `login` (String, null if it is the address), `warning` and
+            `password_warning` (String, "" for none), in the order of the file.
         errors: One for each row that failed, in the order of the file.
+        notes: What was not taken as it is in more than one row.
     """
 
     valid: pl.DataFrame
     errors: tuple[RowError, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -188,6 +237,7 @@ class MailboxRow(pa.DataFrameModel):
     name: str
     totpsecret: str
     totp: str = pa.Field(nullable=True)
+    login: str
 
     class Config:
         strict = True
@@ -237,6 +287,12 @@ class MailboxRow(pa.DataFrameModel):
     def totpsecret_fits(cls, data: PolarsData) -> pl.LazyFrame:
         return data.lazyframe.select(_fits(data.key))
 
+    @pa.dataframe_check(name=RowReason.NON_ASCII_EMAIL)
+    @classmethod
+    def email_is_ascii(cls, data: PolarsData) -> pl.LazyFrame:
+        local = pl.col("email").str.extract(r"^(.*)@", 1).fill_null("")
+        return data.lazyframe.select(pl.col("email_key").is_not_null() | ~local.str.contains(r"[^\x00-\x7f]"))
+
     @pa.dataframe_check(name=RowReason.INVALID_EMAIL)
     @classmethod
     def email_is_an_address(cls, data: PolarsData) -> pl.LazyFrame:
@@ -273,6 +329,12 @@ class MailboxRow(pa.DataFrameModel):
     def totpsecret_gives_a_code(cls, data: PolarsData) -> pl.LazyFrame:
         return data.lazyframe.select(~_filled("totpsecret") | pl.col("totp").is_not_null())
 
+    @pa.check("login", name=RowReason.INVALID_LOGIN)
+    @classmethod
+    def login_is_one_line(cls, data: PolarsData) -> pl.LazyFrame:
+        # As with a password: a line break would end the command, and the rest would become another one.
+        return data.lazyframe.select(_fits(data.key) & ~pl.col(data.key).str.contains(r"\p{Cc}"))
+
 
 def _filled(column: str) -> pl.Expr:
     return pl.col(column).str.strip_chars() != ""
@@ -285,13 +347,14 @@ def _fits(column: str) -> pl.Expr:
 ROWS_AT_ONCE = 2000
 
 
-def validate(table: CsvTable, served: Collection[str] = ()) -> Validated:
+def validate(table: CsvTable, served: Collection[str] = (), *, trim: bool = False) -> Validated:
     """Validate every row of a table, or so many that `dedupe` refuses it.
 
     Args:
         table: The rows as `csv_file.parse` returns them.
         served: Domains with their own servers in the settings. Their mailboxes need not be at Microsoft. `*`
             names no domain.
+        trim: Whether to remove spaces around passwords.
 
     Returns:
         The valid rows and the row errors. A failed row has one reason: the first of `RowReason` that applies.
@@ -302,27 +365,51 @@ def validate(table: CsvTable, served: Collection[str] = ()) -> Validated:
     parts: list[tuple[pl.DataFrame, list[RowError]]] = []
     mailboxes: set[str] = set()
     for part in frame.iter_slices(ROWS_AT_ONCE):
-        parts.append(_validate_part(part, served))
+        parts.append(_validate_part(part, served, trim=trim))
         mailboxes.update(parts[-1][0]["email_key"])
         if len(mailboxes) > MAX_MAILBOXES:
             break
+    valid = pl.concat([valid for valid, _ in parts])
     return Validated(
-        pl.concat([valid for valid, _ in parts]),
+        valid,
         tuple(error for _, errors in parts for error in errors),
+        (*_blanked_note(frame), *(() if trim else _spaced_note(frame["password"]))),
     )
 
 
-def _validate_part(frame: pl.DataFrame, served: Collection[str]) -> tuple[pl.DataFrame, list[RowError]]:
-    candidates = _candidates(frame, served)
+def _blanked_note(frame: pl.DataFrame) -> list[str]:
+    """A note if cells of optional columns hold a word for “nothing”."""
+    fields = ("name", "totpsecret", "login")
+    counts = {field: sum(bool(cell) and not blank(cell) for cell in frame[field]) for field in fields}
+    found = [f"{field} ({counted(count, 'row')})" for field, count in counts.items() if count]
+    return [f"Read as empty because of a word such as N/A or none: {', '.join(found)}"] if found else []
+
+
+def _spaced_note(passwords: pl.Series) -> list[str]:
+    """A note if all passwords begin with a space: the file has one behind each delimiter."""
+    if passwords.len() > 1 and passwords.str.starts_with(" ").all():
+        return [f"Every password begins with a space, as if one followed each delimiter; {TRIM_ADVICE}"]
+    return []
+
+
+TRIM_ADVICE = "to remove spaces around passwords: --trim"
+
+
+def _validate_part(
+    frame: pl.DataFrame, served: Collection[str], *, trim: bool
+) -> tuple[pl.DataFrame, list[RowError]]:
+    candidates = _candidates(frame, served, trim=trim)
     reasons = _first_failed_check(candidates)
     failed = sorted(reasons)
-    errors = [
-        RowError(row["line"], _shown_email(row), reasons[at])
-        for at, row in zip(failed, candidates[failed].iter_rows(named=True), strict=True)
-    ]
     passed = pl.Series([at not in reasons for at in range(candidates.height)], dtype=pl.Boolean)
     passing = candidates.filter(passed)
+    domains = {_domain(key) for key in passing["email_key"]}
+    errors = [
+        RowError(row["line"], _shown_email(row, domains), reasons[at])
+        for at, row in zip(failed, candidates[failed].iter_rows(named=True), strict=True)
+    ]
     domain_warnings = _each(passing["email_key"], partial(_domain_warning, served=served))
+    is_address = pl.col("login").str.to_lowercase() == pl.col("email").str.to_lowercase()
     valid = passing.with_columns(domain_warnings.alias("domain_warning")).select(
         "line",
         "email",
@@ -330,6 +417,8 @@ def _validate_part(frame: pl.DataFrame, served: Collection[str]) -> tuple[pl.Dat
         "password",
         pl.col("name").str.strip_chars().replace("", None),
         "totp",
+        pl.when(is_address).then(None).otherwise(pl.col("login").replace("", None)).alias("login"),
+        "password_warning",
         pl.concat_str(
             pl.col("password_warning").replace("", None),
             pl.col("email_warning").replace("", None),
@@ -341,10 +430,10 @@ def _validate_part(frame: pl.DataFrame, served: Collection[str]) -> tuple[pl.Dat
     return valid, errors
 
 
-def _candidates(frame: pl.DataFrame, served: Collection[str]) -> pl.DataFrame:
+def _candidates(frame: pl.DataFrame, served: Collection[str], *, trim: bool) -> pl.DataFrame:
     """Normalise the cells and add the columns that the checks need."""
     emails, email_warnings = _cleaned(frame["email"], clean_email)
-    passwords, password_warnings = _cleaned(frame["password"], clean_password)
+    passwords, password_warnings = _cleaned(frame["password"], partial(clean_password, trim=trim))
     keys = _each(emails, partial(email_key, served=served))
     totp_cells = _each(frame["totpsecret"], blank)
     return frame.select(
@@ -361,6 +450,7 @@ def _candidates(frame: pl.DataFrame, served: Collection[str]) -> pl.DataFrame:
         _each(frame["name"], blank).alias("name"),
         totp_cells.alias("totpsecret"),
         _each(totp_cells, normalise_totp).alias("totp"),
+        _each(frame["login"], lambda cell: blank(cell).strip()).alias("login"),
     )
 
 
@@ -502,31 +592,42 @@ def _totp_from_uri(text: str) -> TOTP:
 
 # An app password in the wrong column: sixteen letters, with or without Microsoft's spaces.
 _LIKE_A_PASSWORD = re.compile(r"[a-z]{16}|[a-z]{4}( [a-z]{4}){3}", re.IGNORECASE)
+_COMMON_ENDINGS = (".com", ".net", ".org")
 
 
-def _shown_email(row: dict[str, str]) -> str:
+def _shown_email(row: dict[str, str], domains: Collection[str]) -> str:
     """The address to show for a failed row.
 
     If cells are shifted or joined, the email cell may contain the password. Row errors are shown in many
     places, so such a row is "unknown" and only its line number identifies it.
+
+    Args:
+        domains: The domains of the valid rows. A cell that ends with one of them is a mistyped address.
     """
     email = row["email"]
     if row["email_key"] is not None:
         return email
-    slipped = row["extra_cells"] or any("@" in row[field] for field in ("password", "name", "totpsecret"))
+    slipped = row["extra_cells"] or any(
+        "@" in row[field] for field in ("password", "name", "totpsecret") if row[field]
+    )
     # If the password is blank, it may be in the email cell (“ann@example.com;password”).
-    if slipped or row["password"].strip() in ("", email) or not _like_an_address(email):
+    if slipped or row["password"].strip() in ("", email) or not _like_an_address(email, domains):
         return "unknown"
     return email[: LONGEST["email"]]
 
 
-def _like_an_address(cell: str) -> bool:
+def _like_an_address(cell: str, domains: Collection[str]) -> bool:
     """Whether a cell is a mistyped address, rather than a password or an address followed by a password."""
+    # A space beside the @ and a comma for the dot of the last part are slips of typing.
+    cell = re.sub(r"\s*@\s*", "@", cell)
+    cell = re.sub(r"[,;](?=(?:com|net|org|edu|de|fr|uk|eu)\Z)", ".", cell)
     local, at, domain = cell.partition("@")
     if "--" in cell or re.search(r"[^\w.+'-]", local) or re.search(r"[^\w.@-]", domain):
         return False
     if at:
         return "." in domain or not re.search(r"\d", domain)
+    if cell.casefold().endswith((*_COMMON_ENDINGS, *domains)):
+        return True
     return bool(cell) and not re.search(r"\d", cell) and not _LIKE_A_PASSWORD.fullmatch(cell)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -14,11 +14,13 @@ import polars as pl
 from schemas.envelope import success
 from schemas.labels import counted
 from schemas.prepare import Prepared
-from schemas.rows import DUPLICATE, DUPLICATE_DIFFERS, RowError
+from schemas.rows import RowError, SkipReason
 
 MAX_ERRORS_SHOWN = 50
-MAX_ERRORS_STORED = 1000
-ALREADY_STORED = "Already stored in the workspace: credentials not changed"
+MAX_ROWS_STORED = 1000  # of the failed and of the repeated rows of an import, each
+
+
+NOTE = "note"  # the result of a stored line that is no row but has the notes about the file, one a line
 
 
 class Result(StrEnum):
@@ -30,12 +32,26 @@ class Result(StrEnum):
 
 
 class Outcome(NamedTuple):
-    """The result of one row. `reason` is a row error, a warning, why the row was skipped, or ""."""
+    """The result of one row.
+
+    Attributes:
+        reason: A row error, a warning, why the row was skipped, or "".
+        code: The `RowReason` or `SkipReason` of a row that was not imported, or "".
+    """
 
     line: int
     email: str
     result: Result
     reason: str
+    code: str = ""
+
+
+class Warned(NamedTuple):
+    """A warning about an imported row, or a note about the file, which has no email."""
+
+    line: int
+    email: str | None
+    warning: str
 
 
 class Cause(NamedTuple):
@@ -44,13 +60,6 @@ class Cause(NamedTuple):
     reason: str
     rows: int
     remedy: str
-
-
-_SKIP_REMEDIES = {
-    DUPLICATE: "nothing; the first row of the mailbox is used",
-    DUPLICATE_DIFFERS: "check that the first row has the right password",
-    ALREADY_STORED: "nothing; the mailbox is already there",
-}
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,8 @@ class Summary:
         errors: The rows that failed, in the order of the file.
         ignored: Headers of the columns that are not used.
         import_id: Number of the stored import; None if nothing is stored.
+        header_line: The line of the header.
+        notes: What was not taken as it is, other than single rows.
     """
 
     file: str
@@ -72,6 +83,8 @@ class Summary:
     errors: tuple[RowError, ...]
     ignored: tuple[str, ...] = ()
     import_id: int | None = None
+    header_line: int = 1
+    notes: tuple[str, ...] = ()
 
     @property
     def imported(self) -> int:
@@ -92,27 +105,33 @@ class Summary:
         return f"imported {self.imported}, skipped {self.skipped}, failed {self.failed}"
 
     def envelope(self) -> dict[str, Any]:
-        """The response of the import API. The counts cover all rows; it contains the first 50 row errors."""
-        errors = [{"email": error.email, "error": error.message} for error in self.errors[:MAX_ERRORS_SHOWN]]
-        counts = {"imported": self.imported, "skipped": self.skipped, "failed": self.failed}
-        return success(counts | {"errors": errors})
+        """The response of the import API."""
+        counts = {result.value: self._count(result) for result in Result}
+        errors = [(error.email, error.message) for error in self.errors[:MAX_ERRORS_SHOWN]]
+        return import_envelope(counts, errors, self.warned()[:MAX_ERRORS_SHOWN])
 
     def causes(self) -> list[Cause]:
         """Why rows were not imported: row errors, then skipped rows, each with the most frequent first."""
         failed = Counter(error.reason for error in self.errors)
-        skipped = Counter(o.reason for o in self.outcomes if o.result is Result.SKIPPED)
+        skipped = Counter(SkipReason(o.code) for o in self.outcomes if o.result is Result.SKIPPED)
         return [Cause(reason.message, rows, reason.remedy) for reason, rows in failed.most_common()] + [
-            Cause(reason, rows, _SKIP_REMEDIES[reason]) for reason, rows in skipped.most_common()
+            Cause(reason.message, rows, reason.remedy) for reason, rows in skipped.most_common()
         ]
 
-    def warned(self) -> list[Outcome]:
-        """The imported rows with a warning, in the order of the file."""
-        return [o for o in self.outcomes if o.result is Result.IMPORTED and o.reason]
+    def warned(self) -> list[Warned]:
+        """The notes about the file, then the imported rows with a warning, in the order of the file."""
+        return [Warned(self.header_line, None, note) for note in self.notes] + [
+            Warned(o.line, o.email, o.reason)
+            for o in self.outcomes
+            if o.result is Result.IMPORTED and o.reason
+        ]
 
     def warnings(self) -> list[Cause]:
         """The warnings of imported rows, the most frequent first."""
-        notes = Counter(note for outcome in self.warned() for note in outcome.reason.split("; "))
-        return [Cause(reason, rows, "check it in the file") for reason, rows in notes.most_common()]
+        found = Counter(
+            text for one in self.warned() if one.email is not None for text in one.warning.split("; ")
+        )
+        return [Cause(reason, rows, "check it in the file") for reason, rows in found.most_common()]
 
     def markdown(self) -> str:
         """The text of the Prefect artifact, which is created before the connection tests."""
@@ -136,13 +155,28 @@ class Summary:
             parts.append(markdown_table(("Line", "Email", "Error"), rows))
         if warned := self.warned():
             parts.append(f"### Warnings{_first_note(len(warned))}")
-            rows = [(o.line, o.email, o.reason) for o in warned[:MAX_ERRORS_SHOWN]]
-            parts.append(markdown_table(("Line", "Email", "Warning"), rows))
+            notes = [(w.line, w.email or "", w.warning) for w in warned[:MAX_ERRORS_SHOWN]]
+            parts.append(markdown_table(("Line", "Email", "Warning"), notes))
         if self.ignored:
             parts.append(
                 "Columns not used: " + ", ".join(f"“{markdown_cell(name)}”" for name in self.ignored)
             )
         return "\n\n".join(parts)
+
+
+def import_envelope(
+    counts: Mapping[str, int], errors: Iterable[tuple[str, str]], warnings: Iterable[Warned]
+) -> dict[str, Any]:
+    """The response of the import API.
+
+    Args:
+        counts: Each result with the number of its rows.
+        errors: Email and message of the first 50 failed rows.
+        warnings: The first 50 warnings. The response names them only if there are some.
+    """
+    warned = [one._asdict() for one in warnings]
+    listed = [{"email": email, "error": message} for email, message in errors]
+    return success({**counts, "errors": listed} | ({"warnings": warned} if warned else {}))
 
 
 def _first_note(rows: int) -> str:
@@ -170,12 +204,9 @@ def summarize(
     stored_already = prepared.kept.filter(~is_new).select("line", "email").iter_rows()
     outcomes = [
         *(Outcome(line, email, Result.IMPORTED, warning) for line, email, warning in imported),
-        *(Outcome(line, email, Result.SKIPPED, ALREADY_STORED) for line, email in stored_already),
-        *(
-            Outcome(line, email, Result.SKIPPED, DUPLICATE_DIFFERS if differs else DUPLICATE)
-            for line, email, differs in prepared.duplicates
-        ),
-        *(Outcome(e.line, e.email, Result.FAILED, e.message) for e in prepared.errors),
+        *(_skipped(line, email, SkipReason.ALREADY_STORED) for line, email in stored_already),
+        *(_skipped(row.line, row.email, row.reason) for row in prepared.duplicates),
+        *(Outcome(e.line, e.email, Result.FAILED, e.message, e.reason) for e in prepared.errors),
     ]
     return Summary(
         file=file,
@@ -185,7 +216,13 @@ def summarize(
         errors=prepared.errors,
         ignored=prepared.ignored,
         import_id=import_id,
+        header_line=prepared.header_line,
+        notes=prepared.notes,
     )
+
+
+def _skipped(line: int, email: str, reason: SkipReason) -> Outcome:
+    return Outcome(line, email, Result.SKIPPED, reason.message, reason)
 
 
 def defused(cell: str) -> str:

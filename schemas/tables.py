@@ -101,21 +101,30 @@ class Import(Table, table=True):
     fingerprint: bytes | None = Field(default=None, repr=False)
 
 
-class ImportRowError(Table, table=True):
-    """A row that failed. All of them are kept, because the answer to an import lists only the first 50."""
+class ImportRow(Table, table=True):
+    """A row of an imported file, or a note about the file, which has the line of the header.
 
-    __tablename__ = "import_row_error"
+    All rows that became mailboxes are kept, and the first of the others: `summary.MAX_ROWS_STORED` of each
+    result. `email_key` is None if the row belongs to no mailbox.
+    """
+
+    __tablename__ = "import_row"
 
     import_id: int = Field(foreign_key="import.id", ondelete="CASCADE", primary_key=True, sa_type=Key)
     line: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
     email: str = Field(max_length=254)
     reason: str = Field(max_length=40)
+    result: str = Field(max_length=10, sa_column_kwargs={"server_default": "failed"})
+    email_key: str | None = Field(default=None, max_length=254)
+    warning: str = Field(default="", sa_type=Text, sa_column_kwargs={"server_default": ""})
 
 
 class Mailbox(Table, table=True):
     """A mailbox: its sealed credentials, its servers and the result of its last test.
 
     `claimed_until` is when the claim of the run that tests the mailbox expires. Any run may claim it then.
+    `login` is the sign-in name if it is not the address. `warning` says how the password may have been
+    damaged in the file that it came from.
     """
 
     __tablename__ = "mailbox"
@@ -144,6 +153,8 @@ class Mailbox(Table, table=True):
     claimed_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
     tested_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    login: str | None = Field(default=None, max_length=254)
+    warning: str = Field(default="", sa_type=Text, sa_column_kwargs={"server_default": ""})
 
 
 class ProbeResult(Table, table=True):

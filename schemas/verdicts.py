@@ -62,6 +62,7 @@ class Verdict:
         pause: Time until the next attempt; None unless the mailbox is still pending.
         counted: Whether the attempt counts towards the maximum. It does not if the host was unreachable.
         note: A sentence to add to the diagnosis, or "".
+        preface: A sentence to put before the diagnosis, or "".
     """
 
     mailbox_id: int
@@ -72,6 +73,13 @@ class Verdict:
     pause: timedelta | None
     counted: bool
     note: str = ""
+    preface: str = ""
+
+    @property
+    def password_refused(self) -> bool:
+        """Whether a server refused the password and none accepted it."""
+        reasons = {answer.reason for answer in self.answers}
+        return bool(reasons & {Reason.WRONG_CREDENTIALS, Reason.LOGIN_REFUSED}) and Reason.OK not in reasons
 
     @property
     def headline(self) -> str:
@@ -83,7 +91,7 @@ class Verdict:
         """What is wrong with the mailbox and what to do about it, in one line."""
         by_protocol = {answer.protocol: answer.reason for answer in self.answers}
         line = diagnose(by_protocol.get(Protocol.SMTP), by_protocol.get(Protocol.IMAP))
-        return f"{line} {self.note}".strip()
+        return f"{self.preface} {line} {self.note}".strip()
 
 
 def decide_verdict(

@@ -19,8 +19,20 @@ import polars as pl
 from python_calamine import CalamineError, CalamineWorkbook
 
 from schemas.bounds import DEFAULT_BOUNDS, UNBOUNDED, Bounds
-from schemas.csv_file import ERROR_HEADER, TITLE_LINES, CsvTable
-from schemas.headers import FIELD_OF_HEADER, FIELDS, Columns, find_columns, is_header, normalise, shown
+from schemas.csv_file import ERROR_HEADER, TITLE_LINES, CsvTable, skipped_note, table_frame
+from schemas.headers import (
+    FIELD_OF_HEADER,
+    NO_CHOICE,
+    SURNAME,
+    Columns,
+    Rows,
+    find_columns,
+    is_header,
+    normalise,
+    shown,
+    unused_secrets,
+    without_columns,
+)
 from schemas.package import DAMAGED, OLE_MAGIC, TOO_MUCH, ZIP_MAGIC, Package, WorkbookError, old_office
 from schemas.plaintext import Plaintext
 from schemas.refusals import COLUMNS_REQUIRED, CSV_EMPTY, Refusal
@@ -51,7 +63,9 @@ def is_workbook(data: bytes) -> bool:
     return data.startswith((*ZIP_MAGIC, OLE_MAGIC))
 
 
-def parse(data: bytes, bounds: Bounds = DEFAULT_BOUNDS) -> CsvTable | Refusal:
+def parse(
+    data: bytes, bounds: Bounds = DEFAULT_BOUNDS, choice: Mapping[str, str] = NO_CHOICE
+) -> CsvTable | Refusal:
     """Parse a workbook.
 
     The first sheet that is not hidden and has a header with email and password columns is read.
@@ -59,6 +73,7 @@ def parse(data: bytes, bounds: Bounds = DEFAULT_BOUNDS) -> CsvTable | Refusal:
     Args:
         data: The whole file, for which `is_workbook` is true.
         bounds: How much of the file to read. A file that has more is refused.
+        choice: Field → header, where a person has chosen the column.
 
     Returns:
         The table, in which `line` is the number of the row in the sheet, or a refusal that says what is wrong
@@ -68,7 +83,7 @@ def parse(data: bytes, bounds: Bounds = DEFAULT_BOUNDS) -> CsvTable | Refusal:
         return Refusal(old_office(data))
     try:
         workbook = _Workbook(data, bounds)
-        found = _find_table(workbook, bounds)
+        found = _find_table(workbook, bounds, choice)
         if isinstance(found, Refusal):
             return found
         return _read_table(workbook, found, bounds)
@@ -217,47 +232,56 @@ class _Table:
 
     Attributes:
         line: The row of the header.
+        skipped: The rows above it that hold text.
+        rows: Returns the rows below it.
         others: Names of the other sheets whose header matches too.
     """
 
     sheet: SheetPart
     line: int
     columns: Columns
+    skipped: tuple[int, ...]
+    rows: Rows
     others: tuple[str, ...] = ()
 
 
-def _find_table(workbook: _Workbook, bounds: Bounds) -> _Table | Refusal:
+def _find_table(
+    workbook: _Workbook, bounds: Bounds, choice: Mapping[str, str] = NO_CHOICE
+) -> _Table | Refusal:
     matching: list[_Table] = []
-    has_rows = False
+    first_rows: list[Row] = []
     for sheet in workbook.sheets:
         rows = workbook.read(sheet, bounds, most=TITLE_LINES)
-        has_rows |= len(rows) > 1 and not sheet.hidden
-        found = _find_columns(workbook, sheet, rows, bounds)
+        if len(rows) > 1 and not sheet.hidden:
+            first_rows.append(rows[0])
+        found = _find_columns(workbook, sheet, rows, bounds, choice)
         if found is not None:
             matching.append(found)
     visible = [found for found in matching if not found.sheet.hidden]
     if not visible:
-        hidden = next(
-            (f"only the hidden sheet “{shown(found.sheet.name)}” has them: unhide it" for found in matching),
-            "",
-        )
-        return Refusal(COLUMNS_REQUIRED if has_rows or hidden else CSV_EMPTY, hidden)
+        for hidden in matching:
+            name = shown(hidden.sheet.name)
+            return Refusal(COLUMNS_REQUIRED, f"only the hidden sheet “{name}” has them: unhide it")
+        if not first_rows:
+            return Refusal(CSV_EMPTY)
+        return without_columns(_texts(first_rows[0]), choice, first_rows[0].line)
     # A sheet with too many columns is probably not the one that is meant.
     table = next((found for found in visible if found.columns.position), visible[0])
     if table.columns.fault:
-        return Refusal(table.columns.fault)
+        return table.columns.fault
     others = [found.sheet for found in matching if found is not table]
     names = [f"{'hidden sheet' if other.hidden else 'sheet'} {shown(other.name)}" for other in others]
     return replace(table, others=tuple(names))
 
 
 def _find_columns(
-    workbook: _Workbook, sheet: SheetPart, rows: Sequence[Row], bounds: Bounds
+    workbook: _Workbook, sheet: SheetPart, rows: Sequence[Row], bounds: Bounds, choice: Mapping[str, str]
 ) -> _Table | None:
     """Find the header, by the rule for titles above the header of a CSV, and its columns."""
     if not rows:
         return None
-    headers = [row for row in rows if row.line < rows[0].line + TITLE_LINES and is_header(_texts(row))]
+    top = [row for row in rows if row.line < rows[0].line + TITLE_LINES]
+    headers = [row for row in top if is_header(_texts(row), choice)]
     header = headers[0] if len(headers) == 1 else rows[0]
 
     def rows_below() -> list[tuple[int, list[str]]]:
@@ -267,8 +291,9 @@ def _find_columns(
             return []
         return [(row.line, _texts(row)) for row in below]
 
-    columns = find_columns(_texts(header), rows_below, bounds)
-    return None if columns is None else _Table(sheet, header.line, columns)
+    columns = find_columns(_texts(header), rows_below, bounds, choice)
+    skipped = tuple(row.line for row in top if row.line < header.line)
+    return None if columns is None else _Table(sheet, header.line, columns, skipped, rows_below)
 
 
 def _texts(row: Row) -> list[str]:
@@ -281,29 +306,36 @@ def _read_table(workbook: _Workbook, found: _Table, bounds: Bounds) -> CsvTable 
     if not rows:
         return Refusal(CSV_EMPTY)
     values = workbook.read_again(found.sheet)
-    texts: dict[str, list[str]] = {field: [] for field in FIELDS}
+    texts: dict[str, list[str]] = {field: [] for field in position}
     faults: dict[int, str] = {}
     for row in rows:
         cells = {field: row.cells.get(position[field], _EMPTY) for field in position}
         again = {field: _at(values, row.line, position[field]) for field in position}
         if not all(_same(field, cell, again[field]) for field, cell in cells.items()):
             return Refusal(TWO_READINGS)
-        for field in FIELDS:
-            texts[field].append(_text_of(cells[field], again[field]) if field in cells else "")
+        for field, cell in cells.items():
+            texts[field].append(_text_of(cell, again[field]))
         if fault := _fault(cells, again):
             faults[row.line] = fault
-    return CsvTable(
-        pl.DataFrame(
-            {
-                "line": pl.Series([row.line for row in rows], dtype=pl.UInt32),
-                # A cell of a sheet has a place, so no value can slip into the next column.
-                "extra_cells": pl.Series([False] * len(rows), dtype=pl.Boolean),
-                **{field: pl.Series(texts[field], dtype=pl.String) for field in FIELDS},
-            }
-        ),
-        (*found.columns.ignored, *found.others),
-        tuple(faults.items()),
+    frame = pl.DataFrame(
+        {
+            "line": pl.Series([row.line for row in rows], dtype=pl.UInt32),
+            # A cell of a sheet has a place, so no value can slip into the next column.
+            "extra_cells": pl.Series([False] * len(rows), dtype=pl.Boolean),
+            **{field: pl.Series(texts[field], dtype=pl.String) for field in position},
+        }
     )
+    return CsvTable(
+        table_frame(frame),
+        (*found.columns.ignored, *found.others),
+        found.line,
+        tuple(faults.items()),
+        (*_skipped_note(found), *unused_secrets(found.columns, found.rows)),
+    )
+
+
+def _skipped_note(found: _Table) -> list[str]:
+    return [skipped_note(found.skipped[0], found.skipped[-1], found.line)] if found.skipped else []
 
 
 def _at(values: list[list[Any]], line: int, column: int) -> Any:
@@ -341,8 +373,11 @@ def _fault(cells: Mapping[str, Cell], again: Mapping[str, Any]) -> str:
     if any(cell.kind is Kind.UNKNOWN for cell in cells.values()):
         return RowReason.FORMULA
     faults = [_fault_of(cells[field]) for field in _SECRETS if field in cells]
-    if "name" in cells and cells["name"].kind is not Kind.TEXT and not _is_number(again["name"]):
-        faults.append(RowReason.NOT_TEXT)
+    faults += [
+        RowReason.NOT_TEXT
+        for field in ("name", SURNAME, "login")
+        if field in cells and cells[field].kind is not Kind.TEXT and not _is_number(again[field])
+    ]
     return next(filter(None, faults), "")
 
 

@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from schemas.bounds import DEFAULT_BOUNDS, Bounds
 from schemas.prepare import Prepared, prepare_rows
+from schemas.reading import AS_IT_IS, Reading
 from schemas.refusals import Refusal
 from tasks.crash import unquoted
 from tasks.files.read_file import read_bytes
@@ -20,7 +21,7 @@ from tasks.files.read_file import read_bytes
 def prepare(
     file: Path,
     byte_limit: int,
-    encoding: str | None = None,
+    reading: Reading = AS_IT_IS,
     within: Sequence[Path] | None = None,
     *,
     served: Collection[str] = (),
@@ -32,7 +33,7 @@ def prepare(
 
     Args:
         byte_limit: Maximum size of the file, in bytes.
-        encoding: Name of the text encoding to use instead of UTF-8. A byte order mark takes precedence.
+        reading: How to read the file where it leaves that open.
         within: Folders that may contain the file; None for any folder.
         served: Domains with their own servers in the settings, which may include `*`.
         bounds: How much of the file to read. A file that has more is refused.
@@ -43,4 +44,4 @@ def prepare(
     Raises:
         StepError: If this program has a fault.
     """
-    return prepare_rows(read_bytes(file, byte_limit, within), encoding, bounds, served)
+    return prepare_rows(read_bytes(file, byte_limit, within), reading, bounds, served)

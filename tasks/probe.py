@@ -34,6 +34,8 @@ from tasks.mail_exchangers import MailExchangers
 from tasks.storage.claims import Claimed, claim, hold_back, release, save
 from tasks.storage.database import Database
 
+MAY_BE_DAMAGED = "The password may have been damaged by copying"
+
 
 class Observer:
     """Watches the probes of a run. The base class does nothing; the progress bar of the terminal is one."""
@@ -220,6 +222,8 @@ class Probing:
         verdict = decide_verdict(mailbox.mailbox_id, mailbox.email, mailbox.attempt, most, tuple(answers))
         if answers[0].reason is Reason.NOT_AT_MICROSOFT:
             verdict = replace(verdict, note=f"{answers[0].text}.")
+        if mailbox.warning and verdict.password_refused:
+            verdict = replace(verdict, preface=f"{MAY_BE_DAMAGED} ({mailbox.warning}).")
         await self._store(mailbox, verdict)
         logger.info("%s: %s. %s", mailbox.email, verdict.status, verdict.diagnosis)
         self._observer.verdict(verdict)
@@ -243,7 +247,7 @@ class Probing:
                 return None
             with unquoted():
                 password = self._database.sealer.open(mailbox.password, mailbox.owner)
-                credentials = Credentials(mailbox.email, password)
+                credentials = Credentials(mailbox.login, password)
                 try:
                     return await log_in(protocol, endpoint, credentials, self._context, timeout)
                 finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -15,11 +15,11 @@ from sqlmodel import col
 
 from schemas.prepare import Prepared
 from schemas.providers import Endpoint, servers_for
-from schemas.rows import RowError
+from schemas.rows import SkipReason
 from schemas.sealing import Owner, Sealer
 from schemas.settings import Settings
-from schemas.summary import MAX_ERRORS_STORED, Summary, summarize
-from schemas.tables import Import, ImportRowError, Mailbox, now
+from schemas.summary import MAX_ROWS_STORED, NOTE, Result, Summary, summarize
+from schemas.tables import Import, ImportRow, Mailbox, now
 from schemas.verdicts import MailboxStatus, Target
 from tasks.crash import unquoted
 from tasks.storage.database import Database, insert_for, through_restarts, workspace_id_of
@@ -65,7 +65,7 @@ class Stored:
 def store(prepared: Prepared, origin: Origin, database: Database, settings: Settings) -> Stored:
     """Seal the secrets and store the mailboxes. A mailbox that the workspace already has stays as it is.
 
-    Of the row errors, the first 1,000 are stored. The count of failed rows is that of all.
+    Of the failed rows and of the repeated ones, the first 1,000 each are stored. The counts are those of all.
 
     Raises:
         KeyTakenError: If another import already used the idempotency key. Nothing is stored.
@@ -77,7 +77,7 @@ def store(prepared: Prepared, origin: Origin, database: Database, settings: Sett
         origin = origin._replace(idempotency_key=str(uuid4()))
     kept = seal(prepared.kept, origin.workspace, database.sealer)
     candidates = [_candidate(row, settings, test=origin.test) for row in kept.iter_rows(named=True)]
-    import_id, ids = _store_once(database, candidates, len(prepared.duplicates), prepared.errors, origin)
+    import_id, ids = _store_once(database, candidates, prepared, origin)
     summary = summarize(prepared, origin.file_name, origin.workspace, origin.tag, ids, import_id)
     targets = tuple(
         Target(
@@ -114,16 +114,12 @@ def seal(kept: pl.DataFrame, workspace: str, sealer: Sealer) -> pl.DataFrame:
 
 @through_restarts
 def _store_once(
-    database: Database,
-    candidates: list[dict[str, Any]],
-    repeated: int,
-    errors: Sequence[RowError],
-    origin: Origin,
+    database: Database, candidates: list[dict[str, Any]], prepared: Prepared, origin: Origin
 ) -> tuple[int, dict[str, int]]:
     """Store an import, or find it if it was stored and the connection was lost before the answer.
 
     Args:
-        repeated: How many rows of the file repeat an earlier row's mailbox.
+        candidates: A mailbox for each row that was kept.
 
     Returns:
         The import's id, and email key → mailbox id of the new mailboxes.
@@ -138,7 +134,7 @@ def _store_once(
                 tag=origin.tag,
                 imported=0,
                 skipped=0,
-                failed=len(errors),
+                failed=len(prepared.errors),
                 created_at=now(),
                 idempotency_key=origin.idempotency_key,
                 fingerprint=origin.fingerprint,
@@ -150,15 +146,45 @@ def _store_once(
             return _stored_before(connection, workspace_id, origin)
         shared = {"workspace_id": workspace_id, "import_id": import_id, "tag": origin.tag}
         ids = _insert_new(connection, [candidate | shared for candidate in candidates])
-        skipped = len(candidates) - len(ids) + repeated
+        skipped = len(candidates) - len(ids) + len(prepared.duplicates)
         connection.execute(
             update(Import).where(col(Import.id) == import_id).values(imported=len(ids), skipped=skipped)
         )
-        if errors:
-            stored = errors[:MAX_ERRORS_STORED]
-            rows = [{"import_id": import_id, **error._asdict()} for error in stored]
-            connection.execute(insert(ImportRowError), rows)
+        if rows := list(_rows(prepared, ids)):
+            connection.execute(insert(ImportRow), [{"import_id": import_id, **row} for row in rows])
         return import_id, ids
+
+
+def _rows(prepared: Prepared, new: Collection[str]) -> Iterator[dict[str, Any]]:
+    """The rows to store, each with the same columns.
+
+    Args:
+        new: The email keys of the mailboxes that are new.
+    """
+
+    def row(line: int, email: str, result: str, reason: str, key: str | None, warning: str) -> dict[str, Any]:
+        return {
+            "line": line,
+            "email": email[:254],
+            "result": result,
+            "reason": reason,
+            "email_key": key,
+            "warning": warning,
+        }
+
+    if prepared.notes:
+        yield row(prepared.header_line, "", NOTE, "", None, "\n".join(prepared.notes))
+    for line, email, key, warning in prepared.kept.select(
+        "line", "email", "email_key", "warning"
+    ).iter_rows():
+        if key in new:
+            yield row(line, email, Result.IMPORTED, "", key, warning)
+        else:
+            yield row(line, email, Result.SKIPPED, SkipReason.ALREADY_STORED, key, "")
+    for repeated in prepared.duplicates[:MAX_ROWS_STORED]:
+        yield row(repeated.line, repeated.email, Result.SKIPPED, repeated.reason, None, "")
+    for error in prepared.errors[:MAX_ROWS_STORED]:
+        yield row(error.line, error.email, Result.FAILED, error.reason, None, "")
 
 
 def _stored_before(connection: Connection, workspace_id: int, origin: Origin) -> tuple[int, dict[str, int]]:
@@ -185,7 +211,8 @@ def _stored_before(connection: Connection, workspace_id: int, origin: Origin) ->
 def _candidate(row: dict[str, Any], settings: Settings, *, test: bool) -> dict[str, Any]:
     servers = servers_for(row["email_key"], settings.overrides)
     return {
-        **{column: row[column] for column in ("email", "email_key", "name", "password", "totp")},
+        **{column: row[column] for column in ("email", "email_key", "name", "password", "totp", "login")},
+        "warning": row["password_warning"],
         "smtp_host": servers.smtp.host,
         "smtp_port": servers.smtp.port,
         "imap_host": servers.imap.host,

@@ -1,4 +1,4 @@
-"""Remove history: old answers of mail servers, old row errors, old flow runs.
+"""Remove history: old answers of mail servers, old rows of imports, old flow runs.
 
 Also end flow runs that Prefect has forgotten. Prefect's automation marks a run as crashed when its process
 dies, but not if the server is killed at that moment.
@@ -28,7 +28,7 @@ from sqlalchemy import Select, delete, exists, select, tuple_
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
-from schemas.tables import Import, ImportRowError, ProbeResult, table_of
+from schemas.tables import Import, ImportRow, ProbeResult, table_of
 from tasks.storage.database import Database
 
 # Small, so that no other program waits long for the locks of one transaction.
@@ -40,7 +40,7 @@ OURS = FlowFilter(name=FlowFilterName(any_=FLOWS))
 
 @task(persist_result=False, cache_policy=NO_CACHE)
 def trim_results(database: Database, before: datetime) -> int:
-    """Remove old answers of mail servers and the row errors of old imports.
+    """Remove old answers of mail servers and the rows of old imports.
 
     The answers of each mailbox's last test stay, however old they are.
 
@@ -58,16 +58,16 @@ def trim_results(database: Database, before: datetime) -> int:
     answers = select(col(ProbeResult.mailbox_id), col(ProbeResult.attempt), col(ProbeResult.protocol)).where(
         col(ProbeResult.at) < before, later
     )
-    errors = (
-        select(col(ImportRowError.import_id), col(ImportRowError.line))
-        .join(Import, col(Import.id) == col(ImportRowError.import_id))
+    rows = (
+        select(col(ImportRow.import_id), col(ImportRow.line))
+        .join(Import, col(Import.id) == col(ImportRow.import_id))
         .where(col(Import.created_at) < before)
     )
-    return _trim(database, ProbeResult, answers) + _trim(database, ImportRowError, errors)
+    return _trim(database, ProbeResult, answers) + _trim(database, ImportRow, rows)
 
 
 def _trim(
-    database: Database, model: type[ProbeResult] | type[ImportRowError], query: Select[*tuple[Any, ...]]
+    database: Database, model: type[ProbeResult] | type[ImportRow], query: Select[*tuple[Any, ...]]
 ) -> int:
     """Delete the rows whose primary keys a query finds, in many short transactions."""
     key = tuple_(*table_of(model).primary_key.columns)

@@ -10,7 +10,7 @@ import pytest
 from flows.cli.app import main
 from schemas.bounds import Bounds
 from schemas.settings import PREFIX, Settings
-from schemas.summary import MAX_ERRORS_STORED
+from schemas.summary import MAX_ROWS_STORED
 from tasks.storage.database import database
 from tests.conftest import import_file, write_csv
 from tests.support.shell import Shell
@@ -65,7 +65,7 @@ def test_commands_say_how_many_row_errors_are_stored(
     settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`imports errors` and `imports show` say that the errors are the first 1,000 of all."""
-    file = write_csv(tmp_path / "mailboxes.csv", [("nobody", "pw")] * (MAX_ERRORS_STORED + 1))
+    file = write_csv(tmp_path / "mailboxes.csv", [("nobody", "pw")] * (MAX_ROWS_STORED + 1))
     with database(settings) as db:
         import_file(db, settings, file)
     said = "These are the first 1,000 of 1,001 failed rows; the others are not stored."
@@ -74,4 +74,4 @@ def test_commands_say_how_many_row_errors_are_stored(
         output = capsys.readouterr()
         assert said in output.err + " ".join(output.out.split())
     assert main(["imports", "errors", "1", "--csv"]) == 0
-    assert capsys.readouterr().out.count("\n") == MAX_ERRORS_STORED + 1
+    assert capsys.readouterr().out.count("\n") == MAX_ROWS_STORED + 1

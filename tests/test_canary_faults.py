@@ -40,7 +40,7 @@ import tasks.store
 from sandbox.outlook import Account, running
 from schemas.responses import INTERNAL_ERROR, KEY_USED, NOT_READY
 from schemas.settings import Settings
-from schemas.tables import Import, ImportRowError, Mailbox, Table, Workspace, now
+from schemas.tables import Import, ImportRow, Mailbox, Table, Workspace, now
 from schemas.verdicts import MailboxStatus
 from tasks.files.prefect_profile import VARIABLE, read_profile, write_profile
 from tasks.probe import Probing
@@ -64,7 +64,7 @@ from tests.test_api import IMPORT, answers_at_once, api_with, csv_of, data_of, e
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small or read-only folder")
 COLUMNS = ("email", "password", "totp secret")
-TABLES: tuple[type[Table], ...] = (Workspace, Import, Mailbox, ImportRowError)
+TABLES: tuple[type[Table], ...] = (Workspace, Import, Mailbox, ImportRow)
 BUSY_SECONDS = 0.5
 POLARS = "polars:read_csv"
 PANDERA = "pandera.api.polars.container:DataFrameSchema.validate"
@@ -391,7 +391,7 @@ def test_one_file_with_one_key_twenty_times_at_once_is_one_import(either_setting
             "Workspace": 0,
             "Import": 1,
             "Mailbox": 50,
-            "ImportRowError": 1,
+            "ImportRow": 1,
         }
 
 
@@ -754,7 +754,7 @@ def test_fault_leaks_and_loses_nothing_by_any_way_in(name: str, site: Site) -> N
             assert code == fault.command, said
         programs.restart_flows()
         stored = site.stored()
-        assert stored["ImportRowError"] == 2 * stored["Import"]
+        assert stored["ImportRow"] == 2 * stored["Import"]
         assert programs.upload()[0] == 200
         assert programs.flow()[0] == "COMPLETED"
         assert programs.scan() == ("COMPLETED", "no file" if fault.scan else "1 imported")

@@ -71,7 +71,9 @@ def test_each_refusal_says_its_message_and_changes_nothing(offline: Shell) -> No
     for message, path in refused_files(offline.folder):
         arguments = [path] if path else []
         envelope = {"success": False, "error": {"code": "VALIDATION_ERROR", "message": message}}
-        assert json.loads(offline.run(*arguments, "--json", code=1)) == envelope
+        answer = json.loads(offline.run(*arguments, "--json", code=1))
+        answer["error"].pop("details", None)
+        assert answer == envelope
         assert offline.is_untouched()
     offline.run(offline.folder / "missing.csv", code=1)
     assert "Refused: CSV file is required\nThere is no file with this name." in offline.last.stderr

@@ -319,8 +319,8 @@ def test_columns() -> None:
         {"line": pl.UInt32, "extra_cells": pl.Boolean} | dict.fromkeys(FIELDS, pl.String)
     )
     assert table.frame.rows() == [
-        (3, False, "ann@x.co", "pw", "Ann", ""),
-        (4, False, "bob@x.co", "pw2", "", ""),
+        (3, False, "ann@x.co", "pw", "Ann", "", ""),
+        (4, False, "bob@x.co", "pw2", "", "", ""),
     ]
 
 
@@ -514,12 +514,12 @@ def test_leaves_no_descriptor_open(tmp_path: Path) -> None:
 
 
 def test_refusal_shows_itself() -> None:
-    """A refusal is the contract's envelope; its detail is for the terminal only."""
+    """A refusal is the contract's envelope; what else is known is beside the message, in `details`."""
     refusal = Refusal(CSV_REQUIRED, "there is no file with this name")
-    assert refusal.envelope() == {
-        "success": False,
-        "error": {"code": "VALIDATION_ERROR", "message": "CSV file is required"},
-    }
+    details = {"explanation": "There is no file with this name."}
+    error = {"code": "VALIDATION_ERROR", "message": "CSV file is required"}
+    assert refusal.envelope() == {"success": False, "error": error | {"details": details}}
+    assert Refusal(CSV_REQUIRED).envelope() == {"success": False, "error": error}
     assert str(refusal) == "CSV file is required (there is no file with this name)"
     assert str(Refusal(CSV_EMPTY)) == "CSV file is empty"
 
@@ -548,7 +548,7 @@ def test_plaintext_is_never_shown() -> None:
 @pytest.mark.parametrize("row", [f'ann@x.co,"{CANARY}"x', f'ann@x.co,"{CANARY}', f'ann@x.co,{CANARY}"'])
 def test_polars_error_is_dropped(row: str) -> None:
     """The text of a Polars error, which quotes cells, is not passed on."""
-    columns = Columns({"email": 0, "password": 1}, width=2, ignored=())
+    columns = Columns({"email": 0, "password": 1}, width=2, unused={})
     assert csv_file._read_with_polars(f"email,password\n{row}\n", ",", columns, widest=2) is None
 
 

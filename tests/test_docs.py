@@ -79,7 +79,9 @@ def test_every_column_is_described_with_its_other_names() -> None:
     for field, headers in KNOWN_HEADERS.items():
         row = re.search(rf"^\| `{field}` \|.*\| (.*) \|$", doc("file-format"), re.MULTILINE)
         assert row, field
-        assert {normalise(name) for name in row[1].split(",")} | {field} == set(headers)
+        # A header `login` may hold addresses, so the field has other names.
+        own = {field} - {"login"}
+        assert {normalise(name) for name in row[1].split(",")} | own == set(headers)
 
 
 def test_every_endpoint_is_described() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.damage import clean_email, clean_password, damage_of
 from schemas.prepare import Prepared, prepare_rows
+from schemas.reading import Reading
 from schemas.refusals import COLUMNS_REQUIRED, Refusal
-from schemas.rows import DUPLICATE, DUPLICATE_DIFFERS, RowReason
+from schemas.rows import RowReason, SkipReason
 from schemas.summary import summarize
 from tests.support.exports import EXPORTS, export_of
 
@@ -199,6 +201,7 @@ def test_a_password_is_kept_to_the_byte_or_changed_with_proof(cell: str) -> None
     assert clean_password(text).text == text or text != cell
 
 
+@settings(deadline=None)
 @given(st.permutations(["email", "password", "name", "notes"]))
 def test_order_of_columns_changes_nothing(order: list[str]) -> None:
     """The same cells in another order of columns give the same row."""
@@ -209,6 +212,58 @@ def test_order_of_columns_changes_nothing(order: list[str]) -> None:
     ]
 
 
+ADDRESSES = st.sampled_from(["ann@contoso.com", "ANN@contoso.com", "bob@contoso.com", "cid@contoso.com"])
+SECRETS = st.sampled_from(["pw", "other", " edge", "it’s", "abcd efgh ijkl mnop", "#NAME?"])
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(ADDRESSES, SECRETS), min_size=1, max_size=8, unique_by=lambda row: row[0].casefold())
+)
+def test_order_of_rows_changes_nothing(rows: list[tuple[str, str]]) -> None:
+    """The same rows in another order give the same mailboxes, errors and warnings."""
+
+    def found(ordered: list[tuple[str, str]]) -> tuple[set[Any], set[Any]]:
+        one = prepared("email,password\n" + "".join(f"{email},{password}\n" for email, password in ordered))
+        kept = one.kept.select("email", "password", "warning").iter_rows()
+        return set(kept), {(error.email, error.reason) for error in one.errors}
+
+    assert found(rows) == found(rows[::-1])
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(ADDRESSES, SECRETS), min_size=1, max_size=8))
+def test_no_password_is_dropped_silently(rows: list[tuple[str, str]]) -> None:
+    """Each row is imported, failed, or skipped; a skipped one says if its password is not the imported one."""
+    found = prepared("email,password\n" + "".join(f"{email},{password}\n" for email, password in rows))
+    lines = [
+        *found.kept["line"],
+        *(row.line for row in found.duplicates),
+        *(row.line for row in found.errors),
+    ]
+    assert sorted(lines) == [*range(2, len(rows) + 2)]
+    stored = dict(found.kept.select("email_key", "password").iter_rows())
+    for repeated in found.duplicates:
+        email, password = rows[repeated.line - 2]
+        assert repeated.differs == (clean_password(password).text != stored[email.casefold()])
+
+
+@settings(deadline=None)
+@given(ADDRESSES, ADDRESSES, st.sampled_from(["username", "mail", "upn"]))
+def test_two_address_columns_are_never_settled_silently(first: str, second: str, name: str) -> None:
+    """Two columns of addresses agree, or the file is refused by their names, or a person has chosen."""
+    data = f"email,{name},password\n{first},{second},pw\n".encode()
+    found = prepare_rows(data)
+    if first.casefold() == second.casefold():
+        assert isinstance(found, Prepared)
+    else:
+        assert isinstance(found, Refusal)
+        assert found.headers == ("email", name)
+        chosen = prepare_rows(data, Reading(columns={"email": name}))
+        assert isinstance(chosen, Prepared)
+        assert chosen.kept["email"].to_list() == [second]
+
+
 def test_repeated_address_with_another_password_is_named() -> None:
     """The first row of a mailbox counts; a later one with another password is skipped and says so."""
     file = "email,password\nann@contoso.com,old\nANN@contoso.com,new\nann@contoso.com,old\n"
@@ -216,7 +271,7 @@ def test_repeated_address_with_another_password_is_named() -> None:
     assert found.kept["password"].to_list() == ["old"]
     assert [(again.line, again.differs) for again in found.duplicates] == [(3, True), (4, False)]
     reasons = [outcome.reason for outcome in summarize(found, "in.csv", "default", None).outcomes]
-    assert reasons == ["", DUPLICATE_DIFFERS, DUPLICATE]
+    assert reasons == ["", SkipReason.DUPLICATE_DIFFERS.message, SkipReason.DUPLICATE.message]
 
 
 @pytest.mark.parametrize("domain", ["contoso.local", "mail.test", "mail.localhost"])

@@ -26,8 +26,8 @@ from schemas.settings import Settings, SettingsError
 from tasks.files.inbox import Folders, look, take
 from tasks.files.private_files import private_folder, write_privately
 from tasks.files.read_file import read_bytes
+from tasks.files.report_file import NO_REPORT, REPORT_START, refuse_report
 from tasks.files.safe_paths import OutsideError
-from tasks.report import NO_REPORT, REPORT_START, refuse_report
 from tasks.storage.database import database, key_file, url_of
 from tests.conftest import write_csv
 from tests.support.machine import free_port, wait_for

@@ -35,7 +35,7 @@ from schemas.settings import Settings
 from schemas.tables import (
     ApiKey,
     Import,
-    ImportRowError,
+    ImportRow,
     Mailbox,
     ProbeResult,
     Table,
@@ -60,7 +60,7 @@ TABLES: dict[str, type[Table]] = {
     "workspace": Workspace,
     "api_key": ApiKey,
     "import_batch": Import,
-    "batch_row_error": ImportRowError,
+    "batch_row_error": ImportRow,
     "mailbox": Mailbox,
     "probe_result": ProbeResult,
 }

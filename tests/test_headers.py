@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.headers import FIELDS, KNOWN_HEADERS, LONGEST_SHOWN_HEADER, find_columns, normalise, shown
+from schemas.headers import (
+    FIELDS,
+    KNOWN_HEADERS,
+    LONGEST_SHOWN_HEADER,
+    find_columns,
+    normalise,
+    shown,
+    unused_secrets,
+    without_columns,
+)
+from schemas.reading import parse_columns
+from schemas.refusals import COLUMNS_REQUIRED, Refusal
 
 
 def no_values() -> list[tuple[int, list[str]]]:
@@ -33,16 +44,17 @@ def no_values() -> list[tuple[int, list[str]]]:
         ("totp_secret", "totpsecret"),
         ("2FA Secret", "totpsecret"),
         ("OTP secret", "totpsecret"),
+        ("Sign-in name", "login"),
         (" \tE - M _ A\u00a0I\u2011L \n", "email"),
         ("\ufeffPassword", "password"),
     ],
 )
 def test_known_names(header: str, field: str) -> None:
     """The usual names are recognised in any case, with spaces, underscores and hyphens."""
-    others = [name for name in FIELDS if name != field]
+    others = [KNOWN_HEADERS[name][0] for name in FIELDS if name != field]
     columns = find_columns([*others, header], no_values)
     assert columns is not None
-    assert columns.position == {name: at for at, name in enumerate([*others, field])}
+    assert columns.position == {name: at for at, name in enumerate(sorted(FIELDS, key=field.__eq__))}
     assert not columns.fault
 
 
@@ -102,11 +114,14 @@ def test_user_name_beside_an_email() -> None:
     assert (other.position, other.ignored) == ({"email": 1, "password": 2}, ("user name",))
     same = find_columns(header, lambda: [(2, ["ANN@x.co", "ann@x.co", "p"]), (3, ["", "bob@x.co", "p"])])
     assert same is not None
-    assert (same.position, same.ignored, same.fault) == ({"email": 1, "password": 2}, (), "")
+    assert (same.position, same.ignored, same.fault) == ({"email": 1, "password": 2}, (), None)
     recovery = find_columns(header, lambda: [(2, ["ann@x.co", "me@gmail.com", "p"])])
     assert recovery is not None
-    assert recovery.fault == (
-        "Line 2: columns “email” and “user name” hold different addresses: remove one of them"
+    assert recovery.fault == Refusal(
+        "Line 2: columns “email” and “user name” hold different addresses: remove one of them",
+        "or choose one: --map email=email or --map 'email=user name'",
+        line=2,
+        headers=("email", "user name"),
     )
 
 
@@ -136,7 +151,7 @@ def test_faults(header: list[str], fault: str) -> None:
     rows = [(2, ["a@x.co"] * len(header)), (3, [f"{at}@x.co" for at in range(len(header))])]
     columns = find_columns(header, lambda: rows)
     assert columns is not None
-    assert columns.fault == fault
+    assert (columns.fault.message if columns.fault else "") == fault
 
 
 def test_ignored() -> None:
@@ -172,3 +187,142 @@ def test_export_of_the_microsoft_365_admin_centre() -> None:
     assert columns is not None
     assert columns.position == {"name": 2, "email": 13, "password": 14}
     assert not columns.fault
+
+
+@pytest.mark.parametrize(
+    ("header", "choice", "position"),
+    [
+        (["Username", "Email", "Password"], {"email": "Email"}, {"email": 1, "password": 2}),
+        (["Kennung", "Kennwort"], {"email": "Kennung", "password": "Kennwort"}, {"email": 0, "password": 1}),
+        (["email", "pwd", "PWD 2"], {"password": "pwd 2"}, {"password": 2, "email": 0}),
+        (
+            ["email", "password", "account"],
+            {"login": "account"},
+            {"login": 2, "email": 0, "password": 1},
+        ),
+        (["e", "E", "password"], {"email": "E"}, {"email": 1, "password": 2}),
+        (["email", "password"], {"name": "nobody"}, None),
+    ],
+    ids=["two addresses", "unknown names", "two passwords", "sign-in name", "exact first", "not there"],
+)
+def test_a_choice_settles_what_the_header_leaves_open(
+    header: list[str], choice: dict[str, str], position: dict[str, int] | None
+) -> None:
+    """A chosen column is used, and no other column competes with it."""
+    rows = [(2, ["ann@x.co", "other@x.co", "p"])]
+    columns = find_columns(header, lambda: rows, choice=choice)
+    assert (columns and columns.position) == position
+    assert columns is None or columns.fault is None
+
+
+@pytest.mark.parametrize(
+    ("choices", "expected"),
+    [
+        (["email=User name", " login = Login "], {"email": "User name", "login": "Login"}),
+        (["email=a=b"], {"email": "a=b"}),
+        ([], {}),
+        (["mail=Login"], "Column choice “mail=Login” is not FIELD=HEADER"),
+        (["email"], "Column choice “email” is not FIELD=HEADER"),
+        (["email="], "Column choice “email=” is not FIELD=HEADER"),
+        (["email=a", "email=b"], "Column choice: email is chosen twice"),
+        (["email=User Name", "login=username"], "Column choice: one column is chosen for two fields"),
+    ],
+)
+def test_choices_of_columns(choices: list[str], expected: dict[str, str] | str) -> None:
+    """A choice is FIELD=HEADER; anything else gets a sentence."""
+    found = parse_columns(choices)
+    assert (found.message if isinstance(found, Refusal) else found) == expected
+
+
+def test_the_file_of_a_migration() -> None:
+    """In Microsoft's `EmailAddress,UserName,Password` the user name is the sign-in name."""
+    columns = find_columns(["EmailAddress", "UserName", "Password"], no_values)
+    assert columns is not None
+    assert columns.position == {"email": 0, "password": 2, "login": 1}
+
+
+def test_first_and_last_name_are_one_name() -> None:
+    """A first and a last name are joined, unless there is a column with both."""
+    columns = find_columns(["Last Name", "First Name", "email", "password"], no_values)
+    assert columns is not None
+    assert columns.position == {"email": 2, "password": 3, "name": 1, "surname": 0}
+    whole = find_columns(["First Name", "Last Name", "Display name", "email", "password"], no_values)
+    assert whole is not None
+    assert whole.ignored == ("First Name", "Last Name")
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "note"),
+    [
+        ("Custom field 2", "otpauth://totp/x?secret=JBSWY3DPEHPK3PXP", "TOTP secrets"),
+        ("Notes", "JBSWY3DPEHPK3PXP", "TOTP secrets"),
+        ("TOTP seed", "jbswy3dpehpk3pxp", "TOTP secrets"),
+        ("Old password", "hunter2", "passwords"),
+        ("Passwort", "hunter2", "passwords"),
+        ("Notes", "call her on Monday", ""),
+        ("Strong password required", "True", ""),
+        ("Last password change time stamp", "2026-01-01", ""),
+        ("MFA", "yes", ""),
+        ("Notes", "", ""),
+    ],
+)
+def test_unused_columns_with_secrets_are_named(header: str, value: str, note: str) -> None:
+    """A column that is not used but holds TOTP secrets or passwords is named, and flags are not."""
+    names = ["email", "password", header]
+    rows = [(2, ["ann@x.co", "pw", value]), (3, ["bob@x.co", "pw", value])]
+    columns = find_columns(names, lambda: rows)
+    assert columns is not None
+    found = unused_secrets(columns, lambda: rows)
+    if note:
+        (text,) = found
+        assert text.startswith(f"Column “{header}” is not used, but seems to hold {note}")
+    else:
+        assert found == []
+
+
+@pytest.mark.parametrize(
+    ("header", "detail"),
+    [
+        (
+            ["Email", "Kennwort"],
+            "line 1 has no password column, only “Email”, “Kennwort”; rename one, or choose it: "
+            "--map password=HEADER",
+        ),
+        (
+            ["Name", "Phone"],
+            "line 1 has no email and no password column, only “Name”, “Phone”; rename one, or choose it: "
+            "--map email=HEADER",
+        ),
+        (
+            ["user name", "password"],
+            "line 1 has “user name”, “password”, but no column holds addresses; choose one: "
+            "--map email=HEADER",
+        ),
+        (
+            ["ann@x.co", "secret"],
+            "line 1 contains an address, so the file has no header; add a header line such as "
+            "email,password,name",
+        ),
+        (
+            ["Name", "Hunter2!"],
+            "none of the first lines names both; add a header line such as email,password,name",
+        ),
+        (
+            ["Name", "abcd efgh ijkl mnop"],
+            "none of the first lines names both; add a header line such as email,password,name",
+        ),
+        (["foo", "bar"], "none of the first lines names both; add a header line such as email,password,name"),
+    ],
+)  # fmt: skip
+def test_a_missing_column_is_named(header: list[str], detail: str) -> None:
+    """The refusal says which column is missing; it names headers only if the line is surely a header."""
+    refusal = without_columns(header)
+    assert (refusal.message, refusal.detail) == (COLUMNS_REQUIRED, detail)
+    assert refusal.headers == (tuple(header) if detail.startswith("line 1 has") else ())
+    assert set(refusal.known) == set(refusal.missing)
+
+
+def test_a_chosen_column_that_is_not_there() -> None:
+    """A choice that no line has is named together with what is there."""
+    refusal = without_columns(["Email", "Password"], {"login": "Account"})
+    assert refusal.detail == "line 1 has no column “Account”; it has “Email”, “Password”"

@@ -29,7 +29,7 @@ from schemas.csv_file import CsvTable, parse
 from schemas.reasons import Reason
 from schemas.sealing import new_key
 from schemas.settings import PREFIX, Settings
-from schemas.tables import ImportRowError, Mailbox, ProbeResult, now
+from schemas.tables import ImportRow, Mailbox, ProbeResult, now
 from schemas.verdicts import MailboxStatus
 from tasks.probe import Probing
 from tasks.storage.database import Database
@@ -440,7 +440,7 @@ def test_row_errors_are_listed_by_line(desk: Desk, db: Database) -> None:
     assert [row[:2] for row in table[1:]] == [["6", "unknown"], ["7", "'=cmd@contoso.com"]]
     assert "=cmd@contoso.com" in desk.run("imports", "errors", "1")
     with db.engine.begin() as connection:
-        connection.execute(delete(ImportRowError))
+        connection.execute(delete(ImportRow))
     assert desk.run("imports", "errors", "1") == ""
     assert desk.said == "2 rows failed; the errors are no longer kept.\n"
     desk.run("imports", "errors", "2", "--workspace", "other")

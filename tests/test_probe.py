@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +24,16 @@ from schemas.verdicts import Answer, Stop, Target, Verdict, decide_verdict
 from tasks.probe import LockoutGuard, Observer, Probing, observer
 from tasks.storage.claims import HELD_BACK, Claimed, claim, hold_back, release, save
 from tasks.storage.database import Database
-from tests.conftest import StartOutlook, accounts, import_mailboxes, probe_targets, rows_of, with_servers
+from tests.conftest import (
+    StartOutlook,
+    accounts,
+    import_file,
+    import_mailboxes,
+    probe_targets,
+    rows_of,
+    with_servers,
+    write_csv,
+)
 
 SMTP, IMAP = Protocol.SMTP, Protocol.IMAP
 ADDRESS = "user1@outlook.com"
@@ -149,6 +159,47 @@ async def test_a_wrong_password_is_not_tried_again(arrange: Arrange) -> None:
     assert run.mailbox()["status"] == "failed"
     assert run.answers() == [(1, "smtp", "wrong_credentials")]
     assert run.outlook.seen.logins == {("smtp", ADDRESS): 1}
+
+
+async def test_the_sign_in_name_is_used(
+    db: Database, either_settings: Settings, start: StartOutlook, tmp_path: Path
+) -> None:
+    """A mailbox with a sign-in name logs in with it over both protocols, and keeps its address."""
+    outlook = await start({"ann.sign-in@contoso.com": Account("pw")})
+    settings = with_servers(either_settings, outlook)
+    file = write_csv(
+        tmp_path / "migration.csv",
+        [("ann@contoso.com", "ann.sign-in@contoso.com", "pw")],
+        ("EmailAddress", "UserName", "Password"),
+    )
+    run = Run(db, outlook, settings, import_file(db, settings, file).targets)
+    await run.probe()
+    assert run.mailbox("ann@contoso.com")["status"] == "active"
+    assert set(outlook.seen.logins) == {
+        ("smtp", "ann.sign-in@contoso.com"),
+        ("imap", "ann.sign-in@contoso.com"),
+    }
+
+
+@pytest.mark.parametrize(("password", "damaged"), [("it’s wrong", True), ("it's wrong", False)])
+async def test_a_refused_password_that_may_be_damaged(
+    db: Database,
+    either_settings: Settings,
+    start: StartOutlook,
+    tmp_path: Path,
+    password: str,
+    damaged: bool,
+) -> None:
+    """The verdict of a refused password says first that copying may have damaged it, if its row warned so."""
+    outlook = await start(one())
+    settings = with_servers(either_settings, outlook)
+    stored = import_file(db, settings, write_csv(tmp_path / "x.csv", [(ADDRESS, password)]))
+    run = Run(db, outlook, settings, stored.targets)
+    await run.probe()
+    first = "The password may have been damaged by copying (Password contains typographic quotes"
+    assert run.mailbox()["status"] == "failed"
+    assert run.mailbox()["diagnosis"].startswith(first) == damaged
+    assert "Wrong password. " in run.mailbox()["diagnosis"]
 
 
 async def test_an_unexplained_refusal_is_tried_over_imap(arrange: Arrange) -> None:

@@ -11,12 +11,13 @@ import pytest
 from sandbox.outlook import Account
 from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason, Stage
-from schemas.rows import Duplicate, RowError, RowReason
+from schemas.rows import Duplicate, RowError, RowReason, SkipReason
 from schemas.settings import Settings
-from schemas.summary import ALREADY_STORED, Summary
+from schemas.summary import Summary
 from schemas.verdicts import Answer, ProbeReport, decide_verdict
+from tasks.files.report_file import REPORT_COLUMNS
 from tasks.probe import Probing
-from tasks.report import REPORT_COLUMNS, write_report
+from tasks.report import write_report
 from tasks.storage.database import database
 from tests.conftest import StartOutlook, import_file, probe_targets, with_servers, write_csv
 from tests.support.rows import summary_of
@@ -27,7 +28,7 @@ MAIL = Endpoint("mail", 1)
 def summary(*imported: str, errors: tuple[RowError, ...] = ()) -> Summary:
     new = [(line, email, "") for line, email in enumerate(imported, start=2)]
     old, twice = [(90, "old@outlook.com")], [Duplicate(91, "twice@outlook.com")]
-    return summary_of("mailboxes.csv", "default", None, new, old, twice, errors)
+    return summary_of("mailboxes.csv", "default", None, new, old, twice, errors, import_id=1)
 
 
 def answer(protocol: Protocol, reason: Reason, text: str = "") -> Answer:
@@ -73,7 +74,7 @@ def test_a_line_for_each_row(tmp_path: Path) -> None:
     assert rows[0]["smtp"] == f"Wrong password: {words}"
     assert rows[0]["imap"] == "not tried"
     assert rows[0]["diagnosis"].startswith("Wrong password. ")
-    assert rows[2]["reason"] == ALREADY_STORED
+    assert rows[2]["reason"] == SkipReason.ALREADY_STORED.message
     assert rows[4]["reason"] == "Missing email or password"
 
 

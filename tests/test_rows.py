@@ -43,11 +43,11 @@ def table_of(*cells: Mapping[str, str | bool]) -> CsvTable:
 
     `fault` says that a row of a workbook fails for the kind of its cells.
     """
-    good = {"extra_cells": False, "email": "ann@example.com", "password": "pw", "name": "", "totpsecret": ""}
+    good = dict.fromkeys(FIELDS, "") | {"extra_cells": False, "email": "ann@example.com", "password": "pw"}
     records = [{"line": at, **good, **row} for at, row in enumerate(cells, start=2)]
     schema = {"line": pl.UInt32, "extra_cells": pl.Boolean} | dict.fromkeys(FIELDS, pl.String)
     faults = tuple((at, str(row["fault"])) for at, row in enumerate(cells, start=2) if "fault" in row)
-    return CsvTable(pl.DataFrame(records, schema=schema), (), faults)
+    return CsvTable(pl.DataFrame(records, schema=schema), (), faults=faults)
 
 
 def validate_row(**cells: str | bool) -> Validated:
@@ -87,10 +87,22 @@ PASS_AND_FAIL: dict[str, tuple[RowReason, str, list[str], list[str]]] = {
         [
             *("ann", "ann@", "@example.com", "ann@example", "ann@@example.com", "ann@exa mple.com"),
             *(".ann@x.co", "ann..b@x.co", "Ann <ann@x>", '"ann b"@x.co', "a b@x.co"),
-            *("ann@x.co,bob@x.co", "änn@x.co", "ann@x.test", "ann@localhost", "ann\n@x.co"),
+            *("ann@x.co,bob@x.co", "ann@x.test", "ann@localhost", "ann\n@x.co"),
             "ann@[1.2.3.4]",
             f"{'x' * 65}@example.com",
         ],
+    ),
+    "letters outside ASCII": (
+        RowReason.NON_ASCII_EMAIL,
+        "email",
+        ["ann@bücher.example.com"],
+        ["änn@x.co", "анна@x.co", "änn@x"],
+    ),
+    "bad sign-in name": (
+        RowReason.INVALID_LOGIN,
+        "login",
+        ["", "N/A", "x" * 254, "CONTOSO\\ann", "ännä"],
+        ["x" * 255, "a\r\nb", "a\0b"],
     ),
     "control characters": (
         RowReason.CONTROL_CHARACTERS,
@@ -194,6 +206,7 @@ MESSAGES = {
     RowReason.NAME_TOO_LONG: "Name is longer than 200 characters",
     RowReason.TOTP_TOO_LONG: "TOTP secret is longer than 512 characters",
     RowReason.INVALID_EMAIL: "Invalid email address",
+    RowReason.NON_ASCII_EMAIL: "Address has a letter such as ü before the @, which Microsoft does not allow",
     RowReason.NOT_AT_MICROSOFT: "Not hosted at Microsoft",
     RowReason.MASKED: "Password cell contains dots or stars, not the password",
     RowReason.SPREADSHEET_ERROR: "Password cell contains an error of the spreadsheet, such as #NAME?",
@@ -202,6 +215,7 @@ MESSAGES = {
     RowReason.INVALID_TOTP: "Invalid TOTP secret",
     RowReason.NOT_TEXT: "A cell is a number, a date or an error: Excel may have changed it",
     RowReason.FORMULA: "A cell is a formula, not text",
+    RowReason.INVALID_LOGIN: "Sign-in name is longer than 254 characters or contains control characters",
 }
 
 
@@ -215,7 +229,8 @@ def test_messages(reason: RowReason) -> None:
 def test_lengths_in_messages() -> None:
     """The messages name the lengths that are checked."""
     assert list(LONGEST) == list(FIELDS)
-    for field, reason in zip(FIELDS, list(MESSAGES)[2:6], strict=True):
+    reasons = [*list(MESSAGES)[2:6], RowReason.INVALID_LOGIN]
+    for field, reason in zip(FIELDS, reasons, strict=True):
         assert f" {LONGEST[field]} " in MESSAGES[reason]
 
 
@@ -228,6 +243,7 @@ FAULTS: dict[RowReason, dict[str, str | bool]] = {
     RowReason.PASSWORD_TOO_LONG: {"password": "\n" * 10 + "x" * 300},
     RowReason.NAME_TOO_LONG: {"name": "x" * 300},
     RowReason.TOTP_TOO_LONG: {"totpsecret": "1" * 600},
+    RowReason.NON_ASCII_EMAIL: {"email": "änn@x.co"},
     RowReason.INVALID_EMAIL: {"email": "ann"},
     RowReason.NOT_AT_MICROSOFT: {"email": "ann@gmail.com"},
     RowReason.MASKED: {"password": "••••••"},
@@ -235,6 +251,7 @@ FAULTS: dict[RowReason, dict[str, str | bool]] = {
     RowReason.LOST_CHARACTERS: {"password": "p\ufffd\nw"},
     RowReason.CONTROL_CHARACTERS: {"password": "p\nw"},
     RowReason.INVALID_TOTP: {"totpsecret": "1"},
+    RowReason.INVALID_LOGIN: {"login": "x\r\ny"},
 }
 
 
@@ -251,12 +268,43 @@ def test_first_reason_wins(reason: RowReason) -> None:
 def test_shape() -> None:
     """The valid frame has the documented columns and types."""
     validated = validate_row(email=" Ann@EXAMPLE.com ", name=" Ann ", totpsecret="jbsw y3dp ehpk 3pxp")
-    strings = ("email", "email_key", "password", "name", "totp", "warning")
+    strings = ("email", "email_key", "password", "name", "totp", "login", "password_warning", "warning")
     assert validated.valid.schema == pl.Schema({"line": pl.UInt32} | dict.fromkeys(strings, pl.String))
     assert validated.valid.rows() == [
-        (2, "Ann@EXAMPLE.com", "ann@example.com", "pw", "Ann", TOTP_80_BITS, "")
+        (2, "Ann@EXAMPLE.com", "ann@example.com", "pw", "Ann", TOTP_80_BITS, None, "", "")
     ]
     assert validate_row(name="  ").valid.select("name", "totp").rows() == [(None, None)]
+
+
+@pytest.mark.parametrize(
+    ("cell", "login"),
+    [("ann@x.co", None), ("ANN@X.CO ", None), ("", None), ("none", None), (" CONTOSO\\ann", "CONTOSO\\ann")],
+)
+def test_sign_in_name(cell: str, login: str | None) -> None:
+    """A sign-in name is stored only if it is not the address."""
+    assert validate_row(email="ann@x.co", login=cell).valid["login"].to_list() == [login]
+
+
+def test_spaces_around_passwords_are_removed_on_request() -> None:
+    """Spaces around a password are kept, and removed if the import asks for that."""
+    table = table_of({"password": " pw1"}, {"password": " pw2 "})
+    kept, trimmed = validate(table), validate(table, trim=True)
+    assert kept.valid["password"].to_list() == [" pw1", " pw2 "]
+    assert kept.notes == (
+        "Every password begins with a space, as if one followed each delimiter; "
+        "to remove spaces around passwords: --trim",
+    )
+    assert trimmed.valid.select("password", "warning").rows() == [("pw1", ""), ("pw2", "")]
+    assert trimmed.notes == ()
+
+
+def test_words_for_nothing_are_empty() -> None:
+    """N/A, none and the like in optional columns are read as empty, and a note counts them."""
+    validated = validate(table_of({"name": "N/A", "totpsecret": "none"}, {"name": "-"}, {"name": "Ann"}))
+    assert validated.valid["name"].to_list() == [None, None, "Ann"]
+    assert validated.notes == (
+        "Read as empty because of a word such as N/A or none: name (2 rows), totpsecret (1 row)",
+    )
 
 
 @pytest.mark.parametrize(
@@ -275,7 +323,7 @@ def test_shape() -> None:
         (" pw", " pw", True),
         ("pw  ", "pw  ", True),
         ("00123", "00123", False),
-        ("null", "null", False),
+        ("null", "null", True),
         ("e\u0301", "e\u0301", False),
     ],
 )
@@ -417,6 +465,9 @@ def test_invalid_rows_do_not_count_towards_the_cap() -> None:
         pytest.param({"email": "ann.b@@outlook.com"}, "ann.b@@outlook.com", id="two @ signs"),
         pytest.param({"email": "ann.outlook.com"}, "ann.outlook.com", id="no @ sign"),
         pytest.param({"email": "not-an-email"}, "not-an-email", id="words"),
+        pytest.param({"email": "typo0fabrikam.com"}, "typo0fabrikam.com", id="a digit for the @"),
+        pytest.param({"email": "ann @fabrikam"}, "ann @fabrikam", id="space beside the @"),
+        pytest.param({"email": "ann@fabrikam,com"}, "ann@fabrikam,com", id="comma for the dot"),
         pytest.param({"email": "änn@outlook.com"}, "änn@outlook.com", id="not ASCII"),
         pytest.param({"email": f"{'x' * 300}@x.co"}, "x" * 254, id="too long"),
         pytest.param({"email": CANARY, "extra_cells": True}, "unknown", id="cells shifted"),

@@ -15,11 +15,11 @@ import sqlalchemy as sa
 
 from schemas.prepare import Prepared
 from schemas.providers import Endpoint
-from schemas.rows import Duplicate, RowError, RowReason
+from schemas.rows import Duplicate, RowError, RowReason, SkipReason
 from schemas.sealing import Owner, Sealer
 from schemas.settings import Settings
-from schemas.summary import ALREADY_STORED, MAX_ERRORS_STORED, Result
-from schemas.tables import Import, ImportRowError, Mailbox, Workspace, now
+from schemas.summary import MAX_ROWS_STORED, Result
+from schemas.tables import Import, ImportRow, Mailbox, Workspace, now
 from schemas.verdicts import Target
 from tasks.prepare import prepare
 from tasks.storage.database import Database
@@ -81,7 +81,7 @@ def test_counts_and_outcomes(db: Database, either_settings: Settings, tmp_path: 
         (6, "edge@outlook.com", Result.IMPORTED),
         (7, "unknown", Result.FAILED),
     ]
-    assert summary.outcomes[3].reason == ALREADY_STORED
+    assert summary.outcomes[3].reason == SkipReason.ALREADY_STORED.message
     assert "space" in summary.outcomes[4].reason
     stored = rows_of(db, Import)[-1]
     assert (stored["imported"], stored["skipped"], stored["failed"]) == (2, 2, 2)
@@ -135,7 +135,7 @@ def test_row_errors_are_kept(db: Database, either_settings: Settings, tmp_path: 
     """Every failed row is stored with its line and reason, even if the summary shows fewer."""
     file = write(tmp_path, *(("nobody", "pw") for _ in range(60)))
     summary = import_file(db, either_settings, file).summary
-    rows = rows_of(db, ImportRowError)
+    rows = rows_of(db, ImportRow)
     assert [(row["import_id"], row["line"], row["email"], row["reason"]) for row in rows] == [
         (summary.import_id, line, "nobody", RowReason.INVALID_EMAIL) for line in range(2, 62)
     ]
@@ -143,14 +143,14 @@ def test_row_errors_are_kept(db: Database, either_settings: Settings, tmp_path: 
 
 def test_row_errors_are_stored_up_to_a_bound(db: Database, either_settings: Settings, tmp_path: Path) -> None:
     """Of 1,500 failed rows the first 1,000 are stored and all are counted."""
-    file = write(tmp_path, *(("nobody", "pw") for _ in range(MAX_ERRORS_STORED + 500)))
+    file = write(tmp_path, *(("nobody", "pw") for _ in range(MAX_ROWS_STORED + 500)))
     summary = import_file(db, either_settings, file).summary
     assert (summary.failed, len(summary.errors), len(summary.outcomes)) == (1500, 1500, 1500)
-    assert [row["line"] for row in rows_of(db, ImportRowError)] == [*range(2, MAX_ERRORS_STORED + 2)]
-    found = find_import(db, "default", summary.import_id or 0, MAX_ERRORS_STORED, 50)
+    assert [row["line"] for row in rows_of(db, ImportRow)] == [*range(2, MAX_ROWS_STORED + 2)]
+    found = find_import(db, "default", summary.import_id or 0, MAX_ROWS_STORED, 50)
     assert found is not None
-    assert (found.failed, found.errors_stored) == (1500, MAX_ERRORS_STORED)
-    assert ([error.line for error in found.errors], found.next_cursor) == ([MAX_ERRORS_STORED + 1], None)
+    assert (found.failed, found.errors_stored) == (1500, MAX_ROWS_STORED)
+    assert ([error.line for error in found.errors], found.next_cursor) == ([MAX_ROWS_STORED + 1], None)
 
 
 def test_duplicates_are_not_sealed(db: Database, either_settings: Settings, tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_nothing_is_stored_when_something_fails(
     with pytest.raises(sa.exc.IntegrityError) as error:
         store.fn(twice, origin, db, either_settings)
     assert "SQL parameters hidden" in str(error.value)
-    for model in (Workspace, Import, ImportRowError, Mailbox):
+    for model in (Workspace, Import, ImportRow, Mailbox):
         assert rows_of(db, model) == []
 
 

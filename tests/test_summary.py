@@ -5,15 +5,15 @@ from __future__ import annotations
 import html
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.damage import EDGE_SPACE
-from schemas.rows import DUPLICATE, Duplicate, RowError, RowReason
+from schemas.rows import Duplicate, RowError, RowReason, SkipReason
 from schemas.summary import (
-    ALREADY_STORED,
     MAX_ERRORS_SHOWN,
     Outcome,
     Result,
@@ -50,9 +50,10 @@ def test_outcomes_follow_the_files_order() -> None:
     found = summary().outcomes
     assert [outcome.line for outcome in found] == list(range(2, 10))
     assert found[0] == Outcome(2, "anna@outlook.com", Result.IMPORTED, "")
-    assert found[1] == Outcome(3, "old@outlook.com", Result.SKIPPED, ALREADY_STORED)
-    assert found[2] == Outcome(4, "unknown", Result.FAILED, "Missing email or password")
-    assert found[3] == Outcome(5, "ANNA@outlook.com", Result.SKIPPED, DUPLICATE)
+    stored, repeated = SkipReason.ALREADY_STORED, SkipReason.DUPLICATE
+    assert found[1] == Outcome(3, "old@outlook.com", Result.SKIPPED, stored.message, stored)
+    assert found[2] == Outcome(4, "unknown", Result.FAILED, "Missing email or password", RowReason.MISSING)
+    assert found[3] == Outcome(5, "ANNA@outlook.com", Result.SKIPPED, repeated.message, repeated)
     assert found[7] == Outcome(9, "dora@outlook.com", Result.IMPORTED, EDGE_SPACE)
 
 
@@ -64,9 +65,20 @@ def test_counts_add_up() -> None:
     assert str(it) == "imported 2, skipped 3, failed 3"
 
 
+def test_the_envelope_names_warnings_beside_the_contracts_keys() -> None:
+    """Warnings are beside the contract's keys, the notes about the file first."""
+    it = replace(summary(), notes=("Line 1 was skipped: the header is on line 2",), header_line=2)
+    assert it.envelope()["data"]["warnings"] == [
+        {"line": 2, "email": None, "warning": "Line 1 was skipped: the header is on line 2"},
+        {"line": 9, "email": "dora@outlook.com", "warning": EDGE_SPACE},
+    ]
+
+
 def test_the_envelope_is_the_contracts() -> None:
-    """The envelope of a finished import has exactly the keys of the import API."""
-    assert json.loads(json.dumps(summary().envelope())) == {
+    """The envelope of a finished import without warnings has exactly the keys of the import API."""
+    it = summary()
+    plain = replace(it, outcomes=tuple(o._replace(reason="") for o in it.outcomes))
+    assert json.loads(json.dumps(plain.envelope())) == {
         "success": True,
         "data": {
             "imported": 2,
@@ -99,8 +111,8 @@ def test_causes_come_with_a_remedy_the_most_frequent_first() -> None:
     assert [(cause.rows, cause.reason) for cause in summary().causes()] == [
         (2, "Invalid email address"),
         (1, "Missing email or password"),
-        (2, DUPLICATE),
-        (1, ALREADY_STORED),
+        (2, SkipReason.DUPLICATE.message),
+        (1, SkipReason.ALREADY_STORED.message),
     ]
     assert all(cause.remedy for cause in summary().causes())
 

@@ -16,7 +16,7 @@ from sqlmodel import col
 
 from schemas.reasons import Protocol, Reason, Stage
 from schemas.settings import Settings
-from schemas.tables import ImportRowError, Mailbox, ProbeResult, now
+from schemas.tables import ImportRow, Mailbox, ProbeResult, now
 from tasks.storage.database import Database
 from tasks.trim import end_forgotten_runs, trim_results, trim_runs
 from tests.conftest import import_file, rows_of, write_csv
@@ -60,9 +60,9 @@ def test_superseded_answers_and_old_row_errors_go_and_the_last_ones_stay(
         (ann, 3),
         (bob, 1),
     ]
-    assert len(rows_of(db, ImportRowError)) == 1
-    assert trim_results.fn(db, now() + timedelta(days=1)) == 2
-    assert rows_of(db, ImportRowError) == []
+    assert len(rows_of(db, ImportRow)) == 3
+    assert trim_results.fn(db, now() + timedelta(days=1)) == 4
+    assert rows_of(db, ImportRow) == []
     assert len(rows_of(db, Mailbox)) == 2
 
 

@@ -6,25 +6,27 @@ import asyncio
 import hashlib
 import hmac
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse
+from pydantic import Field
 from starlette.exceptions import HTTPException
 
 from flows.api.auth import Caller
 from flows.api.multipart import Upload, read_upload
 from flows.api.openapi import UPLOAD, Id, Paging
 from flows.api.service import Here, Service
-from schemas.envelope import success
 from schemas.prepare import prepare_rows
+from schemas.reading import AS_IT_IS
 from schemas.refusals import Refusal, too_large
-from schemas.responses import KEY_USED, Envelope, Import, ImportCounts, documented
+from schemas.responses import KEY_USED, Envelope, Import, ImportCounts, RowPage, StoredRow, documented
 from schemas.sealing import Owner, UnsealError
-from schemas.summary import MAX_ERRORS_SHOWN
+from schemas.summary import MAX_ERRORS_SHOWN, Result, Warned, import_envelope
 from tasks.storage.database import Database, require_workspace
-from tasks.storage.imports import find_import, find_keyed_import
+from tasks.storage.imports import WARNED_ROWS, RowFilters, find_import, find_keyed_import, find_rows
 from tasks.store import KeyTakenError, Origin, store
 
 router = APIRouter()
@@ -112,7 +114,7 @@ def import_upload(upload: Upload, workspace: str, key: str | None, service: Serv
     """
     if key is None:
         return store_upload(upload, Origin(upload.file_name, workspace, upload.tag, test=True), service)
-    digest = hashlib.sha256(f"{upload.tag or ''}\n".encode() + upload.data).hexdigest()
+    digest = digest_of(upload)
     owner = Owner(workspace, key, "fingerprint")
     if answered := answered_before(owner, digest, service.mailboxes):
         return answered
@@ -129,11 +131,22 @@ def import_upload(upload: Upload, workspace: str, key: str | None, service: Serv
         return answered
 
 
+def digest_of(upload: Upload) -> str:
+    """SHA-256 of what a request asks for: the file, its tag and how to read it."""
+    reading = upload.reading
+    # A request without these fields has the digest that it had before they existed.
+    chosen = (
+        "" if reading == AS_IT_IS else repr((reading.encoding, sorted(reading.columns.items()), reading.trim))
+    )
+    return hashlib.sha256(f"{upload.tag or ''}{chosen}\n".encode() + upload.data).hexdigest()
+
+
 def store_upload(upload: Upload, origin: Origin, service: Service) -> Answered | Refusal:
     """Prepare and store a file, with the same functions as the flow."""
-    limit = service.settings.max_file_bytes
+    settings = service.settings
+    limit = settings.max_file_bytes
     data = too_large(limit) if len(upload.data) > limit else upload.data
-    prepared = prepare_rows(data, bounds=service.settings.bounds, served=tuple(service.settings.overrides))
+    prepared = prepare_rows(data, upload.reading, settings.bounds, tuple(settings.overrides))
     if isinstance(prepared, Refusal):
         return prepared
     stored = store.fn(prepared, origin, service.mailboxes, service.settings)
@@ -161,9 +174,15 @@ def answered_before(owner: Owner, digest: str, mailboxes: Database) -> Answered 
     found = find_import(mailboxes, owner.workspace, import_id, 0, MAX_ERRORS_SHOWN) if same else None
     if found is None:
         raise HTTPException(409, KEY_USED)
-    errors = [{"email": error.email, "error": error.error} for error in found.errors]
-    counts = {"imported": found.imported, "skipped": found.skipped, "failed": found.failed}
-    return Answered(success(counts | {"errors": errors}), import_id, untested=False)
+    counts = {result.value: getattr(found, result) for result in Result}
+    errors = [(error.email, error.error) for error in found.errors]
+    warned = find_rows(mailboxes, import_id, WARNED_ROWS, limit=MAX_ERRORS_SHOWN)
+    return Answered(import_envelope(counts, errors, warnings_of(warned)), import_id, untested=False)
+
+
+def warnings_of(rows: Sequence[StoredRow]) -> list[Warned]:
+    """The warnings of stored rows, as the import told them."""
+    return [Warned(row.line, row.email, text) for row in rows for text in row.warning.splitlines()]
 
 
 @router.get(
@@ -178,3 +197,32 @@ def show_import(
     if found is None:
         raise HTTPException(404, "No such import")
     return Envelope(data=found)
+
+
+class RowsPaging(Paging):
+    """Which rows to list."""
+
+    status: Literal["imported", "skipped", "failed"] | None = Field(
+        None, description="Only rows with this result."
+    )
+    reason: Annotated[str, Field(pattern="^[a-z_]{1,40}$")] | None = Field(
+        None, description="Only rows that were not imported for this reason: a `code`."
+    )
+    warned: Literal["true", "false"] = Field("false", description="`true` for rows with a warning only.")
+
+
+@router.get(
+    "/v1/imports/{import_id:id}/rows",
+    summary="List the rows of an import with their results",
+    responses=documented(RowPage, 400, 401, 403, 404, 429, 500, 503),
+)
+def list_rows(
+    caller: Caller, service: Here, import_id: Id, page: Annotated[RowsPaging, Query()]
+) -> Envelope[RowPage]:
+    if find_import(service.mailboxes, str(caller.workspace), import_id, 0, 0) is None:
+        raise HTTPException(404, "No such import")
+    filters = RowFilters(page.status, page.reason, page.warned == "true")
+    rows = find_rows(service.mailboxes, import_id, filters, page.cursor, page.limit + 1)
+    shown = rows[: page.limit]
+    more = len(rows) > page.limit
+    return Envelope(data=RowPage(rows=shown, next_cursor=shown[-1].line if more else None))

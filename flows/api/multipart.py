@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fastapi import Request
@@ -10,19 +11,24 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from schemas.labels import LABEL_RULE, is_label
 from schemas.plaintext import Plaintext
+from schemas.reading import AS_IT_IS, Reading, parse_columns
 from schemas.refusals import CSV_REQUIRED, Refusal
 
 MOST_PARTS = 20
+FIELDS = ("tag", "encoding", "map", "trim")
 NOT_MULTIPART = Refusal("The request is not valid multipart/form-data")
 
 
 class Upload(Plaintext):
-    """The file of an import, its name and its tag."""
+    """The file of an import, its name and its tag, and how to read it."""
 
-    def __init__(self, data: bytes, file_name: str, tag: str | None) -> None:
+    def __init__(
+        self, data: bytes, file_name: str, tag: str | None = None, reading: Reading = AS_IT_IS
+    ) -> None:
         self.data = data
         self.file_name = file_name
         self.tag = tag
+        self.reading = reading
 
 
 @dataclass(repr=False)
@@ -115,18 +121,43 @@ async def read_upload(request: Request) -> Upload | Refusal:
 
 def _upload(parts: list[Part]) -> Upload | Refusal:
     files = [part for part in parts if part.name == "file"]
-    tags = [part for part in parts if part.name == "tag"]
-    if len(files) > 1 or len(tags) > 1:
+    fields: dict[str, list[str]] = {name: [] for name in FIELDS}
+    for part in parts:
+        if part.name in fields:
+            if part.file_name is not None:
+                return Refusal(
+                    "tag: " + LABEL_RULE if part.name == "tag" else f"{part.name}: send it as text"
+                )
+            fields[part.name].append(_text(bytes(part.data)).strip())
+    if len(files) > 1 or len(fields["tag"]) > 1:
         return Refusal("Only one file and one tag per import")
     if not files or files[0].file_name is None:
         return Refusal(CSV_REQUIRED)
     file, name = files[0], files[0].file_name
     if not name and not file.data:  # a browser sends this for a file input without a file
         return Refusal(CSV_REQUIRED)
-    tag = _text(bytes(tags[0].data)).strip() if tags else ""
-    if (tag and not is_label(tag)) or (tags and tags[0].file_name is not None):
+    tag = "".join(fields["tag"])
+    if tag and not is_label(tag):
         return Refusal(f"tag: {LABEL_RULE}")
-    return Upload(bytes(file.data), _bare(name), tag or None)
+    reading = _reading(fields)
+    return (
+        reading
+        if isinstance(reading, Refusal)
+        else Upload(bytes(file.data), _bare(name), tag or None, reading)
+    )
+
+
+def _reading(fields: Mapping[str, list[str]]) -> Reading | Refusal:
+    encodings, trims = fields["encoding"], fields["trim"]
+    if len(encodings) > 1 or len(trims) > 1:
+        return Refusal("Only one encoding and one trim per import")
+    trim = "".join(trims)
+    if trim not in ("", "true", "false"):
+        return Refusal("trim: use true or false")
+    columns = parse_columns(filter(None, fields["map"]))
+    if isinstance(columns, Refusal):
+        return columns
+    return Reading("".join(encodings) or None, columns, trim == "true")
 
 
 def _text(data: bytes) -> str:

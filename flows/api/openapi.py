@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 from starlette.convertors import Convertor, register_url_convertor
 
+from schemas.headers import FIELDS
 from schemas.labels import LONGEST_LABEL
 
 LARGEST_ID = 10**18 - 1  # the largest number of 18 digits; the database could store a little more
@@ -75,6 +76,21 @@ UPLOAD = {
                             "description": "Label for the mailboxes of this import.",
                             "pattern": LABEL_IN_ECMASCRIPT,
                             "maxLength": LONGEST_LABEL,
+                        },
+                        "encoding": {
+                            "type": "string",
+                            "description": "Text encoding of a file that is not UTF-8, such as cp1252.",
+                        },
+                        "map": {
+                            "type": "array",
+                            "items": {"type": "string"},
+                            "description": "The column of a field: FIELD=HEADER, such as email=Login. "
+                            f"FIELD is one of {', '.join(FIELDS)}. Repeat it for each field.",
+                        },
+                        "trim": {
+                            "type": "string",
+                            "enum": ["true", "false"],
+                            "description": "`true` removes spaces around passwords.",
                         },
                     },
                 },

@@ -52,6 +52,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "list": ("imports:list_imports", "List imports, newest first."),
         "show": ("imports:show_import", "Show the result of an import, the reasons and what to do."),
         "errors": ("imports:list_errors", "List the rows of an import that failed, by line."),
+        "warnings": ("imports:list_warnings", "List the warnings of an import, by line."),
     },
     "keys": {
         "create": ("keys:create_api_key", "Create a key of the HTTP API and print it, this once."),

@@ -21,12 +21,14 @@ from flows.cli.results import print_next, print_refusal, print_summary, print_ve
 from flows.cli.run_flow import attend, print_failure
 from schemas.labels import DEFAULT_WORKSPACE, counted
 from schemas.prepare import Prepared, prepare_rows
+from schemas.reading import Reading, parse_columns
 from schemas.refusals import CSV_REQUIRED, Refusal
-from schemas.settings import Settings
+from schemas.settings import Settings, SettingsError
 from schemas.summary import Summary, summarize
 from tasks.configuration import load_settings
 from tasks.crash import StepError, unquoted
 from tasks.files.read_file import read_bytes
+from tasks.files.report_file import refuse_report, write_report_file
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -49,7 +51,27 @@ class FileOptions:
     encoding: Annotated[
         str | None, Parameter(help="Text encoding of a file that is not UTF-8, such as cp1252.")
     ] = None
+    map: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name="--map",
+            help="The column of a field: FIELD=HEADER, such as email=Login. Repeat it for each field.",
+        ),
+    ] = ()
+    trim: Annotated[bool, Parameter(help="Remove spaces around passwords.")] = False
+    report: Annotated[
+        Path | None,
+        Parameter(
+            validator=_check_report,
+            help="Write a CSV with a line for each row and the verdicts; overwrites only an existing report.",
+        ),
+    ] = None
     json: Json = False
+
+    def reading(self) -> Reading | Refusal:
+        """How to read the file, or the refusal of the choices."""
+        columns = parse_columns(self.map)
+        return columns if isinstance(columns, Refusal) else Reading(self.encoding, columns, self.trim)
 
 
 @Parameter(name="*")
@@ -61,13 +83,6 @@ class ImportOptions(FileOptions):
         bool, Parameter(help="Only read and validate the file, as the command `check` does.")
     ] = False
     no_test: Annotated[bool, Parameter(help="Store the mailboxes without testing the logins.")] = False
-    report: Annotated[
-        Path | None,
-        Parameter(
-            validator=_check_report,
-            help="Write a CSV with a line for each row and the verdicts; overwrites only an existing report.",
-        ),
-    ] = None
     verbose: Verbose = False
 
 
@@ -84,26 +99,70 @@ def import_file(file: File = None, /, *, options: ImportOptions = NO_OPTIONS) ->
     """Import a CSV file of Outlook mailboxes with app passwords, and test each login once."""
     say = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        prepared = prepare_file(file, options.encoding, load_settings())
+        settings = load_settings()
+        prepared = prepare_file(file, options.reading(), settings)
     except StepError as error:
         say.print(f"Nothing was changed. Internal error: {error}", style="red", markup=False)
         return FAILED
     if isinstance(prepared, Refusal):
         return print_refusal(prepared, say, as_json=options.json)
     assert file is not None  # noqa: S101  it was read
-    preview = summarize(prepared, file.name, options.workspace, options.tag)
     if options.check:
-        show_summary(preview, options)
-        return DONE
-    return run(file, options, preview, say)
+        return show_check(file, options, prepared, settings, say)
+    return run(file, options, summarize(prepared, file.name, options.workspace, options.tag), say)
+
+
+def show_check(
+    file: Path, options: ImportOptions, prepared: Prepared, settings: Settings, say: Console
+) -> int:
+    """Show what an import would do, with its counts."""
+    if options.report and (refusal := refuse_report(options.report, None)):
+        return print_refusal(refusal, say, as_json=options.json)
+    keys = set(prepared.kept["email_key"])
+    summary = summarize(
+        prepared,
+        file.name,
+        options.workspace,
+        options.tag,
+        keys - stored_before(options, settings, keys, say),
+    )
+    show_summary(summary, options)
+    if options.report:
+        write_report_file(options.report, summary, None)
+        say.print(f"Report: {options.report}", markup=False)
+    return DONE
+
+
+EMBEDDED = "sqlite:///"
+
+
+def stored_before(options: ImportOptions, settings: Settings, keys: set[str], say: Console) -> set[str]:
+    """The mailboxes of the file that the workspace has; none, and a sentence, if that cannot be found out."""
+    address = settings.database_url.get_secret_value()
+    if address.startswith(EMBEDDED) and not Path(address.removeprefix(EMBEDDED).partition("?")[0]).exists():
+        return set()  # found out without SQLAlchemy, whose import takes longer than the check
+    from sqlalchemy.exc import DBAPIError
+
+    from tasks.storage.mailboxes import stored_keys
+
+    try:
+        return stored_keys(settings, options.workspace, keys)
+    except (OSError, SettingsError, DBAPIError):
+        say.print(
+            "The database cannot be read: mailboxes that are stored already are counted as imported.",
+            markup=False,
+        )
+        return set()
 
 
 @unquoted()
-def prepare_file(file: Path | None, encoding: str | None, settings: Settings) -> Prepared | Refusal:
+def prepare_file(file: Path | None, reading: Reading | Refusal, settings: Settings) -> Prepared | Refusal:
     if file is None:
-        return Refusal(CSV_REQUIRED, "name a file")
+        return Refusal(CSV_REQUIRED)
+    if isinstance(reading, Refusal):
+        return reading
     data = read_bytes(file, settings.max_file_bytes)
-    return prepare_rows(data, encoding, settings.bounds, tuple(settings.overrides))
+    return prepare_rows(data, reading, settings.bounds, tuple(settings.overrides))
 
 
 def run(file: Path, options: ImportOptions, preview: Summary, say: Console) -> int:
@@ -123,6 +182,8 @@ def run(file: Path, options: ImportOptions, preview: Summary, say: Console) -> i
             test=not options.no_test,
             encoding=options.encoding,
             report=options.report.absolute() if options.report else None,
+            columns=options.map,
+            trim=options.trim,
             return_state=True,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from cyclopts import Parameter
 from rich.table import Column, Table
@@ -24,19 +24,22 @@ from flows.cli.output import (
 )
 from schemas.labels import DEFAULT_WORKSPACE, counted
 from schemas.reasons import Reason
-from schemas.responses import Import, ImportSummary, RowFault
+from schemas.responses import Import, ImportSummary, StoredRow
 from schemas.rows import RowReason
 from schemas.summary import defused
 from tasks.configuration import load_settings
 from tasks.hints import command
 from tasks.storage.database import database
 from tasks.storage.imports import (
+    FAILED_ROWS,
+    WARNED_ROWS,
+    RowFilters,
     count_imports,
     count_reasons,
     count_row_errors,
     find_import,
     find_imports,
-    find_row_errors,
+    find_rows,
 )
 
 COLUMNS = (
@@ -44,6 +47,7 @@ COLUMNS = (
     *("mailboxes", "tested", "active", "mailboxes_failed", "pending"),
 )
 ERROR_COLUMNS = ("line", "email", "error")
+WARNING_COLUMNS = ("line", "email", "warning")
 
 
 def list_imports(*, workspace: Workspace = DEFAULT_WORKSPACE, limit: Limit = 50, json: Json = False) -> int:
@@ -175,47 +179,81 @@ def _causes(what: str, rows: Iterable[tuple[int, str, str, str]]) -> Table:
     return table
 
 
+Csv: TypeAlias = Annotated[bool, Parameter(name="--csv", help="Print CSV.")]
+
+
 def list_errors(
     import_id: ImportId,
     /,
     *,
     workspace: Workspace = DEFAULT_WORKSPACE,
-    csv_: Annotated[bool, Parameter(name="--csv", help="Print CSV.")] = False,
+    csv_: Csv = False,
     json: Json = False,
 ) -> int:
     """List the rows of an import that failed, by line."""
-    if csv_ and json:
+    found = _print_stored(import_id, workspace, FAILED_ROWS, ERROR_COLUMNS, as_csv=csv_, as_json=json)
+    if isinstance(found, int):
+        return found
+    one, rows = found
+    if one.failed and not rows:
+        tell(f"{counted(one.failed, 'row')} failed; the errors are no longer kept.")
+    elif not rows:
+        tell("No row failed.")
+    elif len(rows) < one.failed:
+        tell(_first_errors(one))
+    return DONE
+
+
+def list_warnings(
+    import_id: ImportId,
+    /,
+    *,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    csv_: Csv = False,
+    json: Json = False,
+) -> int:
+    """List the warnings of an import, by line."""
+    found = _print_stored(import_id, workspace, WARNED_ROWS, WARNING_COLUMNS, as_csv=csv_, as_json=json)
+    if isinstance(found, int):
+        return found
+    if not found[1]:
+        tell("No warning is stored.")
+    return DONE
+
+
+def _print_stored(
+    import_id: int,
+    workspace: str,
+    filters: RowFilters,
+    columns: Sequence[str],
+    *,
+    as_csv: bool,
+    as_json: bool,
+) -> int | tuple[Import, list[StoredRow]]:
+    """Print rows of an import; returns an exit code if there is nothing to print from."""
+    if as_csv and as_json:
         return wrong_usage("Choose one of --csv and --json.")
     with database(load_settings()) as opened:
         found = find_import(opened, workspace, import_id, 0, 0)
         if found is None:
             return _no_such_import(import_id, workspace)
-        errors = find_row_errors(opened, found.id)
-    if json:
-        print_json([{column: getattr(error, column) for column in ERROR_COLUMNS} for error in errors])
-    elif csv_:
-        _write_csv(errors)
-    elif errors:
-        print_rows([dict(error) for error in errors], ERROR_COLUMNS)
-    if found.failed and not errors:
-        tell(f"{counted(found.failed, 'row')} failed; the errors are no longer kept.")
-    elif not errors:
-        tell("No row failed.")
-    elif len(errors) < found.failed:
-        tell(_first_errors(found))
-    return DONE
+        stored = find_rows(opened, found.id, filters)
+    rows = [{"error": row.message, **row.model_dump(include={"line", "email", "warning"})} for row in stored]
+    if as_json:
+        print_json([{column: row[column] for column in columns} for row in rows])
+    elif as_csv:
+        writer = csv.writer(sys.stdout)
+        writer.writerow(columns)
+        for row in rows:
+            writer.writerow([defused(str("" if row[column] is None else row[column])) for column in columns])
+    elif rows:
+        print_rows(rows, columns)
+    return found, stored
 
 
 def _first_errors(found: Import) -> str:
     first = f"These are the first {found.errors_stored:,} of {found.failed:,} failed rows"
     return f"{first}; the others are not stored."
-
-
-def _write_csv(errors: Iterable[RowFault]) -> None:
-    writer = csv.writer(sys.stdout)
-    writer.writerow(ERROR_COLUMNS)
-    for error in errors:
-        writer.writerow([defused(str(getattr(error, column))) for column in ERROR_COLUMNS])
 
 
 def _no_such_import(import_id: int, workspace: str) -> int:

@@ -11,10 +11,12 @@ from rich.table import Column, Table
 from flows.cli.exit_codes import REFUSED
 from flows.cli.output import print_json
 from schemas.labels import DEFAULT_WORKSPACE, counted
-from schemas.refusals import Refusal
+from schemas.refusals import Refusal, sentence
 from schemas.summary import MAX_ERRORS_SHOWN, Result, Summary
 from schemas.verdicts import MailboxStatus, ProbeReport
 from tasks.hints import command
+
+REPORT_LISTS_ALL = "--report PATH writes them all"
 
 
 def print_refusal(refusal: Refusal, say: Console, *, as_json: bool) -> int:
@@ -23,7 +25,7 @@ def print_refusal(refusal: Refusal, say: Console, *, as_json: bool) -> int:
     else:
         say.print(f"Refused: {refusal.message}", style="bold red", markup=False)
         if refusal.detail:
-            say.print(refusal.detail[0].upper() + refusal.detail[1:] + ".", markup=False)
+            say.print(sentence(refusal.detail), markup=False)
         say.print("Nothing was changed.")
     return REFUSED
 
@@ -43,15 +45,15 @@ def print_summary(summary: Summary) -> None:
     for error in summary.errors[:MAX_ERRORS_SHOWN]:
         out.print(f"  line {error.line}: {error.email}: {error.message}", markup=False)
     if hidden := len(summary.errors[MAX_ERRORS_SHOWN:]):
-        listing = (
-            of_import("imports", "errors", summary) if summary.import_id else "the import lists them all"
-        )
+        listing = of_import("imports", "errors", summary) if summary.import_id else REPORT_LISTS_ALL
         out.print(f"  … and {hidden} more: {listing}", markup=False, soft_wrap=True)
     warned = summary.warned()
-    for outcome in warned[:MAX_ERRORS_SHOWN]:
-        out.print(f"  line {outcome.line}: {outcome.email}: {outcome.reason}", markup=False, soft_wrap=True)
+    for one in warned[:MAX_ERRORS_SHOWN]:
+        about = f"line {one.line}: {one.email}" if one.email is not None else "note"
+        out.print(f"  {about}: {one.warning}", markup=False, soft_wrap=True)
     if hidden := len(warned[MAX_ERRORS_SHOWN:]):
-        out.print(f"  … and {hidden} more warnings: --report PATH writes them all", soft_wrap=True)
+        listing = of_import("imports", "warnings", summary) if summary.import_id else REPORT_LISTS_ALL
+        out.print(f"  … and {hidden} more warnings: {listing}", markup=False, soft_wrap=True)
     if summary.ignored:
         out.print(f"Columns not used: {', '.join(summary.ignored)}", markup=False)
 

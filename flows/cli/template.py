@@ -11,12 +11,11 @@ from cyclopts import Parameter
 
 from flows.cli.exit_codes import DONE
 from flows.cli.output import cell, wrong_usage
-from schemas.headers import FIELDS
 from tasks.configuration import load_settings
 from tasks.hints import command
 
 # The mark tells Excel that the file is UTF-8, when it opens it and when it saves it again.
-TEMPLATE = codecs.BOM_UTF8 + f"{','.join(FIELDS)}\r\n".encode()
+TEMPLATE = codecs.BOM_UTF8 + b"email,password,name,totpsecret\r\n"
 
 
 def template(

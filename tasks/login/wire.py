@@ -29,10 +29,10 @@ NEXT_ADDRESS_SECONDS = 0.25  # RFC 8305: one dead address of a host must not use
 
 
 class Credentials(Plaintext):
-    """An address and its unsealed password, for one login.
+    """A sign-in name and its unsealed password, for one login.
 
     Attributes:
-        user: The email address.
+        user: The sign-in name: the email address, unless the mailbox has another.
         used: Whether the session has reached the login.
     """
 

@@ -25,7 +25,12 @@ HELD_BACK = "Held back by the lockout guard: the passwords of this import look w
 
 
 class Claimed(NamedTuple):
-    """A mailbox that only this run may test until `until`."""
+    """A mailbox that only this run may test until `until`.
+
+    Attributes:
+        login: The sign-in name; the address if there is no other.
+        warning: How the password may have been damaged in the file that it came from, or "".
+    """
 
     mailbox_id: int
     email: str
@@ -35,6 +40,8 @@ class Claimed(NamedTuple):
     owner: Owner
     attempt: int
     until: datetime
+    login: str
+    warning: str
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
@@ -141,6 +148,8 @@ def _claimed(row: RowMapping, until: datetime) -> Claimed:
         Owner(row["workspace"], row["email_key"], "password"),
         row["attempts"],
         until,
+        row["login"] or row["email"],
+        row["warning"],
     )
 
 

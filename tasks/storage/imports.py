@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, func, select
+from sqlalchemy import ColumnElement, Connection, Row, RowMapping, func, select
 from sqlmodel import col
 
 from schemas.diagnosis import unexplained
@@ -17,14 +18,46 @@ from schemas.responses import (
     ImportSummary,
     Progress,
     RowFault,
+    StoredRow,
 )
-from schemas.rows import RowError, RowReason
+from schemas.rows import RowError, RowReason, SkipReason
+from schemas.summary import Result
 from schemas.tables import Import as StoredImport
-from schemas.tables import ImportRowError, ProbeResult, table_of
+from schemas.tables import ImportRow, ProbeResult, table_of
 from schemas.tables import Mailbox as StoredMailbox
 from schemas.verdicts import MailboxStatus
 from tasks.storage.database import Database, for_reading, through_restarts
 from tasks.storage.mailboxes import all_rows, belongs_to, in_last_test
+
+
+@dataclass(frozen=True)
+class RowFilters:
+    """The conditions that select rows of an import. None means any value.
+
+    Attributes:
+        result: A `Result`, or `NOTE` for the notes about the file.
+        code: A `RowReason` or a `SkipReason`.
+        warned: Only rows with a warning, and the notes about the file.
+    """
+
+    result: str | None = None
+    code: str | None = None
+    warned: bool = False
+
+    def conditions(self, import_id: int) -> list[ColumnElement[bool]]:
+        """Return the conditions, for a statement about the table of rows."""
+        found = [col(ImportRow.import_id) == import_id]
+        if self.result is not None:
+            found.append(col(ImportRow.result) == self.result)
+        if self.code is not None:
+            found.append(col(ImportRow.reason) == self.code)
+        if self.warned:
+            found.append(col(ImportRow.warning) != "")
+        return found
+
+
+FAILED_ROWS = RowFilters(result=Result.FAILED)
+WARNED_ROWS = RowFilters(warned=True)
 
 
 @through_restarts
@@ -45,12 +78,12 @@ def find_import(database: Database, workspace: str, import_id: int, cursor: int,
         found = _summaries(connection, workspace, col(StoredImport.id) == import_id)
         if not found:
             return None
-        errors = _row_faults(connection, import_id, cursor, limit + 1)
-        of_import = select(func.count()).where(col(ImportRowError.import_id) == import_id)
+        errors = _rows(connection, import_id, FAILED_ROWS, cursor, limit + 1)
+        of_import = select(func.count()).where(*FAILED_ROWS.conditions(import_id))
         errors_stored = connection.execute(of_import).scalar_one()
     return Import(
         **dict(found[0]),
-        errors=errors[:limit],
+        errors=[RowFault(line=row.line, email=row.email, error=row.message) for row in errors[:limit]],
         errors_stored=errors_stored,
         next_cursor=errors[limit - 1].line if len(errors) > limit else None,
     )
@@ -69,10 +102,21 @@ def count_imports(database: Database, workspace: str) -> int:
         return connection.execute(query).scalar_one()
 
 
-def find_row_errors(database: Database, import_id: int) -> list[RowFault]:
-    """Find all row errors that are stored of an import, ordered by line."""
+@through_restarts
+def find_rows(
+    database: Database, import_id: int, filters: RowFilters, cursor: int = 0, limit: int | None = None
+) -> list[StoredRow]:
+    """Find the rows that are stored of an import, ordered by line.
+
+    Args:
+        cursor: The last line of the previous page; 0 for the first page.
+        limit: The maximum number of rows; None for all.
+
+    Raises:
+        DatabaseLostError: If the database goes away and does not come back in time.
+    """
     with for_reading(database.engine).connect() as connection:
-        return _row_faults(connection, import_id)
+        return _rows(connection, import_id, filters, cursor, limit)
 
 
 def count_reasons(database: Database, import_id: int) -> list[tuple[Reason, int]]:
@@ -95,10 +139,10 @@ def count_reasons(database: Database, import_id: int) -> list[tuple[Reason, int]
 def count_row_errors(database: Database, import_id: int) -> list[tuple[RowReason, int]]:
     """Count the row errors that are stored of an import: each reason and its rows, most frequent first."""
     query = (
-        select(col(ImportRowError.reason), func.count().label("rows"))
-        .where(col(ImportRowError.import_id) == import_id)
-        .group_by(col(ImportRowError.reason))
-        .order_by(func.count().desc(), col(ImportRowError.reason))
+        select(col(ImportRow.reason), func.count().label("rows"))
+        .where(*FAILED_ROWS.conditions(import_id))
+        .group_by(col(ImportRow.reason))
+        .order_by(func.count().desc(), col(ImportRow.reason))
     )
     return [(RowReason(row["reason"]), row["rows"]) for row in all_rows(database, query)]
 
@@ -159,18 +203,28 @@ def _progress(states: Sequence[Row[*tuple[Any, ...]]]) -> Progress:
     )
 
 
-def _row_faults(
-    connection: Connection, import_id: int, cursor: int = 0, limit: int | None = None
-) -> list[RowFault]:
+def _rows(
+    connection: Connection, import_id: int, filters: RowFilters, cursor: int = 0, limit: int | None = None
+) -> list[StoredRow]:
     query = (
-        select(col(ImportRowError.line), col(ImportRowError.email), col(ImportRowError.reason))
-        .where(col(ImportRowError.import_id) == import_id, col(ImportRowError.line) > cursor)
-        .order_by(col(ImportRowError.line))
+        select(table_of(ImportRow))
+        .where(*filters.conditions(import_id), col(ImportRow.line) > cursor)
+        .order_by(col(ImportRow.line))
         .limit(limit)
     )
-    return [
-        RowFault(
-            line=row.line, email=row.email, error=RowError(row.line, row.email, RowReason(row.reason)).message
-        )
-        for row in connection.execute(query)
-    ]
+    return [_stored_row(row) for row in connection.execute(query).mappings()]
+
+
+def _stored_row(row: RowMapping) -> StoredRow:
+    if row["result"] == Result.FAILED:
+        message = RowError(row["line"], row["email"], RowReason(row["reason"])).message
+    else:
+        message = SkipReason(row["reason"]).message if row["reason"] else ""
+    return StoredRow(
+        line=row["line"],
+        email=row["email"] or None,
+        result=row["result"],
+        code=row["reason"],
+        message=message,
+        warning=row["warning"],
+    )

@@ -19,10 +19,19 @@ from schemas.responses import (
     MailboxRecord,
     ProtocolResult,
 )
+from schemas.settings import Settings
 from schemas.tables import Import, ProbeResult, Workspace, now, table_of
 from schemas.tables import Mailbox as StoredMailbox
 from schemas.verdicts import MailboxStatus
-from tasks.storage.database import Database, for_reading, through_restarts
+from tasks.storage.database import (
+    Database,
+    database_file,
+    for_reading,
+    make_engine,
+    revision,
+    through_restarts,
+    url_of,
+)
 
 # Columns that are shown as they are stored.
 AS_STORED = (
@@ -135,6 +144,33 @@ def choose_mailboxes(
         return dict(sorted((row.id, row.email_key) for part in parts for row in connection.execute(part)))
 
 
+def stored_keys(settings: Settings, workspace: str, keys: Collection[str]) -> set[str]:
+    """Return which of these email keys a workspace has; nothing is created or upgraded for it.
+
+    Raises:
+        OSError, SettingsError: If the database cannot be opened.
+        DBAPIError: If it cannot be read.
+    """
+    url = url_of(settings)
+    file = database_file(url)
+    if file is not None and not file.exists():
+        return set()
+    engine = make_engine(url)
+    try:
+        if revision(engine) is None:
+            return set()
+        key = col(StoredMailbox.email_key)
+        query = select(key).where(belongs_to(workspace, StoredMailbox))
+        with for_reading(engine).connect() as connection:
+            return {
+                found
+                for part in in_parts(sorted(keys))
+                for found in connection.scalars(query.where(key.in_(part)))
+            }
+    finally:
+        engine.dispose()
+
+
 def in_parts(values: Sequence[V]) -> Iterator[list[V]]:
     """Split values into lists of at most `AT_ONCE`."""
     rest = iter(values)
@@ -164,6 +200,8 @@ def find_record(database: Database, workspace: str, key: str) -> MailboxRecord |
         .add_columns(
             col(StoredMailbox.claimed_until),
             col(StoredMailbox.totp).is_not(None).label("has_totp"),
+            col(StoredMailbox.login),
+            col(StoredMailbox.warning),
             col(Import.file_name),
         )
         .join(Import, col(Import.id) == col(StoredMailbox.import_id))
@@ -181,6 +219,8 @@ def find_record(database: Database, workspace: str, key: str) -> MailboxRecord |
         workspace=workspace,
         file=found["file_name"],
         has_totp=found["has_totp"],
+        login=found["login"],
+        warning=found["warning"],
         claimed_until=until if until is not None and until > now() else None,
     )
 

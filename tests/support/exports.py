@@ -94,7 +94,7 @@ EXPORTS: dict[str, tuple[str, str, str | None, str | None]] = {
     "Google Workspace": (
         "First Name [Required],Last Name [Required],Email Address [Required],Password [Required]",
         "Ann,Bell,{email},{password}",
-        None,
+        "Ann Bell",
         None,
     ),
     "Instantly": (

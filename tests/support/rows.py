@@ -17,6 +17,8 @@ COLUMNS = {
     "password": pl.String,
     "name": pl.String,
     "totp": pl.String,
+    "login": pl.String,
+    "password_warning": pl.String,
     "warning": pl.String,
 }
 
@@ -28,7 +30,10 @@ def prepared_of(
     ignored: tuple[str, ...] = (),
 ) -> Prepared:
     """Rows with these lines, addresses and warnings, each with its own password."""
-    data = [(line, email, email.casefold(), f"pw {line}", None, None, text) for line, email, text in rows]
+    data = [
+        (line, email, email.casefold(), f"pw {line}", None, None, None, text, text)
+        for line, email, text in rows
+    ]
     kept = pl.DataFrame(data, schema=COLUMNS, orient="row")
     return Prepared(kept, duplicates, errors, ignored)
 

@@ -16,7 +16,7 @@ from cyclopts.argument import Argument
 from pydantic import SecretStr
 
 from flows.cli.app import OLD_NAMES, build
-from schemas.headers import FIELDS, find_columns
+from schemas.headers import FIELDS, SURNAME, find_columns
 from schemas.reasons import EXPLANATIONS, Reason
 from schemas.rows import ROW_MESSAGES
 from schemas.settings import DATA, PREFIX, Settings
@@ -82,7 +82,13 @@ def _export(program: str) -> tuple[str, ...]:
     header, *rows = csv.reader(export_of(program, "ann@contoso.com", "abcdefghijklmnop").splitlines())
     columns = find_columns(header, lambda: list(enumerate(rows, start=2)))
     assert columns is not None, program
-    used = (header[columns.position[field]] if field in columns.position else "" for field in FIELDS)
+    halves = {"name": ("name", SURNAME)}
+    used = (
+        ", ".join(
+            header[columns.position[part]] for part in halves.get(field, (field,)) if part in columns.position
+        )
+        for field in FIELDS
+    )
     return program, *used, ", ".join(columns.ignored)
 
 
