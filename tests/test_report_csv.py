@@ -10,7 +10,7 @@ from schemas.reasons import Reason
 from schemas.report_csv import COLUMNS, report_csv
 from schemas.rows import RowReason
 from schemas.summary import defused
-from tasks.report import REPORT_COLUMNS
+from tasks.files.report_file import REPORT_COLUMNS
 from tests.support.outcomes import hostile, mailbox, realistic, row_error
 
 
