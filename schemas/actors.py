@@ -1,0 +1,113 @@
+"""Who can do something about a mailbox that does not work."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from schemas.classify import CREDENTIALS_REJECTED
+from schemas.diagnosis import unexplained
+from schemas.providers import is_microsoft_domain
+from schemas.reasons import Protocol, Reason
+
+
+class Actor(StrEnum):
+    """Who can do something about a reason."""
+
+    ADMIN = "admin"
+    OWNER = "owner"
+    UPLOADER = "uploader"
+    OPERATOR = "operator"
+    WAIT = "wait"
+    NOBODY = "nobody"
+
+
+ACTORS = {
+    Reason.WRONG_CREDENTIALS: Actor.OWNER,
+    Reason.LOGIN_REFUSED: Actor.OWNER,
+    Reason.PASSWORD_SIGN_IN_DISABLED: Actor.ADMIN,
+    Reason.SMTP_AUTH_OFF_TENANT: Actor.ADMIN,
+    Reason.SMTP_AUTH_OFF_MAILBOX: Actor.ADMIN,
+    Reason.SECURITY_DEFAULTS: Actor.ADMIN,
+    Reason.CONDITIONAL_ACCESS: Actor.ADMIN,
+    Reason.ACCOUNT_BLOCKED: Actor.ADMIN,
+    Reason.FEDERATION_UNREACHABLE: Actor.WAIT,
+    Reason.NOT_AT_MICROSOFT: Actor.UPLOADER,
+    Reason.MECHANISM_NOT_OFFERED: Actor.NOBODY,
+    Reason.IMAP_OFF: Actor.ADMIN,
+    Reason.TOO_MANY_CONNECTIONS: Actor.WAIT,
+    Reason.THROTTLED: Actor.WAIT,
+    Reason.SERVER_BUSY: Actor.WAIT,
+    Reason.NAME_NOT_FOUND: Actor.OPERATOR,
+    Reason.CONNECTION_REFUSED: Actor.OPERATOR,
+    Reason.UNREACHABLE: Actor.OPERATOR,
+    Reason.TIMED_OUT: Actor.WAIT,
+    Reason.DROPPED: Actor.WAIT,
+    Reason.TLS_FAILURE: Actor.OPERATOR,
+    Reason.CERTIFICATE_NOT_TRUSTED: Actor.OPERATOR,
+    Reason.STARTTLS_MISSING: Actor.OPERATOR,
+    Reason.PROTOCOL_ERROR: Actor.OPERATOR,
+    Reason.CLIENT_FAULT: Actor.OPERATOR,
+    Reason.UNKNOWN_REFUSAL: Actor.OPERATOR,
+    Reason.UNKNOWN_DELAY: Actor.WAIT,
+}
+
+# Who acts first if the two protocols of a mailbox need different actors, and the order of all lists.
+ORDER = (Actor.ADMIN, Actor.OWNER, Actor.UPLOADER, Actor.OPERATOR, Actor.WAIT, Actor.NOBODY)
+
+_OFF = Reason.PASSWORD_SIGN_IN_DISABLED
+
+# Only an organisation has these settings.
+_ORGANISATION = {
+    _OFF,
+    Reason.SMTP_AUTH_OFF_TENANT,
+    Reason.SMTP_AUTH_OFF_MAILBOX,
+    Reason.SECURITY_DEFAULTS,
+    Reason.CONDITIONAL_ACCESS,
+}
+
+
+def is_personal(email: str) -> bool:
+    """Whether an address is a personal Microsoft account, such as at outlook.com or hotmail.co.uk."""
+    domain = email.rpartition("@")[2].casefold()
+    return is_microsoft_domain(domain) and not domain.endswith(".onmicrosoft.com")
+
+
+def decide_actor(
+    smtp: str, imap: str, *, personal: bool = False, exchange_online: bool = False, given_up: bool = False
+) -> tuple[Actor, Protocol] | None:
+    """Decide who has to act for a mailbox, and which protocol says so.
+
+    Args:
+        smtp: The code of SMTP's reason, or "" if SMTP was not tried.
+        imap: The code of IMAP's reason, or "" if IMAP was not tried.
+        personal: Whether it is a personal Microsoft account, which has no admin.
+        exchange_online: Whether IMAP was tried on Exchange Online, which accepts no password over IMAP.
+        given_up: Whether no further test is planned.
+
+    Returns:
+        The actor and the protocol with the reason for it, or None if neither protocol has a fault.
+    """
+    codes = {Protocol.SMTP: smtp, Protocol.IMAP: imap}
+    reasons = {protocol: Reason(code) for protocol, code in codes.items() if code}
+    accepted = Reason.OK in reasons.values()
+    left = unexplained(reasons.values())
+    found = []
+    for protocol, reason in reasons.items():
+        if reason not in left:
+            continue
+        refused = reason in CREDENTIALS_REJECTED
+        if protocol is Protocol.IMAP and exchange_online and ((accepted and refused) or reason is _OFF):
+            actor = Actor.NOBODY
+        elif refused:
+            # If the other protocol accepted the password, it is right.
+            actor = Actor.ADMIN if accepted else Actor.OWNER
+        else:
+            actor = ACTORS[reason]
+        if personal and actor is Actor.ADMIN:
+            actor = Actor.NOBODY if refused or reason in _ORGANISATION else Actor.OWNER
+        if actor is Actor.WAIT and given_up:
+            actor = Actor.OPERATOR
+        found.append((actor, protocol))
+    if personal and (closing := [one for one in found if one[0] is Actor.NOBODY]):
+        return closing[0]  # a personal account that refuses passwords refuses them everywhere
+    return min(found, key=lambda one: ORDER.index(one[0]), default=None)
