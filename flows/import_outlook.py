@@ -127,10 +127,10 @@ async def import_outlook(
             return await refuse(Refusal(str(error)), file, settings)
         await publish_summary(stored.summary, report)
         verdicts = await probe_all(stored.targets, mailboxes, settings) if test else None
+        if report is not None:
+            write_report(report, mailboxes, stored.summary, within)
     if verdicts is not None:
         await tell_guard(file.name, verdicts, f"{stored.summary}; {verdicts}", settings)
-    if report is not None:
-        write_report(report, stored.summary, verdicts, within)
     return conclude(Imported(stored.summary, verdicts))
 
 

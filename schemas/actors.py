@@ -2,54 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 from schemas.classify import CREDENTIALS_REJECTED
-from schemas.diagnosis import unexplained
-from schemas.providers import is_microsoft_domain
-from schemas.reasons import Protocol, Reason
+from schemas.providers import is_personal_domain
+from schemas.reasons import EXPLANATIONS, Actor, Protocol, Reason
+from schemas.standing import EXPLAIN_BOTH
 
-
-class Actor(StrEnum):
-    """Who can do something about a reason."""
-
-    ADMIN = "admin"
-    OWNER = "owner"
-    UPLOADER = "uploader"
-    OPERATOR = "operator"
-    WAIT = "wait"
-    NOBODY = "nobody"
-
-
-ACTORS = {
-    Reason.WRONG_CREDENTIALS: Actor.OWNER,
-    Reason.LOGIN_REFUSED: Actor.OWNER,
-    Reason.PASSWORD_SIGN_IN_DISABLED: Actor.ADMIN,
-    Reason.SMTP_AUTH_OFF_TENANT: Actor.ADMIN,
-    Reason.SMTP_AUTH_OFF_MAILBOX: Actor.ADMIN,
-    Reason.SECURITY_DEFAULTS: Actor.ADMIN,
-    Reason.CONDITIONAL_ACCESS: Actor.ADMIN,
-    Reason.ACCOUNT_BLOCKED: Actor.ADMIN,
-    Reason.FEDERATION_UNREACHABLE: Actor.WAIT,
-    Reason.NOT_AT_MICROSOFT: Actor.UPLOADER,
-    Reason.MECHANISM_NOT_OFFERED: Actor.NOBODY,
-    Reason.IMAP_OFF: Actor.ADMIN,
-    Reason.TOO_MANY_CONNECTIONS: Actor.WAIT,
-    Reason.THROTTLED: Actor.WAIT,
-    Reason.SERVER_BUSY: Actor.WAIT,
-    Reason.NAME_NOT_FOUND: Actor.OPERATOR,
-    Reason.CONNECTION_REFUSED: Actor.OPERATOR,
-    Reason.UNREACHABLE: Actor.OPERATOR,
-    Reason.TIMED_OUT: Actor.WAIT,
-    Reason.DROPPED: Actor.WAIT,
-    Reason.TLS_FAILURE: Actor.OPERATOR,
-    Reason.CERTIFICATE_NOT_TRUSTED: Actor.OPERATOR,
-    Reason.STARTTLS_MISSING: Actor.OPERATOR,
-    Reason.PROTOCOL_ERROR: Actor.OPERATOR,
-    Reason.CLIENT_FAULT: Actor.OPERATOR,
-    Reason.UNKNOWN_REFUSAL: Actor.OPERATOR,
-    Reason.UNKNOWN_DELAY: Actor.WAIT,
-}
+ACTORS = {reason: why.actor for reason, why in EXPLANATIONS.items() if why.actor}
 
 # Who acts first if the two protocols of a mailbox need different actors, and the order of all lists.
 ORDER = (Actor.ADMIN, Actor.OWNER, Actor.UPLOADER, Actor.OPERATOR, Actor.WAIT, Actor.NOBODY)
@@ -68,8 +26,7 @@ _ORGANISATION = {
 
 def is_personal(email: str) -> bool:
     """Whether an address is a personal Microsoft account, such as at outlook.com or hotmail.co.uk."""
-    domain = email.rpartition("@")[2].casefold()
-    return is_microsoft_domain(domain) and not domain.endswith(".onmicrosoft.com")
+    return is_personal_domain(email.rpartition("@")[2].casefold())
 
 
 def decide_actor(
@@ -90,12 +47,12 @@ def decide_actor(
     codes = {Protocol.SMTP: smtp, Protocol.IMAP: imap}
     reasons = {protocol: Reason(code) for protocol, code in codes.items() if code}
     accepted = Reason.OK in reasons.values()
-    left = unexplained(reasons.values())
+    explained = bool(EXPLAIN_BOTH & set(reasons.values()))
     found = []
     for protocol, reason in reasons.items():
-        if reason not in left:
+        if reason is Reason.OK or (reason is Reason.LOGIN_REFUSED and explained):
             continue
-        refused = reason in CREDENTIALS_REJECTED
+        refused = reason in {*CREDENTIALS_REJECTED, Reason.REFUSED_THOUGH_RIGHT}
         if protocol is Protocol.IMAP and exchange_online and ((accepted and refused) or reason is _OFF):
             actor = Actor.NOBODY
         elif refused:

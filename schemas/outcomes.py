@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from schemas.actors import ORDER, Actor, decide_actor, is_personal
+from schemas.actors import ORDER, decide_actor, is_personal
 from schemas.classify import CREDENTIALS_REJECTED
 from schemas.labels import counted, printable
 from schemas.powershell import literal
 from schemas.providers import MICROSOFT_IMAP, MICROSOFT_SMTP
-from schemas.reasons import Protocol, Reason
+from schemas.reasons import Actor, Protocol, Reason
 
 DOMAINS_NAMED = 4
 
@@ -97,6 +97,7 @@ class Document:
 
     Attributes:
         created_at: When it was imported: aware, in UTC.
+        notes: Line and text of the notes about the file.
     """
 
     import_id: int
@@ -108,6 +109,7 @@ class Document:
     updated: int
     skipped: int
     failed: int
+    notes: tuple[tuple[int, str], ...] = ()
 
     @property
     def rows(self) -> int:

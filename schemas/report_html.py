@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
-from schemas.actors import Actor
 from schemas.labels import counted
 from schemas.outcomes import (
     Action,
@@ -25,7 +24,7 @@ from schemas.outcomes import (
     utc,
     who_has_to_act,
 )
-from schemas.reasons import Protocol, Reason
+from schemas.reasons import Actor, Protocol, Reason
 from schemas.report_style import SCRIPT, STYLE
 
 ADDRESSES_NAMED = 8
@@ -69,6 +68,7 @@ def report_html(document: Document, outcomes: Iterable[Outcome]) -> str:
     return (
         "<!doctype html>\n"
         '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="generator" content="outlook-import">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_policy()}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="referrer" content="no-referrer">\n'

@@ -11,7 +11,6 @@ from xlsxwriter import Workbook
 from xlsxwriter.format import Format
 from xlsxwriter.worksheet import Worksheet
 
-from schemas.actors import Actor
 from schemas.outcomes import (
     Action,
     Document,
@@ -25,6 +24,7 @@ from schemas.outcomes import (
     utc,
     who_has_to_act,
 )
+from schemas.reasons import Actor
 
 WHO = {
     Actor.ADMIN: "Microsoft 365 admin",

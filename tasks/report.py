@@ -13,6 +13,8 @@ from schemas.refusals import Refusal
 from schemas.summary import Summary, markdown_cell
 from schemas.verdicts import ProbeReport
 from tasks.files.report_file import write_report_file
+from tasks.storage.database import Database
+from tasks.storage.outcomes import find_outcomes
 
 # The keys are fixed, because the Prefect UI keeps the history of a key. Its list shows only descriptions.
 SUMMARY_KEY = "import-summary"
@@ -49,7 +51,9 @@ async def publish_verdicts(report: ProbeReport) -> None:
 
 @task(persist_result=False, cache_policy=NO_CACHE)
 def write_report(
-    path: Path, summary: Summary, report: ProbeReport | None, within: Sequence[Path] | None = None
+    path: Path, database: Database, summary: Summary, within: Sequence[Path] | None = None
 ) -> None:
-    """Write the CSV report; see `report_file.write_report_file`."""
-    write_report_file(path, summary, report, within)
+    """Write the report of a stored import as it is now; see `report_file.write_report_file`."""
+    found = find_outcomes(database, summary.workspace, summary.import_id or 0)
+    assert found is not None  # noqa: S101  it was stored by this run
+    write_report_file(path, *found, within)

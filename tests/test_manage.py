@@ -12,6 +12,7 @@ import pty
 import re
 import subprocess
 import sys
+import zipfile
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -462,6 +463,55 @@ def test_row_errors_are_listed_by_line(desk: Desk, db: Database) -> None:
     desk.run("imports", "errors", "2", "--workspace", "other")
     assert desk.said == "No row failed.\n"
     desk.run("imports", "errors", "99", code=1)
+
+
+# --- Reports and the hand-over ---------------------------------------
+
+
+@pytest.mark.usefixtures("tested")
+def test_a_report_of_a_past_import(desk: Desk, tmp_path: Path) -> None:
+    """A report can be written at any time in three formats; it overwrites a report and no other file."""
+    for name in ("report.csv", "report.xlsx", "report.html"):
+        desk.run("imports", "report", "1", "--to", tmp_path / name)
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+    rows = list(csv.DictReader((tmp_path / "report.csv").read_text("utf-8-sig").splitlines()))
+    assert [row["email"] for row in rows] == [ANN, BOB, CAT, DAN, "unknown", "'=cmd@contoso.com"]
+    page = (tmp_path / "report.html").read_text()
+    assert all(email in page for email in (ANN, BOB, CAT, DAN))
+    assert not any(secret in page for secret in ("pw-ann", "pw-bob", SECRET))
+    desk.run("imports", "report", "1", "--to", tmp_path / "report.csv")
+    desk.run("imports", "report", "1", "--to", tmp_path / "report.html")
+    desk.run("imports", "report", "1", "--to", tmp_path / "report.xlsx", code=1)
+    mine = tmp_path / "mine.csv"
+    mine.write_text("mine")
+    desk.run("imports", "report", "1", "--to", mine, code=1)
+    assert (mine.read_text(), "overwrites only" in desk.said) == ("mine", True)
+    desk.run("imports", "report", "1", "--to", tmp_path / "report.pdf", code=2)
+    desk.run("imports", "report", "9", "--to", tmp_path / "nine.csv", code=1)
+    assert desk.said == "There is no import 9 in workspace 'default'.\n"
+
+
+@pytest.mark.usefixtures("tested")
+def test_a_hand_over_of_a_past_import(desk: Desk, tmp_path: Path) -> None:
+    """The hand-over has a file for each person who has to act, and no secret; it overwrites nothing."""
+    out = tmp_path / "out"
+    said = desk.run("imports", "handover", "1", "--to", out)
+    assert "a new app password from its owner" in said
+    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert {"README.txt", "fix-passwords.csv", "fix-rows.csv", "example.com/enable-smtp-auth.ps1"} <= files
+    for path in out.rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0
+        if path.is_file():
+            text = path.read_text("utf-8-sig")
+            assert not any(secret in text for secret in ("pw-ann", "pw-bob", "pw-cat", "pw-dan", SECRET))
+    desk.run("imports", "handover", "1", "--to", out, code=2)
+    desk.run("imports", "handover", "1", "--zip", tmp_path / "out.zip")
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+        assert set(archive.namelist()) == files
+    desk.run("imports", "handover", "1", "--zip", tmp_path / "one.zip", "--domain", "contoso.com")
+    with zipfile.ZipFile(tmp_path / "one.zip") as archive:
+        assert set(archive.namelist()) == {"README.txt", "fix-passwords.csv", "letters/bob@contoso.com.txt"}
+    desk.run("imports", "handover", "1", code=2)
 
 
 # --- Check ---------------------------------------------------------

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from schemas.actors import ACTORS, Actor, decide_actor, is_personal
+from schemas.actors import ACTORS, decide_actor, is_personal
 from schemas.outcomes import (
     Outcome,
     actions,
@@ -17,7 +17,7 @@ from schemas.outcomes import (
     who_has_to_act,
 )
 from schemas.providers import CONSUMER_IMAP, MICROSOFT_IMAP
-from schemas.reasons import Protocol, Reason
+from schemas.reasons import Actor, Protocol, Reason
 from schemas.rows import RowReason
 from tests.support.outcomes import OFF, SENTENCE, document, mailbox, realistic, row_error
 

@@ -9,91 +9,58 @@ from pathlib import Path
 import pytest
 
 from sandbox.outlook import Account
-from schemas.providers import Endpoint
-from schemas.reasons import Protocol, Reason, Stage
-from schemas.rows import Duplicate, RowError, RowReason, SkipReason
+from schemas.outcomes import Document, Outcome
+from schemas.report_csv import COLUMNS
+from schemas.rows import RowError, RowReason, SkipReason
 from schemas.settings import Settings
-from schemas.summary import Summary
-from schemas.verdicts import Answer, ProbeReport, decide_verdict
-from tasks.files.report_file import REPORT_COLUMNS
+from tasks.files.report_file import write_report_file
 from tasks.probe import Probing
 from tasks.report import write_report
 from tasks.storage.database import database
 from tests.conftest import StartOutlook, import_file, probe_targets, with_servers, write_csv
-from tests.support.rows import summary_of
-
-MAIL = Endpoint("mail", 1)
+from tests.support.outcomes import document
 
 
-def summary(*imported: str, errors: tuple[RowError, ...] = ()) -> Summary:
-    new = [(line, email, "") for line, email in enumerate(imported, start=2)]
-    old, twice = [(90, "old@outlook.com")], [Duplicate(91, "twice@outlook.com")]
-    return summary_of("mailboxes.csv", "default", None, new, old, twice, errors, import_id=1)
-
-
-def answer(protocol: Protocol, reason: Reason, text: str = "") -> Answer:
-    return Answer(protocol, MAIL, reason, Stage.LOGIN, text, 1)
-
-
-def report_of(*verdicts: tuple[str, str]) -> ProbeReport:
-    """Failed mailboxes: address and SMTP's reply."""
-    return ProbeReport(
-        tuple(
-            decide_verdict(1, email, 1, 5, (answer(Protocol.SMTP, Reason.WRONG_CREDENTIALS, text),))
-            for email, text in verdicts
-        ),
-        0,
-    )
+def rows_of_report(*emails: str, errors: tuple[RowError, ...] = ()) -> tuple[Document, list[Outcome]]:
+    """Imported rows that wait for their test, then failed ones."""
+    imported = [Outcome(n, email, None, "imported", status="pending") for n, email in enumerate(emails, 2)]
+    failed = [Outcome(e.line, e.email, None, "failed", e.reason, e.message, e.reason.remedy) for e in errors]
+    return document([*imported, *failed]), [*imported, *failed]
 
 
 def written(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
-        assert tuple(reader.fieldnames or ()) == REPORT_COLUMNS
+        assert tuple(reader.fieldnames or ()) == COLUMNS
         return list(reader)
 
 
-def test_a_line_for_each_row(tmp_path: Path) -> None:
+async def test_a_line_for_each_row(settings: Settings, start: StartOutlook, tmp_path: Path) -> None:
     """Every row of the file has its line, in order, with its result, its reason and its mailbox's verdict."""
-    errors = (RowError(92, "unknown", RowReason.MISSING),)
     words = '535 5.7.139 "no", really'
-    path = tmp_path / "report.csv"
-    write_report.fn(
-        path,
-        summary("anna@outlook.com", "bert@outlook.com", errors=errors),
-        report_of(("anna@outlook.com", words)),
-    )
-    rows = written(path)
-    assert [(row["line"], row["email"], row["result"], row["status"]) for row in rows] == [
+    outlook = await start({"anna@outlook.com": Account("pw", smtp=words)})
+    settings = with_servers(settings, outlook)
+    rows = [("anna@outlook.com", "pw"), ("old@outlook.com", "pw"), ("anna@outlook.com", "pw"), ("", "pw")]
+    with database(settings) as db:
+        import_file(db, settings, write_csv(tmp_path / "old.csv", [("old@outlook.com", "pw")]), test=False)
+        file = write_csv(tmp_path / "mailboxes.csv", [*rows, ("bert@outlook.com", "it’s N/A")])
+        stored = import_file(db, settings, file)
+        probing = Probing(db, settings, [target.mailbox_id for target in stored.targets])
+        await probe_targets(probing, stored.targets[:1])
+        write_report.fn(tmp_path / "report.csv", db, stored.summary)
+    found = written(tmp_path / "report.csv")
+    assert [(row["line"], row["email"], row["result"], row["status"]) for row in found] == [
         ("2", "anna@outlook.com", "imported", "failed"),
-        ("3", "bert@outlook.com", "imported", "pending"),
-        ("90", "old@outlook.com", "skipped", ""),
-        ("91", "twice@outlook.com", "skipped", ""),
-        ("92", "unknown", "failed", ""),
+        ("3", "old@outlook.com", "skipped", ""),
+        ("4", "anna@outlook.com", "skipped", ""),
+        ("5", "unknown", "failed", ""),
+        ("6", "bert@outlook.com", "imported", "pending"),
     ]
-    assert rows[0]["smtp"] == f"Wrong password: {words}"
-    assert rows[0]["imap"] == "not tried"
-    assert rows[0]["diagnosis"].startswith("Wrong password. ")
-    assert rows[2]["reason"] == SkipReason.ALREADY_STORED.message
-    assert rows[4]["reason"] == "Missing email or password"
-    assert (rows[4]["code"], rows[4]["remedy"]) == ("missing", "fill in both cells")
-
-
-def test_a_report_without_tests(tmp_path: Path) -> None:
-    """If no mailbox was tested, imported ones are pending and their connection columns are empty."""
-    write_report.fn(tmp_path / "report.csv", summary("anna@outlook.com"), None)
-    assert written(tmp_path / "report.csv")[0] | {"reason": ""} == {
-        "line": "2",
-        "email": "anna@outlook.com",
-        "result": "imported",
-        "reason": "",
-        "status": "pending",
-        "diagnosis": "",
-        "smtp": "",
-        "imap": "",
-        "code": "",
-        "remedy": "",
-    }
+    assert found[0]["smtp"].endswith(f": {words}")
+    assert found[1]["reason"] == SkipReason.ALREADY_STORED.message
+    assert found[3]["reason"] == "Missing email or password"
+    assert (found[3]["code"], found[3]["remedy"]) == ("missing", "fill in both cells")
+    assert "typographic quotes" in found[4]["reason"]
 
 
 @pytest.mark.parametrize("first", ["=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n"])
@@ -101,13 +68,14 @@ def test_no_cell_is_a_formula(tmp_path: Path, first: str) -> None:
     """A cell that a spreadsheet would run as a formula starts with an apostrophe, and stays readable."""
     email = f"{first}cmd|'/c calc'!A1@outlook.com"
     errors = (RowError(92, email, RowReason.INVALID_EMAIL),)
-    write_report.fn(tmp_path / "report.csv", summary(errors=errors), None)
-    assert written(tmp_path / "report.csv")[-1]["email"] == f"'{email}"
+    write_report_file(tmp_path / "report.csv", *rows_of_report(errors=errors))
+    shown = written(tmp_path / "report.csv")[-1]["email"]
+    assert shown == (email.strip() if first.isspace() else f"'{email}")
 
 
 def test_excel_reads_it_as_utf8(tmp_path: Path) -> None:
     """The file starts with the byte order mark that makes Excel read UTF-8."""
-    write_report.fn(tmp_path / "report.csv", summary("größe@outlook.com"), None)
+    write_report_file(tmp_path / "report.csv", *rows_of_report("größe@outlook.com"))
     data = (tmp_path / "report.csv").read_bytes()
     assert data.startswith(b"\xef\xbb\xbfline,email,")
     assert "größe".encode() in data
@@ -118,7 +86,7 @@ def test_only_its_owner_reads_it(tmp_path: Path) -> None:
     path = tmp_path / "report.csv"
     path.write_text("old")
     path.chmod(0o644)
-    write_report.fn(path, summary("anna@outlook.com"), None)
+    write_report_file(path, *rows_of_report("anna@outlook.com"))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert written(path)[0]["email"] == "anna@outlook.com"
     assert [each.name for each in tmp_path.iterdir()] == ["report.csv"]
@@ -127,7 +95,7 @@ def test_only_its_owner_reads_it(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     """A report in a missing folder raises an error."""
     with pytest.raises(FileNotFoundError):
-        write_report.fn(tmp_path / "missing" / "report.csv", summary("anna@outlook.com"), None)
+        write_report_file(tmp_path / "missing" / "report.csv", *rows_of_report("anna@outlook.com"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -137,7 +105,7 @@ def test_a_place_that_is_taken(tmp_path: Path) -> None:
     path.mkdir()
     (path / "inside").touch()
     with pytest.raises(OSError, match=r"report\.csv"):
-        write_report.fn(path, summary("anna@outlook.com"), None)
+        write_report_file(path, *rows_of_report("anna@outlook.com"))
     assert [each.relative_to(tmp_path).as_posix() for each in tmp_path.rglob("*")] == [
         "report.csv",
         "report.csv/inside",
@@ -155,7 +123,7 @@ async def test_no_secret_is_in_it(settings: Settings, start: StartOutlook, tmp_p
         stored = import_file(db, settings, file)
         probing = Probing(db, settings, [target.mailbox_id for target in stored.targets])
         await probe_targets(probing, stored.targets)
-    write_report.fn(tmp_path / "report.csv", stored.summary, probing.report())
+        write_report.fn(tmp_path / "report.csv", db, stored.summary)
     text = (tmp_path / "report.csv").read_text()
     assert "wrong: anna@outlook.com / …" in text
     assert "JBSWY3DPEHPK3PXP" not in text

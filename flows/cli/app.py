@@ -54,6 +54,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "show": ("imports:show_import", "Show the result of an import, the reasons and what to do."),
         "errors": ("imports:list_errors", "List the rows of an import that failed, by line."),
         "warnings": ("imports:list_warnings", "List the warnings of an import, by line."),
+        "report": ("handover:write_report", "Write a report of an import as it is now: .csv, .xlsx, .html."),
+        "handover": ("handover:write_handover", "Write what each person needs who has to act."),
     },
     "keys": {
         "create": ("keys:create_api_key", "Create a key of the HTTP API and print it, this once."),

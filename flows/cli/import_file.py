@@ -20,7 +20,9 @@ from flows.cli.output import print_json
 from flows.cli.results import print_next, print_refusal, print_summary, print_verdicts
 from flows.cli.run_flow import attend, print_failure
 from schemas.labels import DEFAULT_WORKSPACE, counted
+from schemas.outcomes import who_has_to_act
 from schemas.prepare import Prepared, prepare_rows
+from schemas.preview import preview
 from schemas.reading import Reading, parse_columns
 from schemas.refusals import CSV_REQUIRED, Refusal
 from schemas.settings import Settings
@@ -65,7 +67,7 @@ class FileOptions:
         Path | None,
         Parameter(
             validator=_check_report,
-            help="Write a CSV with a line for each row and the verdicts; overwrites only an existing report.",
+            help="Write a report with a line for each row: .csv, .xlsx or .html. Overwrites only a report.",
         ),
     ] = None
     json: Json = False
@@ -122,6 +124,8 @@ def show_check(
     file: Path, options: ImportOptions, prepared: Prepared, settings: Settings, say: Console
 ) -> int:
     """Show what an import would do, with its counts."""
+    if options.report and options.report.suffix in (".xlsx", ".html"):
+        return print_refusal(Refusal("check writes its report as CSV"), say, as_json=options.json)
     if options.report and (refusal := refuse_report(options.report, None)):
         return print_refusal(refusal, say, as_json=options.json)
     keys = set(prepared.kept["email_key"])
@@ -134,7 +138,7 @@ def show_check(
     )
     show_summary(summary, options)
     if options.report:
-        write_report_file(options.report, summary, None)
+        write_report_file(options.report, *preview(summary))
         say.print(f"Report: {options.report}", markup=False)
     return DONE
 
@@ -200,11 +204,21 @@ def show_import(ended: Ended, options: ImportOptions, say: Console) -> int:
     summary, verdicts = outcome
     show_summary(summary, options)
     if verdicts is not None:
-        print_verdicts(verdicts, Console(stderr=options.json, highlight=False), summary)
+        print_verdicts(verdicts, Console(stderr=options.json, highlight=False), summary, who_acts(summary))
     if options.report is not None:
         say.print(f"Report: {options.report}", markup=False)
     print_next(summary, verdicts, say)
     return INTERRUPTED if state.is_cancelled() else DONE
+
+
+def who_acts(summary: Summary) -> str:
+    """Who has to act for the mailboxes of an import, or "" if nobody has to."""
+    from tasks.storage.database import database
+    from tasks.storage.outcomes import find_outcomes
+
+    with database(load_settings()) as opened:
+        found = find_outcomes(opened, summary.workspace, summary.import_id or 0)
+    return who_has_to_act(found[1]) if found else ""
 
 
 def show_summary(summary: Summary, options: ImportOptions) -> None:

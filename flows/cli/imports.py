@@ -23,6 +23,7 @@ from flows.cli.output import (
     wrong_usage,
 )
 from schemas.labels import DEFAULT_WORKSPACE, counted
+from schemas.outcomes import who_has_to_act
 from schemas.reasons import Reason
 from schemas.responses import Import, ImportSummary, StoredRow
 from schemas.rows import RowReason
@@ -42,6 +43,7 @@ from tasks.storage.imports import (
     find_rows,
 )
 from tasks.storage.mailboxes import Filters
+from tasks.storage.outcomes import find_outcomes
 
 COLUMNS = (
     *("id", "created_at", "file", "tag", "rows", "imported", "skipped", "failed"),
@@ -126,17 +128,22 @@ def show_import(
             return _no_such_import(import_id, workspace)
         reasons = count_reasons(opened, workspace, Filters(import_id=found.id))
         faults = count_row_errors(opened, found.id)
+        outcomes = find_outcomes(opened, workspace, found.id)
+    act = who_has_to_act(outcomes[1]) if outcomes else ""
     if json:
         print_json(
             found.model_dump(mode="json", exclude={"errors", "next_cursor"})
             | {"reasons": [_reason(reason, count) for reason, count in reasons]}
             | {"row_errors": [_fault(reason, count) for reason, count in faults]}
+            | {"who_has_to_act": act}
         )
         return DONE
     out, elsewhere = terminal(), () if workspace == DEFAULT_WORKSPACE else ("--workspace", workspace)
     out.print(f"Import {found.id}: {cell(found.file)}", style="bold")
     out.print(f"{cell(found.created_at)} UTC, tag {cell(found.tag) or '–'}, workspace {workspace}")
     out.print(f"{_rows(found)}\n{_mailboxes(found)}")
+    if act:
+        out.print(f"{act}.", style="bold")
     if reasons:
         out.print()
         out.print(_causes("Mailboxes", [(count, *_words(reason)) for reason, count in reasons]))

@@ -63,9 +63,13 @@ def print_summary(summary: Summary) -> None:
         out.print(f"Columns not used: {', '.join(summary.ignored)}", markup=False)
 
 
-def print_verdicts(report: ProbeReport, out: Console, summary: Summary | None = None) -> None:
+def print_verdicts(
+    report: ProbeReport, out: Console, summary: Summary | None = None, who_acts: str = ""
+) -> None:
     out.print()
     out.print(f"Connections: {report}", style="bold", markup=False)
+    if who_acts:
+        out.print(f"{who_acts}.", style="bold", markup=False)
     if meaning := report.meaning_of_partial():
         out.print(meaning, style="bold", markup=False)
     if report.stopped:
@@ -87,6 +91,11 @@ def print_verdicts(report: ProbeReport, out: Console, summary: Summary | None = 
 def print_next(summary: Summary, report: ProbeReport | None, say: Console) -> None:
     """The commands that make sense now, as they can be pasted."""
     steps = [("The result again, with every reason", of_import("imports", "show", summary))]
+    if summary.import_id and report is not None and report.reasons():
+        steps += [
+            ("What each person needs who has to act", to_file("handover", summary, "handover")),
+            ("A report to print or to send", to_file("report", summary, "import", ".html")),
+        ]
     if summary.errors:
         steps.append(("The rows that failed", of_import("imports", "errors", summary)))
     for status, what in WORTH_LISTING.items():
@@ -102,6 +111,11 @@ def print_next(summary: Summary, report: ProbeReport | None, say: Console) -> No
 
 def of_import(area: str, action: str, summary: Summary) -> str:
     return command(area, action, summary.import_id, *in_workspace(summary))
+
+
+def to_file(action: str, summary: Summary, name: str, suffix: str = "") -> str:
+    place = f"{name}-{summary.import_id}{suffix}"
+    return command("imports", action, summary.import_id, *in_workspace(summary), "--to", place)
 
 
 def in_workspace(summary: Summary | None) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
-from schemas.actors import Actor
 from schemas.handover.admin import smtp_auth_off, to_admin
 from schemas.handover.letters import letter
 from schemas.handover.lists import PASSWORD_ERRORS, fix_passwords, fix_rows, oauth_list, personal_list
@@ -22,6 +21,7 @@ from schemas.handover.readme import (
 )
 from schemas.handover.script import SCRIPT_NAME, enable_smtp_auth
 from schemas.outcomes import Action, Document, Outcome, actions, needs_password
+from schemas.reasons import Actor
 
 
 def handover(

@@ -6,10 +6,10 @@ import shlex
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
-from schemas.actors import Actor
 from schemas.handover.script import BEFORE_NAME, SCRIPT_NAME
 from schemas.labels import DEFAULT_WORKSPACE, counted
 from schemas.outcomes import Action, Document, shortened, utc, who_has_to_act
+from schemas.reasons import Actor
 
 WIDTH = 100
 README = "README.txt"

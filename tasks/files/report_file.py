@@ -1,62 +1,51 @@
-"""The report of an import: a CSV with one line per row of the file."""
+"""The report of an import as a file: CSV, Excel workbook or web page, by its name."""
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+from schemas.outcomes import Document, Outcome
 from schemas.refusals import Refusal
-from schemas.summary import NOTE, Result, Summary, defused
-from schemas.verdicts import ProbeReport
+from schemas.report_csv import COLUMNS, report_csv
 from tasks.files.private_files import write_privately
 from tasks.files.safe_paths import OutsideError, folder_of
 
-REPORT_COLUMNS = (
-    *("line", "email", "result", "reason", "status", "diagnosis", "smtp", "imap"),
-    *("code", "remedy"),
-)
-REPORT_START = ",".join(REPORT_COLUMNS[:4]).encode("utf-8-sig")
+REPORT_START = ",".join(COLUMNS[:4]).encode("utf-8-sig")
+# How a page of ours begins. A workbook has no such mark, so no workbook is overwritten.
+PAGE_MARK, LONGEST_START = b'<meta name="generator" content="outlook-import">', 200
+SUFFIXES = (".csv", ".xlsx", ".html")
 NO_REPORT = "The report overwrites only an existing report: choose another file name"
 
 
 def write_report_file(
-    path: Path, summary: Summary, report: ProbeReport | None, within: Sequence[Path] | None = None
+    path: Path, document: Document, outcomes: Sequence[Outcome], within: Sequence[Path] | None = None
 ) -> None:
-    """Write the CSV report: one line per row of the file, with the verdict of its mailbox.
-
-    Only the owner can read the report. The write is atomic, and the report is safe to open in a spreadsheet.
+    """Write a report. Only the owner can read it, and the write is atomic.
 
     Args:
-        report: The verdicts; None if the mailboxes are not tested.
+        path: Its suffix decides the format: .xlsx, .html, or else CSV.
         within: Folders that may contain the report; None for any folder.
 
     Raises:
         OutsideError: If the report is outside these folders.
         OSError: If it cannot be written.
     """
-    verdicts = {row["email"]: row for row in report.table()} if report else {}
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, REPORT_COLUMNS)
-    writer.writeheader()
-    for warned in summary.warned():
-        if warned.email is None:
-            note = {"line": warned.line, "result": NOTE, "reason": warned.warning}
-            writer.writerow({column: defused(str(cell)) for column, cell in note.items()})
-    stored = summary.import_id is not None
-    for outcome in summary.outcomes:
-        row: dict[str, object] = {
-            **{column: getattr(outcome, column) for column in REPORT_COLUMNS[:4]},
-            "code": outcome.code,
-            "remedy": outcome.remedy,
-        }
-        if outcome.result is Result.IMPORTED and stored:
-            row |= {"status": "pending"} | verdicts.get(outcome.email, {})
-        writer.writerow({column: defused(str(cell)) for column, cell in row.items()})
-    write_privately(path, text.getvalue().encode("utf-8-sig"), within)  # Excel needs the byte order mark
+    write_privately(path, _content(path.suffix, document, outcomes), within)
+
+
+def _content(suffix: str, document: Document, outcomes: Sequence[Outcome]) -> bytes:
+    if suffix == ".xlsx":
+        from schemas.report_xlsx import report_xlsx  # imports a library that nothing else needs
+
+        return report_xlsx(document, outcomes)
+    if suffix == ".html":
+        from schemas.report_html import report_html
+
+        return report_html(document, outcomes).encode()
+    return report_csv(outcomes, document.notes)
 
 
 def refuse_report(path: Path, within: Sequence[Path] | None) -> Refusal | None:
@@ -73,8 +62,8 @@ def refuse_report(path: Path, within: Sequence[Path] | None) -> Refusal | None:
     """
     try:
         with folder_of(path, within) as (folder, name):
-            if within is not None and path.suffix != ".csv":
-                return Refusal("The report must be a separate .csv file")
+            if within is not None and path.suffix not in SUFFIXES:
+                return Refusal("The report must be a separate .csv, .xlsx or .html file")
             return None if _replaceable(name, folder) else Refusal(NO_REPORT)
     except OutsideError as error:
         return Refusal(str(error))
@@ -90,6 +79,7 @@ def _replaceable(name: str, folder: int) -> bool:
         return False
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     try:
-        return os.read(descriptor, len(REPORT_START)) in (b"", REPORT_START)
+        start = os.read(descriptor, LONGEST_START)
+        return start == b"" or start.startswith(REPORT_START) or PAGE_MARK in start
     finally:
         os.close(descriptor)

@@ -50,6 +50,7 @@ from schemas.classify import classify
 from schemas.csv_file import DELIMITERS, CsvTable, extract_rows, parse
 from schemas.damage import clean_email, clean_password
 from schemas.headers import KNOWN_HEADERS, find_columns
+from schemas.preview import preview
 from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason, Reply, Stage
 from schemas.refusals import COLUMNS_REQUIRED, Refusal
@@ -57,6 +58,7 @@ from schemas.reply_text import LONGEST_BACKOFF, LONGEST_TEXT, backoff_named, one
 from schemas.rows import Deduped, Validated, dedupe, validate
 from schemas.sealing import Owner
 from schemas.settings import Settings
+from tasks.files.report_file import write_report_file
 from tasks.login.session import log_in
 from tasks.login.wire import Credentials, tls_context
 from tasks.storage.database import Database, database
@@ -436,8 +438,6 @@ class Store:
             import_file,
         )  # before any other import of Prefect, because it sets up Prefect's settings
 
-        from tasks.report import write_report  # isort: skip
-
         found = read(File(file.data, None))
         if isinstance(found, Refusal):
             return "refused"
@@ -453,7 +453,7 @@ class Store:
         good = list(found.validated.valid.select("email_key", "password").iter_rows())
         assert self._stored(workspace) == dict(reversed(good))
         report = self._folder / "report.csv"
-        write_report.fn(report, first, None)
+        write_report_file(report, *preview(first))
         with report.open(encoding="utf-8-sig", newline="") as lines:
             told = Counter(line["result"] for line in csv.DictReader(lines))
         assert (told["imported"], told["skipped"], told["failed"]) == found.counts
