@@ -31,7 +31,18 @@ from prefect.futures import wait
 from prefect.runtime import deployment
 from prefect.states import Cancelled, Completed, Failed
 
-from flows.parameters import Columns, CsvFile, Encoding, NeededFor, Report, Tag, Trim, TryLogins, Workspace
+from flows.parameters import (
+    Columns,
+    CsvFile,
+    Encoding,
+    NeededFor,
+    Report,
+    Tag,
+    Trim,
+    TryLogins,
+    Update,
+    Workspace,
+)
 from schemas.labels import DEFAULT_WORKSPACE
 from schemas.reading import Reading, parse_columns
 from schemas.refusals import Refusal
@@ -86,6 +97,7 @@ async def import_outlook(
     columns: Columns = (),
     trim: Trim = False,
     needs: NeededFor = None,
+    update: Update = False,
 ) -> State:
     """Import a CSV of Outlook or Hotmail mailboxes with app passwords, and test each login once.
 
@@ -99,6 +111,7 @@ async def import_outlook(
         columns: Columns to use where the header leaves it open, each FIELD=HEADER, such as email=Login.
         trim: Remove spaces around passwords.
         needs: What the mailboxes are needed for: both, smtp (send) or imap (receive). Only that is tested.
+        update: Give mailboxes that are stored already their new passwords, and test them.
     """
     leave_no_core_file()
     settings = load_settings()
@@ -121,7 +134,7 @@ async def import_outlook(
         return await refuse(prepared, file, settings)
     with database(settings) as mailboxes:
         try:
-            origin = Origin(file.name, workspace, tag, test, needs=needs)
+            origin = Origin(file.name, workspace, tag, test, needs=needs, update=update)
             stored = store(prepared, origin, mailboxes, settings)
         except SimilarWorkspaceError as error:
             return await refuse(Refusal(str(error)), file, settings)

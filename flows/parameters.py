@@ -42,6 +42,7 @@ NeededFor: TypeAlias = Annotated[
     WithJsonSchema({"type": "string", "enum": ["", *Needs]}),
     Field(json_schema_extra={"title": "Needed for", "default": ""}),
 ]
+Update: TypeAlias = Annotated[bool, Field(json_schema_extra={"title": "Replace stored passwords"})]
 Trim: TypeAlias = Annotated[bool, Field(json_schema_extra={"title": "Remove spaces around passwords"})]
 Report: TypeAlias = Annotated[
     Path | None, _EMPTY_IS_NONE, _TEXT, Field(json_schema_extra={"title": "Report", "default": ""})

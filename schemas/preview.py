@@ -17,7 +17,7 @@ def preview(summary: Summary) -> tuple[Document, list[Outcome]]:
         tag=summary.tag,
         created_at=datetime.now(UTC),
         imported=summary.imported,
-        updated=0,
+        updated=summary.updated,
         skipped=summary.skipped,
         failed=summary.failed,
         notes=tuple((summary.header_line, note) for note in summary.notes),

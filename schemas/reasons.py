@@ -138,15 +138,16 @@ EXPLANATIONS = {
         "Wrong password",
         "The server checked the password and rejected it, or it needs an app password and this is the "
         "account password.",
-        "Create a new app password, then delete the mailbox here and import it again.",
+        "Create a new app password, then replace it here: import a file with --update, or use “mailboxes "
+        "password”.",
         Actor.UPLOADER,
         password_refused=True,
     ),
     Reason.APP_PASSWORD_REQUIRED: Explanation(
         "App password required",
         "The server accepts only app passwords (also called authorization codes), and this is not one.",
-        "Mailbox owner: create an app password in the account's security settings. Then delete the mailbox "
-        "here and import it again with that password.",
+        "Mailbox owner: create an app password in the account's security settings. Then replace it here: "
+        "import a file with --update, or use “mailboxes password”.",
         Actor.OWNER,
         password_refused=True,
     ),

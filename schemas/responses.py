@@ -89,6 +89,7 @@ class ImportCounts(BaseModel):
     imported: int
     skipped: int
     failed: int
+    updated: int | None = Field(default=None, description="Left out unless an update was asked for.")
     errors: list[FailedRow]
     warnings: list[WarnedRow] | None = Field(default=None, description="Left out if there are none.")
 
@@ -177,7 +178,7 @@ class StoredRow(BaseModel):
 
     line: int = Field(description="Line of the file where the row starts; the first line is 1.")
     email: str | None = Field(description="`unknown` if no address is safe to show; null in a note.")
-    result: Literal["imported", "skipped", "failed", "note"]
+    result: Literal["imported", "updated", "skipped", "failed", "note"]
     code: str = Field(description="Why the row was not imported, or empty.")
     message: str = Field(description="The same as a sentence, or empty.")
     warning: str = Field(description="What to check, or empty.")
@@ -198,6 +199,7 @@ class ImportSummary(BaseModel):
     tag: str | None
     created_at: datetime
     imported: int
+    updated: int = Field(0, description="Stored mailboxes that got a new password.")
     skipped: int
     failed: int
     progress: Progress

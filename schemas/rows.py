@@ -131,6 +131,8 @@ class SkipReason(StrEnum):
     DUPLICATE = "duplicate"
     DUPLICATE_DIFFERS = "duplicate_differs"
     ALREADY_STORED = "already_stored"
+    UNCHANGED = "unchanged"
+    REFUSED_BEFORE = "refused_before"
 
     @property
     def message(self) -> str:
@@ -155,6 +157,14 @@ SKIP_MESSAGES = {
     SkipReason.ALREADY_STORED: (
         "Already stored in the workspace: credentials not changed",
         "nothing; the mailbox is already there",
+    ),
+    SkipReason.UNCHANGED: (
+        "Already stored with this very password",
+        "nothing; the mailbox is already there",
+    ),
+    SkipReason.REFUSED_BEFORE: (
+        "The servers have refused this very password: it is not sent again",
+        "create a new app password",
     ),
 }
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-import polars as pl
-
 from schemas.envelope import success
 from schemas.labels import counted
 from schemas.prepare import Prepared
@@ -27,8 +25,12 @@ class Result(StrEnum):
     """The result of a row."""
 
     IMPORTED = "imported"
+    UPDATED = "updated"
     SKIPPED = "skipped"
     FAILED = "failed"
+
+
+TAKEN = (Result.IMPORTED, Result.UPDATED)
 
 
 class Outcome(NamedTuple):
@@ -81,6 +83,7 @@ class Summary:
         import_id: Number of the stored import; None if nothing is stored.
         header_line: The line of the header.
         notes: What was not taken as it is, other than single rows.
+        update: Whether the import was to replace passwords of stored mailboxes.
     """
 
     file: str
@@ -92,10 +95,20 @@ class Summary:
     import_id: int | None = None
     header_line: int = 1
     notes: tuple[str, ...] = ()
+    update: bool = False
 
     @property
     def imported(self) -> int:
         return self._count(Result.IMPORTED)
+
+    @property
+    def updated(self) -> int:
+        return self._count(Result.UPDATED)
+
+    @property
+    def results(self) -> tuple[Result, ...]:
+        """The results that the import can have, in the order that they are shown in."""
+        return tuple(result for result in Result if self.update or result is not Result.UPDATED)
 
     @property
     def skipped(self) -> int:
@@ -109,11 +122,11 @@ class Summary:
         return sum(outcome.result is result for outcome in self.outcomes)
 
     def __str__(self) -> str:
-        return f"imported {self.imported}, skipped {self.skipped}, failed {self.failed}"
+        return ", ".join(f"{result} {self._count(result)}" for result in self.results)
 
     def envelope(self) -> dict[str, Any]:
         """The response of the import API."""
-        counts = {result.value: self._count(result) for result in Result}
+        counts = {result.value: self._count(result) for result in self.results}
         errors = [(error.email, error.message) for error in self.errors[:MAX_ERRORS_SHOWN]]
         return import_envelope(counts, errors, self.warned()[:MAX_ERRORS_SHOWN])
 
@@ -128,9 +141,7 @@ class Summary:
     def warned(self) -> list[Warned]:
         """The notes about the file, then the imported rows with a warning, in the order of the file."""
         return [Warned(self.header_line, None, note) for note in self.notes] + [
-            Warned(o.line, o.email, o.reason)
-            for o in self.outcomes
-            if o.result is Result.IMPORTED and o.reason
+            Warned(o.line, o.email, o.reason) for o in self.outcomes if o.result in TAKEN and o.reason
         ]
 
     def warnings(self) -> list[Cause]:
@@ -148,7 +159,7 @@ class Summary:
             + (f", tag **{markdown_cell(self.tag)}**" if self.tag else "")
             + (f", import {self.import_id}" if self.import_id else "")
             + f", {counted(len(self.outcomes), 'row')}.",
-            markdown_table(("Rows", "Result"), [(self._count(result), result) for result in Result]),
+            markdown_table(("Rows", "Result"), [(self._count(one), one) for one in self.results]),
         ]
         if causes := self.causes() + self.warnings():
             parts.append(
@@ -197,6 +208,7 @@ def summarize(
     tag: str | None,
     new: Collection[str] | None = None,
     import_id: int | None = None,
+    stored: Mapping[str, SkipReason | None] | None = None,
 ) -> Summary:
     """Collect the result of each row.
 
@@ -205,16 +217,21 @@ def summarize(
         file: Name of the file, without its folder.
         new: Email keys of the mailboxes that are new in the workspace; None if nothing is stored.
         import_id: Number of the stored import; None if nothing is stored.
+        stored: For an import that updates: email key of a stored mailbox → why it is skipped, or None if it
+            is updated.
     """
-    is_new = pl.lit(True) if new is None else pl.col("email_key").is_in(list(new))
-    imported = prepared.kept.filter(is_new).select("line", "email", "warning").iter_rows()
-    stored_already = prepared.kept.filter(~is_new).select("line", "email").iter_rows()
-    outcomes = [
-        *(Outcome(line, email, Result.IMPORTED, warning) for line, email, warning in imported),
-        *(_skipped(line, email, SkipReason.ALREADY_STORED) for line, email in stored_already),
-        *(_skipped(row.line, row.email, row.reason) for row in prepared.duplicates),
-        *(Outcome(e.line, e.email, Result.FAILED, e.message, e.reason) for e in prepared.errors),
-    ]
+    outcomes = []
+    for line, email, key, warning in prepared.kept.select(
+        "line", "email", "email_key", "warning"
+    ).iter_rows():
+        if new is None or key in new:
+            outcomes.append(Outcome(line, email, Result.IMPORTED, warning))
+        elif reason := SkipReason.ALREADY_STORED if stored is None else stored.get(key, SkipReason.UNCHANGED):
+            outcomes.append(_skipped(line, email, reason))
+        else:
+            outcomes.append(Outcome(line, email, Result.UPDATED, warning))
+    outcomes += [_skipped(row.line, row.email, row.reason) for row in prepared.duplicates]
+    outcomes += [Outcome(e.line, e.email, Result.FAILED, e.message, e.reason) for e in prepared.errors]
     return Summary(
         file=file,
         workspace=workspace,
@@ -225,6 +242,7 @@ def summarize(
         import_id=import_id,
         header_line=prepared.header_line,
         notes=prepared.notes,
+        update=stored is not None,
     )
 
 

@@ -96,6 +96,7 @@ class Import(Table, table=True):
     imported: int
     skipped: int
     failed: int
+    updated: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
     idempotency_key: str | None = Field(default=None, max_length=255)
     fingerprint: bytes | None = Field(default=None, repr=False)
@@ -130,6 +131,7 @@ class Mailbox(Table, table=True):
     `login` is the sign-in name if it is not the address. `warning` says how the password may have been
     damaged in the file that it came from. The state, reason and attempts of each protocol are those of
     `standing.Standing`, with "" for no reason; `due` is when it is asked again, if it is put off.
+    `old_password` is the password that an update has replaced, until the new one is tested.
     """
 
     __tablename__ = "mailbox"
@@ -167,6 +169,7 @@ class Mailbox(Table, table=True):
     imap_reason: str = Field(default="", max_length=40, sa_column_kwargs=_EMPTY)
     imap_attempts: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
     imap_due: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    old_password: bytes | None = Field(default=None, repr=False)
     login: str | None = Field(default=None, max_length=254)
     warning: str = Field(default="", sa_type=Text, sa_column_kwargs={"server_default": ""})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -24,6 +24,7 @@ from schemas.tables import Import, ImportRow, Mailbox, now
 from schemas.verdicts import Target
 from tasks.crash import unquoted
 from tasks.storage.database import Database, insert_for, through_restarts, workspace_id_of
+from tasks.storage.updates import Known, replace_passwords
 
 NOT_TESTED = "Not tested: imported without a connection test."
 
@@ -40,6 +41,7 @@ class Origin(NamedTuple):
             makes a random one, which identifies the import if the connection is lost.
         fingerprint: The sealed digest of the request that used the key.
         needs: What the mailboxes are needed for; None for the default of the settings.
+        update: Whether to replace the passwords of mailboxes that the workspace has already.
     """
 
     file_name: str
@@ -49,6 +51,7 @@ class Origin(NamedTuple):
     idempotency_key: str | None = None
     fingerprint: bytes | None = None
     needs: Needs | None = None
+    update: bool = False
 
 
 class KeyTakenError(Exception):
@@ -66,7 +69,9 @@ class Stored:
 
 @task(persist_result=False, cache_policy=NO_CACHE)
 def store(prepared: Prepared, origin: Origin, database: Database, settings: Settings) -> Stored:
-    """Seal the secrets and store the mailboxes. A mailbox that the workspace already has stays as it is.
+    """Seal the secrets and store the mailboxes.
+
+    A mailbox that the workspace already has stays as it is, unless the import updates.
 
     Of the failed rows and of the repeated ones, the first 1,000 each are stored. The counts are those of all.
 
@@ -81,16 +86,19 @@ def store(prepared: Prepared, origin: Origin, database: Database, settings: Sett
     kept = seal(prepared.kept, origin.workspace, database.sealer)
     needs = origin.needs or settings.needs
     candidates = [_candidate(row, settings, needs, test=origin.test) for row in kept.iter_rows(named=True)]
-    import_id, ids = _store_once(database, candidates, prepared, origin)
-    summary = summarize(prepared, origin.file_name, origin.workspace, origin.tag, ids, import_id)
+    passwords = dict(prepared.kept.select("email_key", "password").iter_rows())
+    import_id, ids, known = _store_once(database, candidates, prepared, origin, passwords)
+    stored = {key: one.reason for key, one in known.items()} if origin.update else None
+    summary = summarize(prepared, origin.file_name, origin.workspace, origin.tag, ids, import_id, stored)
+    due = ids | {key: one.mailbox_id for key, one in known.items() if one.reason is None}
     targets = tuple(
         Target(
-            ids[candidate["email_key"]],
+            due[candidate["email_key"]],
             Endpoint(candidate["smtp_host"], candidate["smtp_port"]),
             Endpoint(candidate["imap_host"], candidate["imap_port"]),
         )
         for candidate in candidates
-        if candidate["email_key"] in ids
+        if candidate["email_key"] in due
     )
     return Stored(import_id, summary, targets)
 
@@ -118,15 +126,21 @@ def seal(kept: pl.DataFrame, workspace: str, sealer: Sealer) -> pl.DataFrame:
 
 @through_restarts
 def _store_once(
-    database: Database, candidates: list[dict[str, Any]], prepared: Prepared, origin: Origin
-) -> tuple[int, dict[str, int]]:
+    database: Database,
+    candidates: list[dict[str, Any]],
+    prepared: Prepared,
+    origin: Origin,
+    passwords: Mapping[str, str],
+) -> tuple[int, dict[str, int], dict[str, Known]]:
     """Store an import, or find it if it was stored and the connection was lost before the answer.
 
     Args:
         candidates: A mailbox for each row that was kept.
+        passwords: The password of each, by email key.
 
     Returns:
-        The import's id, and email key → mailbox id of the new mailboxes.
+        The import's id, email key → mailbox id of the new mailboxes, and for an import that updates, the
+        mailboxes that the workspace had.
     """
     with database.engine.begin() as connection:
         workspace_id = workspace_id_of(connection, origin.workspace)
@@ -150,20 +164,30 @@ def _store_once(
             return _stored_before(connection, workspace_id, origin)
         shared = {"workspace_id": workspace_id, "import_id": import_id, "tag": origin.tag}
         ids = _insert_new(connection, [candidate | shared for candidate in candidates])
-        skipped = len(candidates) - len(ids) + len(prepared.duplicates)
+        known: dict[str, Known] = {}
+        if origin.update:
+            old = [candidate for candidate in candidates if candidate["email_key"] not in ids]
+            known = replace_passwords(
+                connection, workspace_id, origin.workspace, old, passwords, database.sealer
+            )
+        updated = sum(one.reason is None for one in known.values())
+        skipped = len(candidates) - len(ids) - updated + len(prepared.duplicates)
         connection.execute(
-            update(Import).where(col(Import.id) == import_id).values(imported=len(ids), skipped=skipped)
+            update(Import)
+            .where(col(Import.id) == import_id)
+            .values(imported=len(ids), skipped=skipped, updated=updated)
         )
-        if rows := list(_rows(prepared, ids)):
+        if rows := list(_rows(prepared, ids, known)):
             connection.execute(insert(ImportRow), [{"import_id": import_id, **row} for row in rows])
-        return import_id, ids
+        return import_id, ids, known
 
 
-def _rows(prepared: Prepared, new: Collection[str]) -> Iterator[dict[str, Any]]:
+def _rows(prepared: Prepared, new: Collection[str], known: Mapping[str, Known]) -> Iterator[dict[str, Any]]:
     """The rows to store, each with the same columns.
 
     Args:
         new: The email keys of the mailboxes that are new.
+        known: The mailboxes that the workspace had, for an import that updates.
     """
 
     def row(line: int, email: str, result: str, reason: str, key: str | None, warning: str) -> dict[str, Any]:
@@ -183,15 +207,20 @@ def _rows(prepared: Prepared, new: Collection[str]) -> Iterator[dict[str, Any]]:
     ).iter_rows():
         if key in new:
             yield row(line, email, Result.IMPORTED, "", key, warning)
+        elif key in known and known[key].reason is None:
+            yield row(line, email, Result.UPDATED, "", key, warning)
         else:
-            yield row(line, email, Result.SKIPPED, SkipReason.ALREADY_STORED, key, "")
+            reason = known[key].reason if key in known else SkipReason.ALREADY_STORED
+            yield row(line, email, Result.SKIPPED, reason or "", key, "")
     for repeated in prepared.duplicates[:MAX_ROWS_STORED]:
         yield row(repeated.line, repeated.email, Result.SKIPPED, repeated.reason, None, "")
     for error in prepared.errors[:MAX_ROWS_STORED]:
         yield row(error.line, error.email, Result.FAILED, error.reason, None, "")
 
 
-def _stored_before(connection: Connection, workspace_id: int, origin: Origin) -> tuple[int, dict[str, int]]:
+def _stored_before(
+    connection: Connection, workspace_id: int, origin: Origin
+) -> tuple[int, dict[str, int], dict[str, Known]]:
     """Return what `_store_once` returned when it stored this same import.
 
     Each request seals its fingerprint with a new nonce, so two requests never have the same one.
@@ -209,7 +238,18 @@ def _stored_before(connection: Connection, workspace_id: int, origin: Origin) ->
     if import_id is None:
         raise KeyTakenError
     query = select(col(Mailbox.email_key), col(Mailbox.id)).where(col(Mailbox.import_id) == import_id)
-    return import_id, {row.email_key: row.id for row in connection.execute(query)}
+    new = {row.email_key: row.id for row in connection.execute(query)}
+    rows = (
+        select(col(ImportRow.email_key), col(ImportRow.reason), col(Mailbox.id))
+        .join(Mailbox, col(Mailbox.email_key) == col(ImportRow.email_key))
+        .where(col(ImportRow.import_id) == import_id, col(Mailbox.workspace_id) == workspace_id)
+    )
+    known = {
+        row.email_key: Known(row.id, SkipReason(row.reason) if row.reason else None)
+        for row in connection.execute(rows)
+        if row.email_key not in new
+    }
+    return import_id, new, known
 
 
 def _candidate(row: dict[str, Any], settings: Settings, needs: Needs, *, test: bool) -> dict[str, Any]:

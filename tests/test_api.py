@@ -46,6 +46,8 @@ from sandbox.outlook import running
 from sandbox.script import Account
 from schemas.envelope import ERROR_CODES
 from schemas.labels import LABEL_RULE
+from schemas.responses import KEY_USED
+from schemas.sealing import Owner
 from schemas.settings import PREFIX, Settings
 from schemas.tables import ApiKey, Import, ImportRow, Mailbox, ProbeResult, Workspace, now
 from tasks.background import DEPLOYMENT, handed_to_prefect
@@ -547,6 +549,7 @@ def test_text_that_cannot_be_a_key_is_not_looked_up(api: Api) -> None:
         assert len(lookups) == 1
 
 
+@pytest.mark.slow
 def test_wrong_keys_are_limited_per_address(api: Api) -> None:
     """After 20 wrong keys, at any speed, only keys that the server has seen are looked up."""
     known, unknown = api.key(), api.key()
@@ -842,6 +845,30 @@ def test_form_fields_settle_how_the_file_is_read(api: Api) -> None:
     assert (row["email"], row["login"]) == ("jo@contoso.com", "x@old.example")
 
 
+def test_an_update_over_http(api: Api) -> None:
+    """`update=true` replaces passwords, counts them, and a repeated request gets the same answer."""
+    with api.client() as client:
+        send(client, csv_of(["ann@contoso.com", "old"], ["bob@contoso.com", "pw"]))
+        file = {"file": ("m.csv", csv_of(["ann@contoso.com", "new"], ["bob@contoso.com", "pw"]))}
+        plain = data_of(client.post(IMPORT, files=file))
+        assert plain == {"imported": 0, "skipped": 2, "failed": 0, "errors": []}
+        keyed = {"Idempotency-Key": "k"}
+        first = client.post(IMPORT, files=file, data={"update": "true"}, headers=keyed)
+        assert data_of(first) == {"imported": 0, "updated": 1, "skipped": 1, "failed": 0, "errors": []}
+        again = client.post(IMPORT, files=file, data={"update": "true"}, headers=keyed)
+        assert (again.json(), again.headers["X-Import-Id"]) == (first.json(), first.headers["X-Import-Id"])
+        assert error_of(client.post(IMPORT, files=file, headers=keyed), 409) == KEY_USED
+        number = first.headers["X-Import-Id"]
+        assert data_of(client.get(f"/v1/imports/{number}"))["updated"] == 1
+        listed = data_of(client.get(f"/v1/imports/{number}/rows", params={"status": "updated"}))["rows"]
+        assert [row["email"] for row in listed] == ["ann@contoso.com"]
+        assert error_of(client.post(IMPORT, files=file, data={"update": "1"}), 400) == (
+            "update: use true or false"
+        )
+    ann = next(row for row in rows_of(api.db, Mailbox) if row["email"] == "ann@contoso.com")
+    assert api.db.sealer.open(ann["password"], Owner("default", "ann@contoso.com", "password")) == "new"
+
+
 def test_rows_of_an_import(api: Api) -> None:
     """All rows can be read with their results by page, and by result, reason and warning."""
     file = csv_of(["ann@contoso.com", " p"], ["ann@contoso.com", "q"], ["bob@contoso.com", "p"], ["x", "p"])
@@ -1032,6 +1059,7 @@ def malformed(chance: random.Random) -> tuple[str, bytes]:
     return kind, bytes(body)
 
 
+@pytest.mark.slow
 def test_malformed_bodies_get_nothing_but_4xx_envelopes(api: Api) -> None:
     """Two thousand malformed bodies give 4xx in the envelope, quote nothing, and store nothing."""
     chance = random.Random(5)  # noqa: S311  the same bodies each time
@@ -1080,6 +1108,7 @@ def test_openapi_document_is_what_the_server_does(api: Api) -> None:
         check(excluded=excluded)
 
 
+@pytest.mark.slow
 def test_32_clients_with_overlapping_files_store_the_exact_union(either_api: Api) -> None:
     """No mailbox is lost or stored twice, and the counts of all responses match what is stored."""
     chance = random.Random(32)  # noqa: S311  the same files each time

@@ -281,6 +281,7 @@ def test_commands_allow_no_core_file(program: str, tmp_path: Path) -> None:
 # --- PostgreSQL ------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("either_settings", ["postgresql"], indirect=True)
 def test_postgresql_keeps_no_secret(
     either_settings: Settings, postgresql: PostgreSql, tmp_path: Path

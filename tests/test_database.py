@@ -101,6 +101,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_processes_that_open_a_new_database_at_once(tmp_path: Path) -> None:
     """Processes that open the same new database at once all succeed and share one key."""
     with ExitStack() as stack:

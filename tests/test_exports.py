@@ -217,7 +217,7 @@ SECRETS = st.sampled_from(["pw", "other", " edge", "it’s", "abcd efgh ijkl mno
 ROWS = st.tuples(ADDRESSES, SECRETS)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(ROWS, min_size=1, max_size=8, unique_by=lambda row: row[0].casefold()))
 def test_order_of_rows_changes_nothing(rows: list[tuple[str, str]]) -> None:
     """The same rows in another order give the same mailboxes, errors and warnings."""
@@ -230,7 +230,7 @@ def test_order_of_rows_changes_nothing(rows: list[tuple[str, str]]) -> None:
     assert found(rows) == found(rows[::-1])
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(ROWS, min_size=1, max_size=8))
 def test_no_password_is_dropped_silently(rows: list[tuple[str, str]]) -> None:
     """Each row has a result, and a skipped one says if its password is not the imported one."""

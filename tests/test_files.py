@@ -91,6 +91,7 @@ def test_created_files_are_private_with_any_umask(settings: Settings, tmp_path: 
     assert made == dict.fromkeys(files, 0o600) | dict.fromkeys(places, 0o700)
 
 
+@pytest.mark.slow
 def test_scan_leaves_nothing_to_others(watched: Shell) -> None:
     """Without a umask, from files that are open to all, a scan leaves only private files."""
     inbox = watched.folder / "watched" / "inbox"
@@ -456,7 +457,9 @@ def test_report_overwrites_no_other_file(fenced: Path) -> None:
     assert refuse_report(Path("/dev/null"), None) == Refusal(NO_REPORT)
     assert refuse_report(fenced / "deep", None) == Refusal(NO_REPORT)
     assert refuse_report(fenced / "link" / "new.csv", [fenced]) == Refusal(OUTSIDE)
-    assert refuse_report(fenced / "new.txt", [fenced]) == Refusal("The report must be a separate .csv file")
+    assert refuse_report(fenced / "new.txt", [fenced]) == Refusal(
+        "The report must be a separate .csv, .xlsx or .html file"
+    )
     assert refuse_report(fenced / "new.txt", None) is None
 
 

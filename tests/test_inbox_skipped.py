@@ -515,6 +515,7 @@ def scan_unprivileged(shell: Shell) -> tuple[str, str]:
     return done.stdout.strip(), done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root needs setpriv")
 def test_scan_imports_the_rest_and_names_bad_items_once(shell: Shell) -> None:
     """State, log, one notice and the doctor name the bad items; the second scan sends no notice."""
@@ -572,6 +573,7 @@ def test_full_disk_loses_nothing_and_is_told_once(shell: Shell) -> None:
     assert shell.rows("SELECT count(*) FROM mailbox") == [(2,)]
 
 
+@pytest.mark.slow
 def test_scan_imports_a_limited_number_of_files(shell: Shell) -> None:
     """A scan ends after its number of files, or after its time but at least one file; the next continues."""
     at(shell, shell.folder, WATCH_FILES_PER_SCAN="2")

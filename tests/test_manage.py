@@ -28,7 +28,7 @@ from flows import manage
 from sandbox.outlook import Account
 from schemas.csv_file import CsvTable, parse
 from schemas.reasons import Reason
-from schemas.sealing import new_key
+from schemas.sealing import Owner, new_key
 from schemas.settings import PREFIX, Settings
 from schemas.standing import MailboxStatus
 from schemas.tables import ImportRow, Mailbox, ProbeResult, now
@@ -205,7 +205,7 @@ def test_a_list_says_how_many_more_there_are(desk: Desk) -> None:
 def test_a_pipe_gets_whole_lines_and_a_terminal_what_fits(desk: Desk) -> None:
     """In a pipe a mailbox is one line with its whole diagnosis; a terminal of 80 columns gets what fits."""
     (line,) = [line for line in desk.run("mailboxes", "list").splitlines() if line.startswith(BOB)]
-    assert line.rstrip().endswith("then delete the mailbox here and import it again.")
+    assert line.rstrip().endswith("or use “mailboxes password”.")
     assert re.search(r"bob@contoso\.com +failed +demo +20\d\d-\d\d-\d\d \d\d:\d\d ", line)
     shown = desk.on_terminal("mailboxes", "list")
     assert max(map(len, shown.splitlines())) <= 80
@@ -512,6 +512,36 @@ def test_a_hand_over_of_a_past_import(desk: Desk, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "one.zip") as archive:
         assert set(archive.namelist()) == {"README.txt", "fix-passwords.csv", "letters/bob@contoso.com.txt"}
     desk.run("imports", "handover", "1", code=2)
+
+
+# --- A new password --------------------------------------------------
+
+
+@pytest.mark.usefixtures("tested")
+def test_a_new_password_for_one_mailbox(desk: Desk, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The password is read from standard input or typed twice, checked like a row, and makes it due."""
+
+    def give(text: str, email: str = BOB, code: int = 0) -> str:
+        monkeypatch.setattr("sys.stdin", io.StringIO(f"{text}\n"))
+        return desk.run("mailboxes", "password", email, code=code)
+
+    said = give("Canary-n3w")
+    assert said.startswith(f"Replaced: {BOB}. To test it now: ")
+    (bob,) = (row for row in rows_of(db, Mailbox) if row["email"] == BOB)
+    assert db.sealer.open(bob["password"], Owner("default", BOB, "password")) == "Canary-n3w"
+    assert (bob["status"], bob["smtp_state"]) == ("pending", "untested")
+    give("Canary-n3w", code=1)
+    assert "Already stored with this very password" in desk.said
+    give("••••••", code=2)
+    assert "dots or stars" in desk.said
+    give("", code=2)
+    give("pw", "nobody@contoso.com", code=1)
+    assert "Canary" not in said + desk.said
+    typed = iter(["one", "other", "Typed-1", "Typed-1"])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("flows.cli.mailboxes.getpass", lambda _prompt: next(typed))
+    desk.run("mailboxes", "password", BOB, code=2)
+    assert "Typed-1" not in desk.run("mailboxes", "password", BOB)
 
 
 # --- Check ---------------------------------------------------------

@@ -48,6 +48,7 @@ def test_refused_files_are_reported(shell: Shell, webhook: Webhook) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_tripped_guard_is_reported_with_counts(shell: Shell, webhook: Webhook) -> None:
     """When nearly all passwords of a file are wrong, the report has the run's counts, also for a retest."""
     rows = [[f"user{n}@contoso.com", PASSWORD] for n in range(8)]
@@ -79,6 +80,7 @@ async def test_address_is_in_no_log(
     assert webhook.secret not in caplog.text
 
 
+@pytest.mark.slow
 def test_unreachable_webhook_stops_nothing_and_is_not_named(shell: Shell) -> None:
     """If the webhook is unreachable, the error is logged without the address and the work continues."""
     address = f"http://127.0.0.1:9/{Webhook.secret}"

@@ -542,6 +542,7 @@ async def test_a_port_with_tls(start: StartOutlook, protocol: Protocol, scheme: 
     assert outlook.seen.passwords_received == 0
 
 
+@pytest.mark.slow
 async def test_a_silent_port(start: StartOutlook) -> None:
     """A port that never says anything, with or without TLS, has timed out."""
     outlook = await start({}, ServerFaults("hang:connect", "hang:connect"))

@@ -50,7 +50,7 @@ async def test_a_line_for_each_row(settings: Settings, start: StartOutlook, tmp_
         write_report.fn(tmp_path / "report.csv", db, stored.summary)
     found = written(tmp_path / "report.csv")
     assert [(row["line"], row["email"], row["result"], row["status"]) for row in found] == [
-        ("2", "anna@outlook.com", "imported", "failed"),
+        ("2", "anna@outlook.com", "imported", "partial"),
         ("3", "old@outlook.com", "skipped", ""),
         ("4", "anna@outlook.com", "skipped", ""),
         ("5", "unknown", "failed", ""),

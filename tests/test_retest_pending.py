@@ -79,6 +79,7 @@ def test_retest_skips_untested_imports_by_default(shell: Shell) -> None:
         assert "1 active" in shell.run("--held", module="flows.retest_pending")
 
 
+@pytest.mark.slow
 def test_guard_holds_the_rest_back_from_later_retests(shell: Shell) -> None:
     """Once the lockout guard has tripped, neither the run nor a later retest tries another password."""
     rows = [[f"user{n}@contoso.com", "wrong"] for n in range(60)]

@@ -236,6 +236,7 @@ def test_nothing_slow_happens_in_the_transaction(
 # At once.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workspaces", [("one", "one"), ("one", "two")])
 def test_two_imports_at_once(
     db: Database, either_settings: Settings, tmp_path: Path, workspaces: tuple[str, str]

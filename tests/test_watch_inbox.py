@@ -83,6 +83,7 @@ def test_each_file_leaves_for_its_place(watched: Shell) -> None:
     assert not [path for path in reports if secret in path.read_bytes()]
 
 
+@pytest.mark.slow
 def test_fixed_rows_are_imported_when_dropped_in_again(watched: Shell) -> None:
     """The file of failed rows, fixed and dropped in again, is imported; its error column is ignored."""
     inbox = watched.folder / "inbox"
@@ -98,6 +99,7 @@ def test_fixed_rows_are_imported_when_dropped_in_again(watched: Shell) -> None:
     assert watched.open_password("bob@contoso.com") == "q"
 
 
+@pytest.mark.slow
 def test_files_left_by_a_crash_are_picked_up_again(watched: Shell) -> None:
     """A file in processing/ without a living owner is imported by the next scan, and others are not."""
     folders = Folders(watched.folder)
@@ -112,6 +114,7 @@ def test_files_left_by_a_crash_are_picked_up_again(watched: Shell) -> None:
     assert watched.rows("SELECT email FROM mailbox") == [("dead@contoso.com",)]
 
 
+@pytest.mark.slow
 def test_file_that_breaks_off_stays_for_the_next_scan(watched: Shell) -> None:
     """If an outcome cannot be written, its file is kept, the others go on, and a later scan finishes it."""
     folders = Folders(watched.folder)
@@ -138,6 +141,7 @@ def test_file_that_breaks_off_stays_for_the_next_scan(watched: Shell) -> None:
     assert [name.split(".")[0] for name in files(folders.processed)] == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_import_runs_hang_under_the_scan(watched: Shell, prefect_server: str) -> None:
     """The run of each file is a child of the scan's run, and its artifact names the report."""
     write_csv(watched.folder / "inbox" / "child of a scan.csv", [["ann@contoso.com", "p"]])

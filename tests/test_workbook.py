@@ -77,6 +77,7 @@ ROW = st.tuples(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(ROW, min_size=1, max_size=6), st.permutations(COLUMNS))
 def test_a_table_gives_the_same_rows_in_every_format(rows: list[tuple[str, ...]], columns: list[str]) -> None:
@@ -608,6 +609,7 @@ def test_a_wide_sheet_before_the_mailboxes() -> None:
     assert table_of(sheets(Wide=wide, Mailboxes=MAILBOXES)).frame.height == 1
 
 
+@pytest.mark.slow
 def test_as_much_as_may_be_read() -> None:
     """10,000 rows of 100 columns are read."""
     cells = "<c t='inlineStr'><is><t>x</t></is></c>" * 98

@@ -62,6 +62,7 @@ def test_over_http(settings: Settings) -> None:
         assert (data["imported"], data["failed"], data["errors"]) == (1, 2, ERRORS)
 
 
+@pytest.mark.slow
 def test_watched_folder(watched: Shell) -> None:
     """The failed rows of a dropped workbook become a CSV, which is imported once it is fixed."""
     folders = Folders(watched.folder)

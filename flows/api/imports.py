@@ -112,18 +112,20 @@ def import_upload(upload: Upload, workspace: str, key: str | None, service: Serv
     Raises:
         HTTPException: 409 if the key was already used with another file or tag.
     """
-    origin = Origin(upload.file_name, workspace, upload.tag, test=True, needs=upload.needs)
+    origin = Origin(
+        upload.file_name, workspace, upload.tag, test=True, needs=upload.needs, update=upload.update
+    )
     if key is None:
         return store_upload(upload, origin, service)
     digest = digest_of(upload)
     owner = Owner(workspace, key, "fingerprint")
-    if answered := answered_before(owner, digest, service.mailboxes):
+    if answered := answered_before(owner, digest, service.mailboxes, update=upload.update):
         return answered
     sealed = service.mailboxes.sealer.seal(digest, owner)
     try:
         return store_upload(upload, origin._replace(idempotency_key=key, fingerprint=sealed), service)
     except KeyTakenError:  # the same request arrived twice at once, and the other one is already stored
-        answered = answered_before(owner, digest, service.mailboxes)
+        answered = answered_before(owner, digest, service.mailboxes, update=upload.update)
         if answered is None:
             raise
         return answered
@@ -135,6 +137,7 @@ def digest_of(upload: Upload) -> str:
     # A request without these fields has the digest that it had before they existed.
     chosen = (reading.encoding, sorted(reading.columns.items()), reading.trim, needs and str(needs))
     more = "" if reading == AS_IT_IS and needs is None else repr(chosen)
+    more += "update" if upload.update else ""
     return hashlib.sha256(f"{upload.tag or ''}{more}\n".encode() + upload.data).hexdigest()
 
 
@@ -150,12 +153,15 @@ def store_upload(upload: Upload, origin: Origin, service: Service) -> Answered |
     return Answered(stored.summary.envelope(), stored.import_id, untested=bool(stored.targets))
 
 
-def answered_before(owner: Owner, digest: str, mailboxes: Database) -> Answered | None:
+def answered_before(
+    owner: Owner, digest: str, mailboxes: Database, *, update: bool = False
+) -> Answered | None:
     """The first response to an idempotency key, or None if the key is new.
 
     Args:
         owner: The workspace and the key; the owner of the sealed fingerprint.
-        digest: SHA-256 of the tag and the file.
+        digest: SHA-256 of what the request asks for.
+        update: Whether it asks for an update.
 
     Raises:
         HTTPException: 409 if the key was used with another file or tag.
@@ -171,7 +177,8 @@ def answered_before(owner: Owner, digest: str, mailboxes: Database) -> Answered 
     found = find_import(mailboxes, owner.workspace, import_id, 0, MAX_ERRORS_SHOWN) if same else None
     if found is None:
         raise HTTPException(409, KEY_USED)
-    counts = {result.value: getattr(found, result) for result in Result}
+    told = [result for result in Result if update or result is not Result.UPDATED]
+    counts = {result.value: getattr(found, result) for result in told}
     errors = [(error.email, error.error) for error in found.errors]
     warned = find_rows(mailboxes, import_id, WARNED_ROWS, limit=MAX_ERRORS_SHOWN)
     return Answered(import_envelope(counts, errors, warnings_of(warned)), import_id, untested=False)
@@ -199,7 +206,7 @@ def show_import(
 class RowsPaging(Paging):
     """Which rows to list."""
 
-    status: Literal["imported", "skipped", "failed"] | None = Field(
+    status: Literal["imported", "updated", "skipped", "failed"] | None = Field(
         None, description="Only rows with this result."
     )
     reason: Annotated[str, Field(pattern="^[a-z_]{1,40}$")] | None = Field(

@@ -16,7 +16,7 @@ from schemas.refusals import CSV_REQUIRED, Refusal
 from schemas.standing import Needs
 
 MOST_PARTS = 20
-FIELDS = ("tag", "encoding", "map", "trim", "needs")
+FIELDS = ("tag", "encoding", "map", "trim", "needs", "update")
 NOT_MULTIPART = Refusal("The request is not valid multipart/form-data")
 
 
@@ -30,12 +30,15 @@ class Upload(Plaintext):
         tag: str | None = None,
         reading: Reading = AS_IT_IS,
         needs: Needs | None = None,
+        *,
+        update: bool = False,
     ) -> None:
         self.data = data
         self.file_name = file_name
         self.tag = tag
         self.reading = reading
         self.needs = needs
+        self.update = update
 
 
 @dataclass(repr=False)
@@ -152,20 +155,26 @@ def _upload(parts: list[Part]) -> Upload | Refusal:
     needs = "".join(fields["needs"])
     if needs and needs not in list(Needs):
         return Refusal(f"needs: use {', '.join(Needs)}")
-    return Upload(bytes(file.data), _bare(name), tag or None, reading, Needs(needs) if needs else None)
+    update = _flag("update", fields)
+    if isinstance(update, Refusal):
+        return update
+    wanted = Needs(needs) if needs else None
+    return Upload(bytes(file.data), _bare(name), tag or None, reading, wanted, update=update)
+
+
+def _flag(name: str, fields: Mapping[str, list[str]]) -> bool | Refusal:
+    value = "".join(fields[name])
+    return Refusal(f"{name}: use true or false") if value not in ("", "true", "false") else value == "true"
 
 
 def _reading(fields: Mapping[str, list[str]]) -> Reading | Refusal:
-    encodings, trims = fields["encoding"], fields["trim"]
-    if len(encodings) > 1 or len(trims) > 1:
-        return Refusal("Only one encoding and one trim per import")
-    trim = "".join(trims)
-    if trim not in ("", "true", "false"):
-        return Refusal("trim: use true or false")
+    if len(fields["encoding"]) > 1:
+        return Refusal("Only one encoding per import")
+    trim = _flag("trim", fields)
     columns = parse_columns(filter(None, fields["map"]))
-    if isinstance(columns, Refusal):
-        return columns
-    return Reading("".join(encodings) or None, columns, trim == "true")
+    if isinstance(trim, Refusal) or isinstance(columns, Refusal):
+        return trim if isinstance(trim, Refusal) else columns  # type: ignore[return-value]
+    return Reading("".join(fields["encoding"]) or None, columns, trim)
 
 
 def _text(data: bytes) -> str:

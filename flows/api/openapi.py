@@ -93,6 +93,11 @@ UPLOAD = {
                             "enum": list(Needs),
                             "description": "What the mailboxes are needed for. Only that is tested.",
                         },
+                        "update": {
+                            "type": "string",
+                            "enum": ["true", "false"],
+                            "description": "`true` gives mailboxes that are stored their new passwords.",
+                        },
                         "trim": {
                             "type": "string",
                             "enum": ["true", "false"],

@@ -25,6 +25,7 @@ from schemas.prepare import Prepared, prepare_rows
 from schemas.preview import preview
 from schemas.reading import Reading, parse_columns
 from schemas.refusals import CSV_REQUIRED, Refusal
+from schemas.rows import SkipReason
 from schemas.settings import Settings
 from schemas.standing import Needs
 from schemas.summary import Summary, summarize
@@ -63,6 +64,9 @@ class FileOptions:
         ),
     ] = ()
     trim: Annotated[bool, Parameter(help="Remove spaces around passwords.")] = False
+    update: Annotated[bool, Parameter(help="Give mailboxes that are stored already their new passwords.")] = (
+        False
+    )
     report: Annotated[
         Path | None,
         Parameter(
@@ -129,18 +133,25 @@ def show_check(
     if options.report and (refusal := refuse_report(options.report, None)):
         return print_refusal(refusal, say, as_json=options.json)
     keys = set(prepared.kept["email_key"])
-    summary = summarize(
-        prepared,
-        file.name,
-        options.workspace,
-        options.tag,
-        keys - stored_before(options, settings, keys, say),
-    )
+    stored = known_passwords(options, settings, prepared) if options.update else None
+    old = stored_before(options, settings, keys, say) if stored is None else set(stored)
+    summary = summarize(prepared, file.name, options.workspace, options.tag, keys - old, None, stored)
     show_summary(summary, options)
     if options.report:
         write_report_file(options.report, *preview(summary))
         say.print(f"Report: {options.report}", markup=False)
     return DONE
+
+
+def known_passwords(
+    options: ImportOptions, settings: Settings, prepared: Prepared
+) -> dict[str, SkipReason | None]:
+    """Email key of each mailbox that the workspace has → why an update would skip it, or None."""
+    from tasks.storage.database import database
+    from tasks.storage.updates import would_replace
+
+    with database(settings) as opened:
+        return would_replace(opened, options.workspace, prepared)
 
 
 def stored_before(options: ImportOptions, settings: Settings, keys: set[str], say: Console) -> set[str]:
@@ -185,6 +196,7 @@ def run(file: Path, options: ImportOptions, preview: Summary, say: Console) -> i
             columns=options.map,
             trim=options.trim,
             needs=options.needs,
+            update=options.update,
             return_state=True,
         )
 

@@ -81,7 +81,7 @@ def _row(one: ImportSummary) -> dict[str, object]:
 
 
 def rows_of(one: ImportSummary) -> int:
-    return one.imported + one.skipped + one.failed
+    return one.imported + one.updated + one.skipped + one.failed
 
 
 def _stacked(imports: Sequence[ImportSummary]) -> Table:
@@ -103,9 +103,9 @@ def _stacked(imports: Sequence[ImportSummary]) -> Table:
 
 
 def _rows(one: ImportSummary) -> str:
-    return (
-        f"{counted(rows_of(one), 'row')}: {one.imported} imported, {one.skipped} skipped, {one.failed} failed"
-    )
+    updated = f"{one.updated} updated, " if one.updated else ""
+    rest = f"{updated}{one.skipped} skipped, {one.failed} failed"
+    return f"{counted(rows_of(one), 'row')}: {one.imported} imported, {rest}"
 
 
 def _mailboxes(one: ImportSummary) -> str:

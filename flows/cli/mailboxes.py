@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
+from getpass import getpass
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -30,9 +31,11 @@ from schemas.responses import Mailbox, MailboxRecord, ProtocolResult
 from schemas.standing import MailboxStatus, Needs
 from schemas.tables import now
 from tasks.configuration import load_settings
+from tasks.hints import command
 from tasks.storage import mailbox_changes
 from tasks.storage.database import Database, database
 from tasks.storage.mailboxes import Filters, choose_mailboxes, count_mailboxes, find_mailboxes, find_record
+from tasks.storage.updates import check_password, replace_one
 
 COLUMNS = ("email", "status", "tag", "tested_at", "next_attempt", "why")
 MOST_NAMED = 5
@@ -193,6 +196,30 @@ def tag_mailboxes(
     will, word = ("will lose their tag", "Untagged") if not new else (f"will get the tag {new!r}", "Tagged")
     change = partial(mailbox_changes.tag_mailboxes, tag=new or None)
     return _change(emails, selection, will, word, change, all_=all_, yes=yes)
+
+
+def replace_password(email: Email, /, *, workspace: Workspace = DEFAULT_WORKSPACE) -> int:
+    """Give a mailbox a new password: typed twice without being shown, or from standard input."""
+    (key,) = keys_of([email]).values()
+    if sys.stdin.isatty():
+        password = getpass("New password: ")
+        if getpass("The same again: ") != password:
+            return wrong_usage("The two passwords differ. Nothing was changed.")
+    else:
+        password = sys.stdin.readline().rstrip("\r\n")
+    checked = check_password(email, password)
+    if isinstance(checked, str):
+        return wrong_usage(f"{checked}. Nothing was changed.")
+    with database(load_settings()) as opened:
+        known = replace_one(opened, workspace, key, checked)
+    if known is None:
+        tell(f"{cell(email)} is not in workspace {workspace!r}.")
+        return NOTHING_FOUND
+    if known.reason is not None:
+        tell(f"{known.reason.message}: {known.reason.remedy}.")
+        return NOTHING_FOUND
+    sys.stdout.write(f"Replaced: {cell(email)}. To test it now: {command('retest')}\n")
+    return DONE
 
 
 def set_needs(

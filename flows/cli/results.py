@@ -13,7 +13,7 @@ from flows.cli.output import print_json
 from schemas.labels import DEFAULT_WORKSPACE, counted
 from schemas.refusals import Refusal, sentence
 from schemas.standing import MailboxStatus
-from schemas.summary import MAX_ERRORS_SHOWN, Result, Summary
+from schemas.summary import MAX_ERRORS_SHOWN, Summary
 from schemas.verdicts import ProbeReport
 from tasks.hints import command
 
@@ -41,9 +41,9 @@ def print_summary(summary: Summary) -> None:
     rows = counted(len(summary.outcomes), "row")
     out.print(f"{summary.file}: {rows}{checked}", style="bold", markup=False)
     counts = Table()
-    for result in Result:
+    for result in summary.results:
         counts.add_column(result.value.capitalize(), justify="right")
-    counts.add_row(str(summary.imported), str(summary.skipped), str(summary.failed))
+    counts.add_row(*(str(getattr(summary, result)) for result in summary.results))
     out.print(counts)
     if causes := summary.causes() + summary.warnings():
         out.print(reasons_table("Rows", [(cause.rows, cause.reason, cause.remedy) for cause in causes]))

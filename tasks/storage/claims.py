@@ -12,7 +12,19 @@ from typing import Any, NamedTuple
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, bindparam, case, or_, select, update
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Connection,
+    RowMapping,
+    and_,
+    bindparam,
+    case,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlmodel import col
 
 from schemas.providers import Endpoint
@@ -219,6 +231,9 @@ def save(database: Database, verdicts: Sequence[tuple[Claimed, Verdict]]) -> Non
                 attempts=bindparam("new_attempts"),
                 next_attempt_at=bindparam("due"),
                 claimed_until=None,
+                old_password=case(
+                    (bindparam("judged", type_=Boolean) == true(), None), else_=col(Mailbox.old_password)
+                ),
                 tested_at=moment,
                 **{
                     f"{protocol}_{name}": bindparam(f"{protocol}_new_{name}")
@@ -230,6 +245,7 @@ def save(database: Database, verdicts: Sequence[tuple[Claimed, Verdict]]) -> Non
                 {
                     "mailbox_id": claimed.mailbox_id,
                     "new_status": verdict.status,
+                    "judged": verdict.status != MailboxStatus.PENDING,
                     "new_diagnosis": verdict.diagnosis,
                     "new_attempts": claimed.attempt if verdict.counted else claimed.attempt - 1,
                     "due": moment + verdict.pause if verdict.pause is not None else None,

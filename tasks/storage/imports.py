@@ -55,6 +55,7 @@ class RowFilters:
         return found
 
 
+IMPORT_COLUMNS = ("id", "tag", "created_at", "imported", "updated", "skipped", "failed")
 FAILED_ROWS = RowFilters(result=Result.FAILED)
 WARNED_ROWS = RowFilters(warned=True)
 
@@ -196,7 +197,7 @@ def _summaries(
         progress.setdefault(state.import_id, []).append(state)
     return [
         ImportSummary(
-            **{name: row[name] for name in ("id", "tag", "created_at", "imported", "skipped", "failed")},
+            **{name: row[name] for name in IMPORT_COLUMNS},
             file=row["file_name"],
             progress=_progress(progress.get(row["id"], [])),
         )

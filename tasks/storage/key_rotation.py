@@ -67,6 +67,7 @@ class Place(NamedTuple):
 
 PLACES = (
     Place(Mailbox, "password", col(Mailbox.password), col(Mailbox.email_key)),
+    Place(Mailbox, "old_password", col(Mailbox.old_password), col(Mailbox.email_key)),
     Place(Mailbox, "totp", col(Mailbox.totp), col(Mailbox.email_key)),
     Place(Import, "fingerprint", col(Import.fingerprint), col(Import.idempotency_key)),
 )

@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import RowMapping, select
+from sqlalchemy import RowMapping, or_, select
 from sqlmodel import col
 
 from schemas.outcomes import Answered, Document, Outcome
 from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason
 from schemas.rows import RowError, RowReason, SkipReason
-from schemas.summary import NOTE, Result
+from schemas.summary import NOTE, TAKEN, Result
 from schemas.tables import Import, ImportRow, Mailbox, ProbeResult, table_of
 from tasks.storage.database import Database, for_reading, through_restarts
 from tasks.storage.mailboxes import Filters, belongs_to, in_parts
@@ -62,7 +62,9 @@ def find_outcomes(
             .mappings()
             .all()
         )
-        chosen = [mailbox["import_id"] == import_id, *(filters.conditions() if filters else ())]
+        updated = [row["email_key"] for row in rows if row["result"] == Result.UPDATED]
+        of_import = or_(mailbox["import_id"] == import_id, mailbox["email_key"].in_(updated))
+        chosen = [of_import, *(filters.conditions() if filters else ())]
         mailboxes = (
             connection.execute(
                 select(*(mailbox[name] for name in _SHOWN))
@@ -83,7 +85,7 @@ def find_outcomes(
                 answers[answer["mailbox_id"], answer["protocol"]] = answer
     by_key = {one["email_key"]: one for one in mailboxes}
     outcomes = list(_of_rows(rows, by_key, answers, with_others=filters is None))
-    listed = {row["email_key"] for row in rows if row["result"] == Result.IMPORTED}
+    listed = {row["email_key"] for row in rows if row["result"] in TAKEN}
     outcomes += [_with_mailbox(None, "", one, answers) for key, one in by_key.items() if key not in listed]
     notes = [
         (row["line"], note) for row in rows if row["result"] == NOTE for note in row["warning"].splitlines()
@@ -99,7 +101,7 @@ def _document(found: RowMapping, workspace: str) -> Document:
         tag=found["tag"],
         created_at=found["created_at"],
         imported=found["imported"],
-        updated=0,
+        updated=found["updated"],
         skipped=found["skipped"],
         failed=found["failed"],
     )
@@ -113,11 +115,12 @@ def _of_rows(
     with_others: bool,
 ) -> Iterable[Outcome]:
     for row in rows:
-        if row["result"] == Result.IMPORTED:
+        if row["result"] in TAKEN:
             if (one := mailboxes.get(row["email_key"])) is not None:
-                yield _with_mailbox(row["line"], row["warning"], one, answers)
+                outcome = _with_mailbox(row["line"], row["warning"], one, answers)
+                yield replace(outcome, result=row["result"])
             elif with_others:  # the mailbox was deleted
-                yield Outcome(row["line"], row["email"], None, Result.IMPORTED, warning=row["warning"])
+                yield Outcome(row["line"], row["email"], None, row["result"], warning=row["warning"])
         elif with_others and row["result"] != NOTE:
             yield _without_mailbox(row)
 
