@@ -102,7 +102,11 @@ class Verdict:
     @property
     def headline(self) -> str:
         """The result of each protocol in a few words."""
-        return ", ".join(f"{a.protocol.upper()}: {a.reason.explanation.title}" for a in self.answers)
+        return ", ".join(f"{a.protocol.upper()}: {self.reason_of(a).explanation.title}" for a in self.answers)
+
+    def reason_of(self, answer: Answer) -> Reason:
+        """The reason of an answer in the light of both protocols."""
+        return self.standings[answer.protocol].reason or answer.reason
 
     @property
     def diagnosis(self) -> str:
@@ -283,7 +287,10 @@ class ProbeReport:
         """A row per mailbox, the failed ones first."""
         rows: list[dict[str, object]] = []
         for verdict in self.sorted():
-            said = {answer.protocol: answer for answer in verdict.answers}
+            said = {
+                answer.protocol: answer._replace(reason=verdict.reason_of(answer))
+                for answer in verdict.answers
+            }
             rows.append(
                 {
                     "email": verdict.email,

@@ -253,8 +253,13 @@ def app_password(cell: str) -> str:
 
 
 def test_verdicts_are_shown(upgraded: Database, stored: dict[str, Rows]) -> None:
-    """Status, diagnosis and answers of every mailbox read as they were stored."""
+    """Status, diagnosis and answers of every mailbox read as they were stored, judged together."""
     found = {}
+    judged = {
+        (row["id"], protocol): row[f"{protocol}_reason"]
+        for row in rows_of(upgraded, Mailbox)
+        for protocol in ("smtp", "imap")
+    }
     for workspace in WORKSPACES:
         for mailbox in find_mailboxes(upgraded, workspace, 0, 200, Filters()).mailboxes:
             detail = find_mailbox(upgraded, workspace, mailbox.id)
@@ -266,7 +271,11 @@ def test_verdicts_are_shown(upgraded: Database, stored: dict[str, Rows]) -> None
             MailboxStatus(status_now(row, stored)),
             row["diagnosis"],
             {
-                (answer["protocol"], Reason(answer["reason"]), answer["server_text"])
+                (
+                    answer["protocol"],
+                    Reason(judged[row["id"], answer["protocol"]] or answer["reason"]),
+                    answer["server_text"],
+                )
                 for answer in stored["probe_result"]
                 if answer["mailbox_id"] == row["id"]
             },

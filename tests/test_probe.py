@@ -198,7 +198,9 @@ async def test_answers_are_judged_together(
 async def test_exchanges_own_refusals_trip_the_guard(arrange: Arrange) -> None:
     """Passwords that both protocols reject in Exchange's own words stop the run like wrong passwords."""
     refused = Account("pw", "identity-refused", "login-failed")
-    run = await arrange({f"user{n}@contoso.com": refused for n in range(80)}, guard_after=20)
+    run = await arrange(
+        {f"user{n}@contoso.com": refused for n in range(60)}, guard_after=10, probe_concurrency=5
+    )
     report = (await run.probe()).report()
     assert report.stopped is Stop.GUARD
     assert report.untested > 0

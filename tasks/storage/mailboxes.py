@@ -171,7 +171,7 @@ def find_mailbox(database: Database, workspace: str, mailbox_id: int) -> Mailbox
         found = connection.execute(query).mappings().first()
         if found is None:
             return None
-        return MailboxDetail(**_shown(found), results=_last_answers(connection, mailbox_id))
+        return MailboxDetail(**_shown(found), results=_last_answers(connection, found))
 
 
 def find_record(database: Database, workspace: str, key: str) -> MailboxRecord | None:
@@ -192,7 +192,7 @@ def find_record(database: Database, workspace: str, key: str) -> MailboxRecord |
         found = connection.execute(query).mappings().first()
         if found is None:
             return None
-        results = _last_answers(connection, found["id"])
+        results = _last_answers(connection, found)
     until = found["claimed_until"]
     return MailboxRecord(
         **_shown(found),
@@ -206,18 +206,21 @@ def find_record(database: Database, workspace: str, key: str) -> MailboxRecord |
     )
 
 
-def _last_answers(connection: Connection, mailbox_id: int) -> list[ProtocolResult]:
-    """Return the last answer of each protocol, SMTP first.
+def _last_answers(connection: Connection, mailbox: RowMapping) -> list[ProtocolResult]:
+    """Return the last answer of each protocol, SMTP first, with its reason in the light of both protocols.
 
     Attempts start again from 1 when a mailbox is made due again, so the time decides which is the last.
     """
     query = (
         select(table_of(ProbeResult))
-        .where(col(ProbeResult.mailbox_id) == mailbox_id)
+        .where(col(ProbeResult.mailbox_id) == mailbox["id"])
         .order_by(col(ProbeResult.at), col(ProbeResult.attempt))
     )
     last = {row["protocol"]: row for row in connection.execute(query).mappings()}
-    return [_protocol_result(row) for _, row in sorted(last.items())[::-1]]
+    return [
+        _protocol_result(row, Reason(mailbox[f"{protocol}_reason"] or row["reason"]))
+        for protocol, row in sorted(last.items())[::-1]
+    ]
 
 
 def all_rows(database: Database, query: Select[*tuple[Any, ...]]) -> list[RowMapping]:
@@ -247,10 +250,11 @@ def _shown(row: RowMapping) -> dict[str, Any]:
     }
 
 
-def _protocol_result(row: RowMapping) -> ProtocolResult:
-    explanation = Reason(row["reason"]).explanation
+def _protocol_result(row: RowMapping, reason: Reason) -> ProtocolResult:
+    explanation = reason.explanation
     return ProtocolResult(
-        **{name: row[name] for name in ("protocol", "attempt", "at", "reason", "stage", "server_text")},
+        **{name: row[name] for name in ("protocol", "attempt", "at", "stage", "server_text")},
+        reason=reason,
         host=row["host"],
         milliseconds=row["milliseconds"],
         title=explanation.title,
