@@ -161,7 +161,7 @@ async def test_a_silent_domain_delays_no_other(server: DnsServer, brief: float) 
 
 
 async def test_large_answers(server: DnsServer) -> None:
-    """An answer of common size is read. One that does not fit into a datagram means nothing, and is not asked for again."""
+    """An answer of common size is read. One that is too large for a datagram means nothing, and ends it."""
     server.zone = {
         "contoso.com": [f"{at} alt{at}.{'x' * 30}{at}.google.com." for at in range(1, 20)],
         "huge.example": [f"{at} a{at}.google.com." for at in range(3000)],
