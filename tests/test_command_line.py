@@ -101,8 +101,9 @@ def test_prefect_server_that_does_not_answer_is_not_a_refusal(offline: Shell) ->
     assert offline.is_untouched()
 
 
+@pytest.mark.sqlite
 def test_check_imports_neither_prefect_nor_sqlalchemy(offline: Shell) -> None:
-    """`--check` imports neither Prefect nor the database modules, and creates no file."""
+    """Without a database `--check` imports neither Prefect nor the database modules, and creates no file."""
     program = (
         "import sys; from flows.cli.app import main; "
         f"code = main(['import', {str(SAMPLES / 'mailboxes.csv')!r}, '--check']); "
