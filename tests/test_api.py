@@ -1087,7 +1087,7 @@ def test_openapi_document_is_what_the_server_does(api: Api) -> None:
     schema = schemathesis.openapi.from_url(f"{api.url}/openapi.json")
     key = api.key(None)
     operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
-    assert len(operations) == 6
+    assert len(operations) == 7
     for operation, mode in product(operations, GenerationMode):
         if mode is GenerationMode.NEGATIVE and not operation.path.startswith("/v1/"):
             continue  # it has no parameters that could be wrong

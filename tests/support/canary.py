@@ -152,7 +152,7 @@ STEPS = {
     "summary": "tasks.report:acreate_markdown_artifact",
     "probe": "tasks.login.smtp:to_base64",
     "verdict": "tasks.probe:decide_verdict",
-    "report": "tasks.report:write_privately",
+    "report": "tasks.files.report_file:write_privately",
 }
 
 
