@@ -48,7 +48,7 @@ def test_import_with_everything_on_one_postgresql(postgresql: PostgreSql, tmp_pa
             assert importing.returncode == 0, errors
             assert json.loads(output) == CONTRACT
             found = shell.rows("SELECT status FROM mailbox")
-            assert Counter(found) == {("active",): 15, ("failed",): 4, ("pending",): 1}
+            assert Counter(found) == {("active",): 15, ("failed",): 2, ("partial",): 2, ("pending",): 1}
             with psycopg.connect(runs) as connection:
                 states = connection.execute("SELECT name, state_type FROM flow_run").fetchall()
             assert states == [("mailboxes.csv to default", "COMPLETED")]

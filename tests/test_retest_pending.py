@@ -105,7 +105,7 @@ def test_failed_mailbox_is_tested_again_on_request(shell: Shell) -> None:
     folder = shell.folder
     file = write_csv(folder / "in.csv", [["ann@contoso.com", "p"]])
     with running(
-        {"ann@contoso.com": Account("p", smtp="smtp-auth-disabled-tenant")}, folder=folder
+        {"ann@contoso.com": Account("p", "smtp-auth-disabled-tenant", "basic-auth-disabled")}, folder=folder
     ) as outlook:
         shell.environment |= at(outlook)
         assert "1 failed" in shell.run(file)
