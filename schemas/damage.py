@@ -15,6 +15,8 @@ _INVISIBLE = "\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\u
 _EDGES = re.compile(rf"\A[\s{_INVISIBLE}]+|[\s{_INVISIBLE}]+\Z")
 # Microsoft shows an app password as four groups of four letters; the spaces are not part of it.
 _GROUPS = re.compile(rf"[a-z]{{4}}(?:[\s{_INVISIBLE}]+[a-z]{{4}}){{3}}|[a-z]{{16}}")
+# What may be an app password, in any case, where the cell is only suspected to hold one.
+LIKE_AN_APP_PASSWORD = re.compile(r"[a-z]{16}|[a-z]{4}( [a-z]{4}){3}", re.IGNORECASE)
 _FORMULA = re.compile(r'="([^"]*)"')
 
 

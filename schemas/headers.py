@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from schemas.bounds import DEFAULT_BOUNDS, Bounds
-from schemas.labels import printable
+from schemas.damage import LIKE_AN_APP_PASSWORD
+from schemas.labels import shortened
 from schemas.refusals import COLUMNS_REQUIRED, Refusal
 
 FIELDS = ("email", "password", "name", "totpsecret", "login")
@@ -252,8 +253,7 @@ def _rank(field: str, name: str) -> int:
 
 def shown(header: str) -> str:
     """A header on one line, printable and shortened for display."""
-    line = " ".join(printable(header).split())
-    return line if len(line) <= LONGEST_SHOWN_HEADER else line[: LONGEST_SHOWN_HEADER - 1] + "…"
+    return shortened(header, LONGEST_SHOWN_HEADER)
 
 
 _SECRET_NAMES = {
@@ -300,7 +300,6 @@ def _secret_held(name: str, values: Sequence[str]) -> str:
 
 
 _PLAIN_HEADER = re.compile(r"[^\W\d_][^\W\d]*(?:[ _./()\[\]*'-]+[^\W\d]+)*[ )\]*]*\d?")
-_LIKE_AN_APP_PASSWORD = re.compile(r"[a-z]{16}|[a-z]{4}( [a-z]{4}){3}", re.IGNORECASE)
 _EXAMPLE = "add a header line such as email,password,name"
 
 
@@ -367,6 +366,6 @@ def _surely_header(cells: Sequence[str], names: set[str]) -> bool:
     return bool(names & known) and all(
         normalise(cell) in known
         or not cell.strip()
-        or (_PLAIN_HEADER.fullmatch(cell.strip()) and not _LIKE_AN_APP_PASSWORD.fullmatch(cell.strip()))
+        or (_PLAIN_HEADER.fullmatch(cell.strip()) and not LIKE_AN_APP_PASSWORD.fullmatch(cell.strip()))
         for cell in cells
     )

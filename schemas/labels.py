@@ -25,6 +25,12 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text)
 
 
+def shortened(text: str, longest: int = 500) -> str:
+    """A text on one line without control characters, of at most so many characters."""
+    line = " ".join(printable(text).split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
 def is_label(text: str) -> bool:
     """Whether a text may be the name of a tag or a workspace; see `LABEL_RULE`."""
     return len(text) <= LONGEST_LABEL and re.fullmatch(LABEL_PATTERN, text) is not None

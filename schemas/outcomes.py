@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from schemas.actors import ORDER, decide_actor, is_personal
 from schemas.classify import CREDENTIALS_REJECTED
-from schemas.labels import counted, printable
+from schemas.labels import counted, shortened
 from schemas.powershell import literal
 from schemas.providers import MICROSOFT_IMAP, MICROSOFT_SMTP
 from schemas.reasons import Actor, Protocol, Reason
@@ -342,12 +342,6 @@ def said(answer: Answered | None, outcome: Outcome) -> str:
     if answer is None:
         return "not tried" if outcome.answers else ""
     return f"{answer.title}: {answer.server_text}" if answer.server_text else answer.title
-
-
-def shortened(text: str, longest: int = 500) -> str:
-    """One line without control characters, of at most so many characters."""
-    line = " ".join(printable(text).split())
-    return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 def utc(at: datetime) -> str:

@@ -6,7 +6,11 @@ import csv
 import io
 from collections.abc import Iterable
 
-from schemas.outcomes import Outcome, said, shortened
+from schemas.labels import shortened
+from schemas.outcomes import (
+    Outcome,
+    said,
+)
 from schemas.summary import NOTE, defused
 
 COLUMNS = (

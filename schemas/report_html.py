@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
-from schemas.labels import counted
+from schemas.labels import counted, shortened
 from schemas.outcomes import (
     Action,
     Answered,
@@ -20,12 +20,11 @@ from schemas.outcomes import (
     forecast,
     named_domains,
     result_of,
-    shortened,
     utc,
     who_has_to_act,
 )
 from schemas.reasons import Actor, Protocol, Reason
-from schemas.report_style import SCRIPT, STYLE
+from schemas.report_style import GENERATOR, SCRIPT, STYLE
 
 ADDRESSES_NAMED = 8
 # What a row can be: the class of its colour, and the words of the legend.
@@ -68,7 +67,7 @@ def report_html(document: Document, outcomes: Iterable[Outcome]) -> str:
     return (
         "<!doctype html>\n"
         '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="generator" content="outlook-import">\n'
+        f"{GENERATOR}\n"
         f'<meta http-equiv="Content-Security-Policy" content="{_policy()}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="referrer" content="no-referrer">\n'

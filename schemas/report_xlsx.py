@@ -11,6 +11,7 @@ from xlsxwriter import Workbook
 from xlsxwriter.format import Format
 from xlsxwriter.worksheet import Worksheet
 
+from schemas.labels import shortened
 from schemas.outcomes import (
     Action,
     Document,
@@ -20,7 +21,6 @@ from schemas.outcomes import (
     forecast,
     result_of,
     said,
-    shortened,
     utc,
     who_has_to_act,
 )

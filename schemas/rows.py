@@ -24,7 +24,7 @@ from pandera.polars import PolarsData
 from pyotp.totp import TOTP
 
 from schemas.csv_file import CsvTable
-from schemas.damage import Cell, blank, clean_email, clean_password, damage_of
+from schemas.damage import LIKE_AN_APP_PASSWORD, Cell, blank, clean_email, clean_password, damage_of
 from schemas.labels import counted
 from schemas.misspellings import intended_domain
 from schemas.other_providers import consumer_provider
@@ -191,6 +191,14 @@ class RowError(NamedTuple):
     def __str__(self) -> str:
         """All about it on one line: line, error, remedy and code."""
         return f"line {self.line}: {self.message}; {self.reason.remedy} ({self.reason})"
+
+
+def why_not_imported(line: int, email: str, code: str) -> tuple[str, str]:
+    """Message and remedy of a row that was not imported, by its code: a `RowReason` or a `SkipReason`."""
+    if code in list(SkipReason):
+        return SkipReason(code).message, SkipReason(code).remedy
+    error = RowError(line, email, RowReason(code))
+    return error.message, error.reason.remedy
 
 
 class Duplicate(NamedTuple):
@@ -604,8 +612,6 @@ def _totp_from_uri(text: str) -> TOTP:
     )
 
 
-# An app password in the wrong column: sixteen letters, with or without Microsoft's spaces.
-_LIKE_A_PASSWORD = re.compile(r"[a-z]{16}|[a-z]{4}( [a-z]{4}){3}", re.IGNORECASE)
 _COMMON_ENDINGS = (".com", ".net", ".org")
 
 
@@ -642,7 +648,7 @@ def _like_an_address(cell: str, domains: Collection[str]) -> bool:
         return "." in domain or not re.search(r"\d", domain)
     if cell.casefold().endswith((*_COMMON_ENDINGS, *domains)):
         return True
-    return bool(cell) and not re.search(r"\d", cell) and not _LIKE_A_PASSWORD.fullmatch(cell)
+    return bool(cell) and not re.search(r"\d", cell) and not LIKE_AN_APP_PASSWORD.fullmatch(cell)
 
 
 def dedupe(valid: pl.DataFrame) -> Deduped | Refusal:

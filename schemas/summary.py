@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from schemas.envelope import success
 from schemas.labels import counted
 from schemas.prepare import Prepared
-from schemas.rows import RowError, RowReason, SkipReason
+from schemas.rows import RowError, SkipReason, why_not_imported
 
 MAX_ERRORS_SHOWN = 50
 MAX_ROWS_STORED = 1000  # of the failed and of the repeated rows of an import, each
@@ -33,6 +33,11 @@ class Result(StrEnum):
 TAKEN = (Result.IMPORTED, Result.UPDATED)
 
 
+def results_of(*, update: bool) -> tuple[Result, ...]:
+    """The results that an import can have, in the order that they are shown in."""
+    return tuple(result for result in Result if update or result is not Result.UPDATED)
+
+
 class Outcome(NamedTuple):
     """The result of one row.
 
@@ -50,9 +55,7 @@ class Outcome(NamedTuple):
     @property
     def remedy(self) -> str:
         """What the user can do about a row that was not imported, or ""."""
-        if not self.code:
-            return ""
-        return (RowReason if self.result is Result.FAILED else SkipReason)(self.code).remedy
+        return why_not_imported(self.line, self.email, self.code)[1] if self.code else ""
 
 
 class Warned(NamedTuple):
@@ -107,8 +110,8 @@ class Summary:
 
     @property
     def results(self) -> tuple[Result, ...]:
-        """The results that the import can have, in the order that they are shown in."""
-        return tuple(result for result in Result if self.update or result is not Result.UPDATED)
+        """The results that the import can have; see `results_of`."""
+        return results_of(update=self.update)
 
     @property
     def skipped(self) -> int:

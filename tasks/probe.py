@@ -218,6 +218,7 @@ class Probing:
     async def _test(self, mailbox: Claimed, logger: Logger) -> Verdict | None:
         """Test one mailbox over each protocol that is to ask; None if the run stops before the verdict."""
         answers: list[Answer] = []
+        verdict = self._decide(mailbox, answers)
         alarm = False
         for protocol in mailbox.asked:
             answer = await self._probe(protocol, mailbox)
@@ -233,10 +234,9 @@ class Probing:
         if alarm and not self.stopped:
             self.stopped = Stop.GUARD
             async with self._storing:
-                tested = {verdict.mailbox_id for verdict in self.verdicts}
+                tested = {one.mailbox_id for one in self.verdicts}
                 rest = [mailbox_id for mailbox_id in self._mailbox_ids if mailbox_id not in tested]
                 await asyncio.to_thread(hold_back, self._database, rest)
-        verdict = self._decide(mailbox, answers)
         await self._store(mailbox, verdict)
         logger.info("%s: %s. %s", mailbox.email, verdict.status, verdict.diagnosis)
         self._observer.verdict(verdict)

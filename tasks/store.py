@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -19,7 +20,7 @@ from schemas.rows import SkipReason
 from schemas.sealing import Owner, Sealer
 from schemas.settings import Settings
 from schemas.standing import MailboxStatus, Needs
-from schemas.summary import MAX_ROWS_STORED, NOTE, Result, Summary, summarize
+from schemas.summary import MAX_ROWS_STORED, NOTE, TAKEN, Result, Summary, summarize
 from schemas.tables import Import, ImportRow, Mailbox, now
 from schemas.verdicts import Target
 from tasks.crash import unquoted
@@ -86,11 +87,7 @@ def store(prepared: Prepared, origin: Origin, database: Database, settings: Sett
     kept = seal(prepared.kept, origin.workspace, database.sealer)
     needs = origin.needs or settings.needs
     candidates = [_candidate(row, settings, needs, test=origin.test) for row in kept.iter_rows(named=True)]
-    passwords = dict(prepared.kept.select("email_key", "password").iter_rows())
-    import_id, ids, known = _store_once(database, candidates, prepared, origin, passwords)
-    stored = {key: one.reason for key, one in known.items()} if origin.update else None
-    summary = summarize(prepared, origin.file_name, origin.workspace, origin.tag, ids, import_id, stored)
-    due = ids | {key: one.mailbox_id for key, one in known.items() if one.reason is None}
+    import_id, summary, due = _store_once(database, candidates, prepared, origin)
     targets = tuple(
         Target(
             due[candidate["email_key"]],
@@ -130,17 +127,14 @@ def _store_once(
     candidates: list[dict[str, Any]],
     prepared: Prepared,
     origin: Origin,
-    passwords: Mapping[str, str],
-) -> tuple[int, dict[str, int], dict[str, Known]]:
+) -> tuple[int, Summary, dict[str, int]]:
     """Store an import, or find it if it was stored and the connection was lost before the answer.
 
     Args:
         candidates: A mailbox for each row that was kept.
-        passwords: The password of each, by email key.
 
     Returns:
-        The import's id, email key → mailbox id of the new mailboxes, and for an import that updates, the
-        mailboxes that the workspace had.
+        The import's id, the result of each row, and email key → mailbox id of what there is to test.
     """
     with database.engine.begin() as connection:
         workspace_id = workspace_id_of(connection, origin.workspace)
@@ -161,61 +155,63 @@ def _store_once(
             .returning(col(Import.id))
         )
         if import_id is None:
-            return _stored_before(connection, workspace_id, origin)
+            return _told(prepared, origin, *_stored_before(connection, workspace_id, origin))
         shared = {"workspace_id": workspace_id, "import_id": import_id, "tag": origin.tag}
         ids = _insert_new(connection, [candidate | shared for candidate in candidates])
         known: dict[str, Known] = {}
         if origin.update:
             old = [candidate for candidate in candidates if candidate["email_key"] not in ids]
+            passwords = dict(prepared.kept.select("email_key", "password").iter_rows())
             known = replace_passwords(
                 connection, workspace_id, origin.workspace, old, passwords, database.sealer
             )
-        updated = sum(one.reason is None for one in known.values())
-        skipped = len(candidates) - len(ids) - updated + len(prepared.duplicates)
-        connection.execute(
-            update(Import)
-            .where(col(Import.id) == import_id)
-            .values(imported=len(ids), skipped=skipped, updated=updated)
-        )
-        if rows := list(_rows(prepared, ids, known)):
+        _, summary, due = _told(prepared, origin, import_id, ids, known)
+        counts = {"imported": summary.imported, "updated": summary.updated, "skipped": summary.skipped}
+        connection.execute(update(Import).where(col(Import.id) == import_id).values(counts))
+        if rows := list(_rows(prepared, summary)):
             connection.execute(insert(ImportRow), [{"import_id": import_id, **row} for row in rows])
-        return import_id, ids, known
+        return import_id, summary, due
 
 
-def _rows(prepared: Prepared, new: Collection[str], known: Mapping[str, Known]) -> Iterator[dict[str, Any]]:
-    """The rows to store, each with the same columns.
+def _told(
+    prepared: Prepared, origin: Origin, import_id: int, new: dict[str, int], known: Mapping[str, Known]
+) -> tuple[int, Summary, dict[str, int]]:
+    """What `_store_once` returns.
 
     Args:
-        new: The email keys of the mailboxes that are new.
+        new: Email key → mailbox id of the new mailboxes.
         known: The mailboxes that the workspace had, for an import that updates.
     """
+    stored = {key: one.reason for key, one in known.items()} if origin.update else None
+    summary = summarize(prepared, origin.file_name, origin.workspace, origin.tag, new, import_id, stored)
+    updated = {key: one.mailbox_id for key, one in known.items() if one.reason is None}
+    return import_id, summary, new | updated
 
-    def row(line: int, email: str, result: str, reason: str, key: str | None, warning: str) -> dict[str, Any]:
-        return {
-            "line": line,
-            "email": email[:254],
-            "result": result,
-            "reason": reason,
-            "email_key": key,
-            "warning": warning,
-        }
 
+def _rows(prepared: Prepared, summary: Summary) -> Iterator[dict[str, Any]]:
+    """The rows to store, each with the same columns: those of mailboxes, and the first of the others."""
+    keys = dict(prepared.kept.select("line", "email_key").iter_rows())
+    others: Counter[Result] = Counter()
     if prepared.notes:
-        yield row(prepared.header_line, "", NOTE, "", None, "\n".join(prepared.notes))
-    for line, email, key, warning in prepared.kept.select(
-        "line", "email", "email_key", "warning"
-    ).iter_rows():
-        if key in new:
-            yield row(line, email, Result.IMPORTED, "", key, warning)
-        elif key in known and known[key].reason is None:
-            yield row(line, email, Result.UPDATED, "", key, warning)
-        else:
-            reason = known[key].reason if key in known else SkipReason.ALREADY_STORED
-            yield row(line, email, Result.SKIPPED, reason or "", key, "")
-    for repeated in prepared.duplicates[:MAX_ROWS_STORED]:
-        yield row(repeated.line, repeated.email, Result.SKIPPED, repeated.reason, None, "")
-    for error in prepared.errors[:MAX_ROWS_STORED]:
-        yield row(error.line, error.email, Result.FAILED, error.reason, None, "")
+        yield _row(prepared.header_line, NOTE, warning="\n".join(prepared.notes))
+    for line, email, result, reason, code in summary.outcomes:
+        others[result] += line not in keys
+        if line in keys or others[result] <= MAX_ROWS_STORED:
+            warning = reason if result in TAKEN else ""
+            yield _row(line, result, email[:254], code, keys.get(line), warning)
+
+
+def _row(
+    line: int, result: str, email: str = "", reason: str = "", key: str | None = None, warning: str = ""
+) -> dict[str, Any]:
+    return {
+        "line": line,
+        "email": email,
+        "result": result,
+        "reason": reason,
+        "email_key": key,
+        "warning": warning,
+    }
 
 
 def _stored_before(

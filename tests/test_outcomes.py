@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 
 from schemas.actors import ACTORS, decide_actor, is_personal
+from schemas.labels import shortened
 from schemas.outcomes import (
     Outcome,
     actions,
     filled_in,
     forecast,
     result_of,
-    shortened,
     who_has_to_act,
 )
 from schemas.providers import CONSUMER_IMAP, MICROSOFT_IMAP

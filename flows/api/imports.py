@@ -24,7 +24,7 @@ from schemas.reading import AS_IT_IS
 from schemas.refusals import Refusal, too_large
 from schemas.responses import KEY_USED, Envelope, Import, ImportCounts, RowPage, StoredRow, documented
 from schemas.sealing import Owner, UnsealError
-from schemas.summary import MAX_ERRORS_SHOWN, Result, Warned, import_envelope
+from schemas.summary import MAX_ERRORS_SHOWN, Warned, import_envelope, results_of
 from tasks.storage.database import Database, require_workspace
 from tasks.storage.imports import WARNED_ROWS, RowFilters, find_import, find_keyed_import, find_rows
 from tasks.store import KeyTakenError, Origin, store
@@ -177,8 +177,7 @@ def answered_before(
     found = find_import(mailboxes, owner.workspace, import_id, 0, MAX_ERRORS_SHOWN) if same else None
     if found is None:
         raise HTTPException(409, KEY_USED)
-    told = [result for result in Result if update or result is not Result.UPDATED]
-    counts = {result.value: getattr(found, result) for result in told}
+    counts = {result.value: getattr(found, result) for result in results_of(update=update)}
     errors = [(error.email, error.error) for error in found.errors]
     warned = find_rows(mailboxes, import_id, WARNED_ROWS, limit=MAX_ERRORS_SHOWN)
     return Answered(import_envelope(counts, errors, warnings_of(warned)), import_id, untested=False)

@@ -171,9 +171,11 @@ def _reading(fields: Mapping[str, list[str]]) -> Reading | Refusal:
     if len(fields["encoding"]) > 1:
         return Refusal("Only one encoding per import")
     trim = _flag("trim", fields)
+    if isinstance(trim, Refusal):
+        return trim
     columns = parse_columns(filter(None, fields["map"]))
-    if isinstance(trim, Refusal) or isinstance(columns, Refusal):
-        return trim if isinstance(trim, Refusal) else columns  # type: ignore[return-value]
+    if isinstance(columns, Refusal):
+        return columns
     return Reading("".join(fields["encoding"]) or None, columns, trim)
 
 

@@ -9,9 +9,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from flows.cli.exit_codes import DONE, NOTHING_FOUND, REFUSED
+from flows.cli.exit_codes import DONE, REFUSED
 from flows.cli.options import ImportId, Workspace
-from flows.cli.output import cell, tell, wrong_usage
+from flows.cli.output import cell, no_such_import, tell, wrong_usage
 from flows.cli.selection import Selection
 from schemas.handover import handover
 from schemas.handover.readme import README
@@ -45,7 +45,7 @@ def write_report(
         with database(load_settings()) as opened:
             found = find_outcomes(opened, workspace, import_id)
         if found is None:
-            return _no_such_import(import_id, workspace)
+            return no_such_import(import_id, workspace)
         write_report_file(to, *found)
     except OSError as error:
         return wrong_usage(f"{cell(to)} cannot be written: {error.strerror}.")
@@ -68,7 +68,7 @@ def write_handover(
     with database(load_settings()) as opened:
         found = find_outcomes(opened, selection.workspace, import_id, filters)
     if found is None:
-        return _no_such_import(import_id, selection.workspace)
+        return no_such_import(import_id, selection.workspace)
     files = handover(*found, program=command())
     place = to or zip_
     assert place is not None  # noqa: S101  one of them was given
@@ -97,8 +97,3 @@ def _zipped(files: dict[str, bytes]) -> bytes:
         for name, content in files.items():
             archive.writestr(name, content)
     return data.getvalue()
-
-
-def _no_such_import(import_id: int, workspace: str) -> int:
-    tell(f"There is no import {import_id} in workspace {workspace!r}.")
-    return NOTHING_FOUND

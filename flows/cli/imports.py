@@ -14,6 +14,7 @@ from flows.cli.exit_codes import DONE, NOTHING_FOUND
 from flows.cli.options import ImportId, Json, Limit, Workspace
 from flows.cli.output import (
     cell,
+    no_such_import,
     plain_table,
     print_json,
     print_rows,
@@ -125,7 +126,7 @@ def show_import(
     with database(load_settings()) as opened:
         found = find_import(opened, workspace, import_id, 0, 0)
         if found is None:
-            return _no_such_import(import_id, workspace)
+            return no_such_import(import_id, workspace)
         reasons = count_reasons(opened, workspace, Filters(import_id=found.id))
         faults = count_row_errors(opened, found.id)
         outcomes = find_outcomes(opened, workspace, found.id)
@@ -244,7 +245,7 @@ def _print_stored(
     with database(load_settings()) as opened:
         found = find_import(opened, workspace, import_id, 0, 0)
         if found is None:
-            return _no_such_import(import_id, workspace)
+            return no_such_import(import_id, workspace)
         stored = find_rows(opened, found.id, filters)
     rows = [{"error": row.message, **row.model_dump(include={"line", "email", "warning"})} for row in stored]
     if as_json:
@@ -262,8 +263,3 @@ def _print_stored(
 def _first_errors(found: Import) -> str:
     first = f"These are the first {found.errors_stored:,} of {found.failed:,} failed rows"
     return f"{first}; the others are not stored."
-
-
-def _no_such_import(import_id: int, workspace: str) -> int:
-    tell(f"There is no import {import_id} in workspace {workspace!r}.")
-    return NOTHING_FOUND

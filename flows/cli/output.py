@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from flows.cli.exit_codes import USAGE
+from flows.cli.exit_codes import NOTHING_FOUND, USAGE
 from schemas.labels import printable
 
 FULL_LENGTH = 100_000
@@ -31,6 +31,11 @@ def tell(sentence: str) -> None:
 def wrong_usage(sentence: str) -> int:
     tell(sentence)
     return USAGE
+
+
+def no_such_import(import_id: int, workspace: str) -> int:
+    tell(f"There is no import {import_id} in workspace {workspace!r}.")
+    return NOTHING_FOUND
 
 
 def tell_hidden(shown: int, total: int) -> None:

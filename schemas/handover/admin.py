@@ -7,8 +7,14 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from schemas.handover.script import BEFORE_NAME, SCRIPT_NAME
-from schemas.labels import counted
-from schemas.outcomes import Action, Answered, Document, Outcome, shortened, utc
+from schemas.labels import counted, shortened
+from schemas.outcomes import (
+    Action,
+    Answered,
+    Document,
+    Outcome,
+    utc,
+)
 from schemas.reasons import Protocol, Reason
 from schemas.summary import markdown_cell, markdown_table
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import textwrap
 
-from schemas.outcomes import Action, Outcome, needs_password, shortened, utc
+from schemas.labels import shortened
+from schemas.outcomes import (
+    Action,
+    Outcome,
+    needs_password,
+    utc,
+)
 from schemas.reasons import Reason
 
 WIDTH = 100

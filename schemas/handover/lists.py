@@ -6,7 +6,11 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
-from schemas.outcomes import Action, Outcome, shortened
+from schemas.labels import shortened
+from schemas.outcomes import (
+    Action,
+    Outcome,
+)
 from schemas.reasons import Protocol
 from schemas.summary import defused
 

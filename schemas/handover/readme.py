@@ -7,8 +7,13 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from schemas.handover.script import BEFORE_NAME, SCRIPT_NAME
-from schemas.labels import DEFAULT_WORKSPACE, counted
-from schemas.outcomes import Action, Document, shortened, utc, who_has_to_act
+from schemas.labels import DEFAULT_WORKSPACE, counted, shortened
+from schemas.outcomes import (
+    Action,
+    Document,
+    utc,
+    who_has_to_act,
+)
 from schemas.reasons import Actor
 
 WIDTH = 100

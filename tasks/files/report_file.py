@@ -10,12 +10,13 @@ from pathlib import Path
 from schemas.outcomes import Document, Outcome
 from schemas.refusals import Refusal
 from schemas.report_csv import COLUMNS, report_csv
+from schemas.report_style import GENERATOR
 from tasks.files.private_files import write_privately
 from tasks.files.safe_paths import OutsideError, folder_of
 
 REPORT_START = ",".join(COLUMNS[:4]).encode("utf-8-sig")
 # How a page of ours begins. A workbook has no such mark, so no workbook is overwritten.
-PAGE_MARK, LONGEST_START = b'<meta name="generator" content="outlook-import">', 200
+LONGEST_START = 200
 SUFFIXES = (".csv", ".xlsx", ".html")
 NO_REPORT = "The report overwrites only an existing report: choose another file name"
 
@@ -80,6 +81,6 @@ def _replaceable(name: str, folder: int) -> bool:
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     try:
         start = os.read(descriptor, LONGEST_START)
-        return start == b"" or start.startswith(REPORT_START) or PAGE_MARK in start
+        return start == b"" or start.startswith(REPORT_START) or GENERATOR.encode() in start
     finally:
         os.close(descriptor)

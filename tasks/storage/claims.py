@@ -34,7 +34,7 @@ from schemas.standing import MailboxStatus, Needs, Standings, State, to_ask
 from schemas.tables import Mailbox, ProbeResult, Workspace, now, table_of
 from schemas.verdicts import Answer, Target, Verdict
 from tasks.storage.database import Database, for_reading, insert_for, through_restarts
-from tasks.storage.mailboxes import standings_of
+from tasks.storage.mailboxes import needed_for, standings_of
 
 HELD_BACK = "Held back by the lockout guard: the passwords of this import look wrong as a whole."
 
@@ -165,7 +165,7 @@ def _attempts(protocol: Protocol) -> ColumnElement[int]:
     columns = table_of(Mailbox).columns
     open_ = and_(
         columns[f"{protocol}_state"].in_((State.UNTESTED, State.PUT_OFF)),
-        columns["needs"].in_((Needs.BOTH, Needs(protocol.value))),
+        needed_for(protocol),
     )
     return columns[f"{protocol}_attempts"] + case((open_, 1), else_=0)
 

@@ -18,15 +18,15 @@ from schemas.responses import (
     RowFault,
     StoredRow,
 )
-from schemas.rows import RowError, RowReason, SkipReason
-from schemas.standing import MailboxStatus, Needs
+from schemas.rows import RowReason, why_not_imported
+from schemas.standing import MailboxStatus
 from schemas.summary import Result
 from schemas.tables import Import as StoredImport
 from schemas.tables import ImportRow, table_of
 from schemas.tables import Mailbox as StoredMailbox
 from schemas.verdicts import by_frequency
 from tasks.storage.database import Database, for_reading, through_restarts
-from tasks.storage.mailboxes import Filters, all_rows, belongs_to
+from tasks.storage.mailboxes import Filters, all_rows, belongs_to, needed_for
 
 
 @dataclass(frozen=True)
@@ -128,12 +128,11 @@ def count_reasons(database: Database, workspace: str, filters: Filters) -> list[
         The most frequent first, then in the order of `Reason`.
     """
     columns = table_of(StoredMailbox).columns
-    needed = {p: columns["needs"].in_((Needs.BOTH, Needs(p.value))) for p in Protocol}
     smtp, imap = columns["smtp_reason"], columns["imap_reason"]
     queries = (
-        (smtp, and_(needed[Protocol.SMTP], smtp != "")),
+        (smtp, and_(needed_for(Protocol.SMTP), smtp != "")),
         # A mailbox with the same reason twice counts once.
-        (imap, and_(needed[Protocol.IMAP], imap != "", or_(~needed[Protocol.SMTP], imap != smtp))),
+        (imap, and_(needed_for(Protocol.IMAP), imap != "", or_(~needed_for(Protocol.SMTP), imap != smtp))),
     )
     found: Counter[Reason] = Counter()
     for reason, condition in queries:
@@ -227,10 +226,7 @@ def _rows(
 
 
 def _stored_row(row: RowMapping) -> StoredRow:
-    if row["result"] == Result.FAILED:
-        message = RowError(row["line"], row["email"], RowReason(row["reason"])).message
-    else:
-        message = SkipReason(row["reason"]).message if row["reason"] else ""
+    message, _ = why_not_imported(row["line"], row["email"], row["reason"]) if row["reason"] else ("", "")
     return StoredRow(
         line=row["line"],
         email=row["email"] or None,

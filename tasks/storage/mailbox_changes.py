@@ -6,16 +6,16 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pyotp.totp import TOTP
-from sqlalchemy import Delete, Update, and_, case, delete, func, or_, select, update
+from sqlalchemy import Delete, RowMapping, Update, and_, bindparam, case, delete, select, update
 from sqlmodel import col
 
 from schemas.reasons import Protocol
 from schemas.rows import totp_of
 from schemas.sealing import Owner
-from schemas.standing import ENDS_THE_TEST, MailboxStatus, Needs, State
+from schemas.standing import MailboxStatus, Needs, State, status_of
 from schemas.tables import Mailbox, Workspace, now, table_of
 from tasks.storage.database import Database, for_reading
-from tasks.storage.mailboxes import Filters, in_parts
+from tasks.storage.mailboxes import STATES, Filters, in_parts, nothing_known, standings_of
 
 
 def delete_mailboxes(database: Database, chosen: Iterable[int], filters: Filters) -> Iterator[list[str]]:
@@ -38,12 +38,9 @@ def make_due(database: Database, chosen: Iterable[int], filters: Filters) -> Ite
     }
     for protocol in Protocol:
         accepted = and_(columns[f"{protocol}_state"] == State.ACCEPTED, ~complete)
-        again |= {
-            f"{protocol}_state": case((accepted, State.ACCEPTED.value), else_=State.UNTESTED.value),
-            f"{protocol}_reason": "",
-            f"{protocol}_attempts": 0,
-            f"{protocol}_due": None,
-        }
+        state = f"{protocol}_state"
+        fresh = nothing_known(protocol)
+        again |= fresh | {state: case((accepted, State.ACCEPTED.value), else_=fresh[state])}
     return _change(database, chosen, filters, update(Mailbox).values(again))
 
 
@@ -52,27 +49,29 @@ def set_needs(
 ) -> Iterator[list[str]]:
     """Set what mailboxes are needed for; their status follows from what is known. See `_change`."""
     columns = table_of(Mailbox).columns
-    states = [columns[f"{protocol}_state"] for protocol in needs.protocols]
-    open_ = or_(*(state.in_((State.UNTESTED, State.PUT_OFF)) for state in states))
-    refused = or_(
-        *(
-            and_(
-                columns[f"{protocol}_state"] == State.REFUSED,
-                columns[f"{protocol}_reason"].in_(sorted(ENDS_THE_TEST)),
+    shown = (columns[name] for name in ("id", "email", "next_attempt_at", *STATES))
+    query = select(*shown).order_by(columns["id"]).with_for_update()
+    for ids in in_parts(sorted(chosen)):
+        with database.engine.begin() as connection:
+            rows = (
+                connection.execute(query.where(columns["id"].in_(ids), *filters.conditions()))
+                .mappings()
+                .all()
             )
-            for protocol in needs.protocols
-        )
-    )
-    pending = and_(open_, or_(~refused, *(state == State.ACCEPTED for state in states)))
-    status = case(
-        (and_(*(state == State.ACCEPTED for state in states)), MailboxStatus.ACTIVE.value),
-        (pending, MailboxStatus.PENDING.value),
-        (or_(*(state == State.ACCEPTED for state in states)), MailboxStatus.PARTIAL.value),
-        else_=MailboxStatus.FAILED.value,
-    )
-    due = case((pending, func.coalesce(columns["next_attempt_at"], now())), else_=None)
-    change = update(Mailbox).values(needs=needs, status=status, next_attempt_at=due)
-    return _change(database, chosen, filters, change)
+            if rows:
+                connection.execute(
+                    update(Mailbox)
+                    .where(col(Mailbox.id) == bindparam("mailbox_id"))
+                    .values(needs=needs, status=bindparam("new_status"), next_attempt_at=bindparam("due")),
+                    [_needed(row, needs) for row in rows],
+                )
+        yield sorted(row["email"] for row in rows)
+
+
+def _needed(row: RowMapping, needs: Needs) -> dict[str, Any]:
+    status = status_of(standings_of(row), needs)
+    due = (row["next_attempt_at"] or now()) if status is MailboxStatus.PENDING else None
+    return {"mailbox_id": row["id"], "new_status": status, "due": due}
 
 
 def tag_mailboxes(

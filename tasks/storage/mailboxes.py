@@ -81,15 +81,18 @@ def has_reason(reason: Reason) -> ColumnElement[bool]:
     """
     columns = table_of(StoredMailbox).columns
     name, value = ("state", State.ACCEPTED.value) if reason is Reason.OK else ("reason", reason.value)
-    return or_(
-        *(
-            and_(
-                columns[f"{protocol}_{name}"] == value,
-                columns["needs"].in_((Needs.BOTH, Needs(protocol.value))),
-            )
-            for protocol in Protocol
-        )
-    )
+    return or_(*(and_(columns[f"{protocol}_{name}"] == value, needed_for(protocol)) for protocol in Protocol))
+
+
+def needed_for(protocol: Protocol) -> ColumnElement[bool]:
+    """Return the condition that a mailbox is needed for a protocol."""
+    return table_of(StoredMailbox).columns["needs"].in_((Needs.BOTH, Needs(protocol.value)))
+
+
+def nothing_known(protocol: Protocol) -> dict[str, Any]:
+    """The columns of a protocol that is not tested yet."""
+    known = {"state": State.UNTESTED.value, "reason": "", "attempts": 0, "due": None}
+    return {f"{protocol}_{name}": value for name, value in known.items()}
 
 
 def standings_of(row: RowMapping) -> dict[Protocol, Standing]:

@@ -12,7 +12,7 @@ from sqlmodel import col
 from schemas.outcomes import Answered, Document, Outcome
 from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason
-from schemas.rows import RowError, RowReason, SkipReason
+from schemas.rows import why_not_imported
 from schemas.summary import NOTE, TAKEN, Result
 from schemas.tables import Import, ImportRow, Mailbox, ProbeResult, table_of
 from tasks.storage.database import Database, for_reading, through_restarts
@@ -126,12 +126,7 @@ def _of_rows(
 
 
 def _without_mailbox(row: RowMapping) -> Outcome:
-    if row["result"] == Result.FAILED:
-        error = RowError(row["line"], row["email"], RowReason(row["reason"]))
-        sentence, remedy = error.message, error.reason.remedy
-    else:
-        skipped = SkipReason(row["reason"])
-        sentence, remedy = skipped.message, skipped.remedy
+    sentence, remedy = why_not_imported(row["line"], row["email"], row["reason"])
     return Outcome(row["line"], row["email"], None, row["result"], row["reason"], sentence, remedy)
 
 

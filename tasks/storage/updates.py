@@ -13,21 +13,22 @@ from sqlmodel import col
 
 from schemas.classify import CREDENTIALS_REJECTED
 from schemas.prepare import Prepared, prepare_rows
-from schemas.reasons import Protocol, Reason
+from schemas.reasons import Protocol
 from schemas.refusals import Refusal
 from schemas.rows import SkipReason
 from schemas.sealing import Owner, Sealer, UnsealError
-from schemas.standing import MailboxStatus, State
+from schemas.standing import MailboxStatus
 from schemas.tables import Mailbox, now, table_of
 from tasks.crash import unquoted
 from tasks.storage.database import (
     Database,
     NoSuchWorkspaceError,
     SimilarWorkspaceError,
+    for_reading,
     through_restarts,
     workspace_id_of,
 )
-from tasks.storage.mailboxes import in_parts
+from tasks.storage.mailboxes import in_parts, nothing_known, standings_of
 
 
 class Known(NamedTuple):
@@ -60,16 +61,16 @@ def replace_passwords(
         Email key → the mailbox, for all that the workspace has.
     """
     given = {str(candidate["email_key"]): candidate for candidate in candidates}
-    found = _locked(connection, workspace_id, given)
+    found = _find(connection, workspace_id, given, lock=True)
+    opened = {key: _open(row, workspace, sealer) for key, row in found.items()}
     known = {
-        key: Known(row["id"], _unchanged(row, workspace, passwords[key], sealer))
-        for key, row in found.items()
+        key: Known(row["id"], _unchanged(row, opened[key], passwords[key])) for key, row in found.items()
     }
-    changes = [
-        _changes(found[key], workspace, given[key], sealer)
-        for key, one in known.items()
-        if one.reason is None
-    ]
+    changes = []
+    for key, one in known.items():
+        if one.reason is None:
+            old, owner = opened[key], Owner(workspace, key, "old_password")
+            changes.append(_changes(found[key], given[key], None if old is None else sealer.seal(old, owner)))
     if changes:
         columns = [name for name in changes[0] if name != "mailbox_id"]
         connection.execute(
@@ -137,35 +138,43 @@ def would_replace(database: Database, workspace: str, prepared: Prepared) -> dic
         Email key of each mailbox that the workspace has → why its row would be skipped, or None.
     """
     passwords = dict(prepared.kept.select("email_key", "password").iter_rows())
-    with database.engine.connect() as connection:
+    with for_reading(database.engine).connect() as connection:
         try:
             workspace_id = workspace_id_of(connection, workspace, create=False)
         except (NoSuchWorkspaceError, SimilarWorkspaceError):
             return {}
-        found = _locked(connection, workspace_id, passwords)
-    return {key: _unchanged(row, workspace, passwords[key], database.sealer) for key, row in found.items()}
+        found = _find(connection, workspace_id, passwords)
+    return {
+        key: _unchanged(row, _open(row, workspace, database.sealer), passwords[key])
+        for key, row in found.items()
+    }
 
 
-def _locked(connection: Connection, workspace_id: int, keys: Collection[str]) -> dict[str, RowMapping]:
-    """The stored mailboxes with these email keys, locked in the order in which all imports lock."""
+def _find(
+    connection: Connection, workspace_id: int, keys: Collection[str], *, lock: bool = False
+) -> dict[str, RowMapping]:
+    """The stored mailboxes with these email keys.
+
+    Args:
+        lock: Whether to lock them, in the order in which all imports lock.
+    """
     found: dict[str, RowMapping] = {}
     for part in in_parts(sorted(keys)):
         query = (
             select(table_of(Mailbox))
             .where(col(Mailbox.workspace_id) == workspace_id, col(Mailbox.email_key).in_(part))
             .order_by(col(Mailbox.email_key))
-            .with_for_update()
         )
-        found |= {row["email_key"]: row for row in connection.execute(query).mappings()}
+        rows = connection.execute(query.with_for_update() if lock else query).mappings()
+        found |= {row["email_key"]: row for row in rows}
     return found
 
 
-def _unchanged(row: RowMapping, workspace: str, password: str, sealer: Sealer) -> SkipReason | None:
+def _unchanged(row: RowMapping, stored: str | None, password: str) -> SkipReason | None:
     """Why a row is skipped: its password is the stored one. None if it is another."""
-    stored = _open(row, workspace, sealer)
     if stored is None or not hmac.compare_digest(stored.encode(), password.encode()):
         return None
-    reasons = {Reason(row[f"{p}_reason"]) for p in Protocol if row[f"{p}_reason"]}
+    reasons = {one.reason for one in standings_of(row).values()}
     return SkipReason.REFUSED_BEFORE if reasons & CREDENTIALS_REJECTED else SkipReason.UNCHANGED
 
 
@@ -176,14 +185,12 @@ def _open(row: RowMapping, workspace: str, sealer: Sealer) -> str | None:
         return None
 
 
-def _changes(row: RowMapping, workspace: str, given: Mapping[str, Any], sealer: Sealer) -> dict[str, Any]:
-    old = _open(row, workspace, sealer)
-    owner = Owner(workspace, row["email_key"], "old_password")
+def _changes(row: RowMapping, given: Mapping[str, Any], old_password: bytes | None) -> dict[str, Any]:
     kept = {name: given[name] if given[name] is not None else row[name] for name in ("name", "totp", "login")}
     fresh = {
         **kept,
         "password": given["password"],
-        "old_password": None if old is None else sealer.seal(old, owner),
+        "old_password": old_password,
         "warning": given["warning"],
         "status": MailboxStatus.PENDING,
         "diagnosis": given["diagnosis"],
@@ -191,10 +198,5 @@ def _changes(row: RowMapping, workspace: str, given: Mapping[str, Any], sealer: 
         "claimed_until": None,
     }
     for protocol in Protocol:
-        fresh |= {
-            f"{protocol}_state": State.UNTESTED.value,
-            f"{protocol}_reason": "",
-            f"{protocol}_attempts": 0,
-            f"{protocol}_due": None,
-        }
+        fresh |= nothing_known(protocol)
     return {"mailbox_id": row["id"], **{f"new_{name}": value for name, value in fresh.items()}}
