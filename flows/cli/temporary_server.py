@@ -16,7 +16,7 @@ import time
 
 from tasks.files.prefect_profile import RECORDER_SETTINGS, closed, new_login
 
-START_SECONDS = 60
+START_SECONDS = 90  # on a machine that is busy with other work; 4 on a quiet one
 
 
 class ServerNotStartedError(Exception):
@@ -27,29 +27,30 @@ class TemporaryServer:
     """A server process that may still be starting; `verbose` lets it log to standard error."""
 
     def __init__(self, *, verbose: bool = False) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        origin = f"http://127.0.0.1:{self.port}"
-        self.url, self.login = f"{origin}/api", new_login()
-        self._process = subprocess.Popen(  # noqa: S603  it is this module
-            [sys.executable, "-m", "flows.cli.temporary_server", str(self.port)],
-            stdin=subprocess.PIPE,  # closing it tells the server that this process is gone
-            stdout=subprocess.DEVNULL,
-            stderr=None if verbose else subprocess.DEVNULL,
-            # With a login of its own, because every user of the machine can reach it.
-            env=RECORDER_SETTINGS
-            | os.environ
-            | closed(origin, self.login)
-            | {"PREFECT__SERVER_EPHEMERAL": "1"},
-            start_new_session=True,  # Ctrl-C is for the import, which needs the server until its end
-        )
+        # The server inherits the bound socket: a port that is only looked up can be taken before it starts.
+        with socket.socket() as bound:
+            bound.bind(("127.0.0.1", 0))
+            origin = f"http://127.0.0.1:{bound.getsockname()[1]}"
+            self.url, self.login = f"{origin}/api", new_login()
+            self._process = subprocess.Popen(  # noqa: S603  it is this module
+                [sys.executable, "-m", "flows.cli.temporary_server", str(bound.fileno())],
+                stdin=subprocess.PIPE,  # closing it tells the server that this process is gone
+                stdout=subprocess.DEVNULL,
+                stderr=None if verbose else subprocess.DEVNULL,
+                pass_fds=[bound.fileno()],
+                # With a login of its own, because every user of the machine can reach it.
+                env=RECORDER_SETTINGS
+                | os.environ
+                | closed(origin, self.login)
+                | {"PREFECT__SERVER_EPHEMERAL": "1"},
+                start_new_session=True,  # Ctrl-C is for the import, which needs the server until its end
+            )
 
     def wait(self) -> None:
         """Wait until it answers.
 
         Raises:
-            ServerNotStartedError: When it does not answer within a minute, or has ended.
+            ServerNotStartedError: When it does not answer within START_SECONDS, or has ended.
         """
         import httpx
 
@@ -62,7 +63,9 @@ class TemporaryServer:
                 except httpx.TransportError:
                     pass
                 time.sleep(0.05)
-        raise ServerNotStartedError("Prefect's temporary server did not start: --verbose shows why")
+        code = self._process.poll()
+        what = f"did not answer within {START_SECONDS} seconds" if code is None else f"ended with code {code}"
+        raise ServerNotStartedError(f"Prefect's temporary server {what}: --verbose shows why")
 
     def stop(self) -> None:
         assert self._process.stdin is not None  # noqa: S101
@@ -79,13 +82,15 @@ def _end_with_parent() -> None:
     os._exit(0)
 
 
-def _serve(port: int) -> None:
+def _serve(descriptor: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import uvicorn
 
-    uvicorn.run(
-        "prefect.server.api.server:create_app", factory=True, host="127.0.0.1", port=port, log_level="error"
-    )
+    config = uvicorn.Config("prefect.server.api.server:create_app", factory=True, log_level="error")
+    server = uvicorn.Server(config)
+    server.run(sockets=[socket.socket(fileno=descriptor)])
+    if not server.started:
+        sys.exit("Prefect did not start.")
 
 
 if __name__ == "__main__":
