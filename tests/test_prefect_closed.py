@@ -98,7 +98,7 @@ def test_temporary_server_refuses_strangers() -> None:
             user, _, password = server.login.partition(":")
             assert client.get("/admin/version", auth=(user, password)).is_success
         listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-        assert str(server.port) in listed
+        assert "flows.cli.temporary_server" in listed
         assert password not in listed
     finally:
         server.stop()
