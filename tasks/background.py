@@ -26,6 +26,7 @@ from tasks.notify import tell_guard
 from tasks.probe import Probing
 from tasks.storage.claims import find_due
 from tasks.storage.database import Database
+from tasks.storage.mailboxes import in_parts
 
 DEPLOYMENT = "retest-pending/scheduled"
 PREFECT_SECONDS = 15
@@ -38,34 +39,50 @@ class BackgroundTests:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._settings = settings
-        self._imports: asyncio.Queue[int | None] = asyncio.Queue()
+        self._waiting: asyncio.Queue[int | Sequence[int] | None] = asyncio.Queue()
         self._probing: Probing | None = None
         self._closing = False
         self._worker = asyncio.create_task(self._work())
 
     def submit(self, import_id: int) -> None:
-        """Add an import to the queue of imports to test."""
-        self._imports.put_nowait(import_id)
+        """Add an import to the queue of what to test."""
+        self._waiting.put_nowait(import_id)
+
+    def submit_mailboxes(self, mailbox_ids: Sequence[int]) -> None:
+        """Add mailboxes that are due to the queue. They are tested in this process."""
+        for part in in_parts(mailbox_ids):
+            self._waiting.put_nowait(part)
 
     async def close(self) -> None:
         """Start no more tests and interrupt those that run: their mailboxes stay pending and come due."""
         self._closing = True
-        self._imports.put_nowait(None)
+        self._waiting.put_nowait(None)
         if self._probing is not None:
             self._probing.interrupt()
         await self._worker  # not cancelled: one of its threads may be using the database
 
     async def _work(self) -> None:
-        while (import_id := await self._imports.get()) is not None and not self._closing:
+        while (wanted := await self._waiting.get()) is not None and not self._closing:
+            about = f"import {wanted}" if isinstance(wanted, int) else "a retest"
             try:
-                if not await handed_to_prefect(import_id):
-                    await self._test(import_id)
+                if not isinstance(wanted, int):
+                    await self._test(about, mailbox_ids=wanted)
+                elif not await handed_to_prefect(wanted):
+                    await self._test(about, import_id=wanted)
             except Exception as error:  # noqa: BLE001  one import must not end the tests of the next
-                LOGGER.error("The tests of import %d failed: %s", import_id, outline(error))
+                LOGGER.error("The tests of %s failed: %s", about, outline(error))
 
-    async def _test(self, import_id: int) -> None:
+    async def _test(
+        self, about: str, import_id: int | None = None, mailbox_ids: Sequence[int] | None = None
+    ) -> None:
         targets = await asyncio.to_thread(
-            find_due.fn, self._database, MAX_MAILBOXES, None, held=False, import_id=import_id
+            find_due.fn,
+            self._database,
+            MAX_MAILBOXES,
+            None,
+            held=False,
+            import_id=import_id,
+            mailbox_ids=mailbox_ids,
         )
         if self._closing:
             return
@@ -84,8 +101,8 @@ class BackgroundTests:
             await probing.run(targets, gather_groups)
         finally:
             report, self._probing = probing.report(), None
-            LOGGER.info("Import %d: %s", import_id, report)
-            await tell_guard(f"Import {import_id}", report, str(report), self._settings)
+            LOGGER.info("Tests of %s: %s", about, report)
+            await tell_guard(f"{about[0].upper()}{about[1:]}", report, str(report), self._settings)
 
 
 async def handed_to_prefect(import_id: int) -> bool:

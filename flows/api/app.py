@@ -29,6 +29,7 @@ from flows.api.errors import (
 from flows.api.known_keys import KnownKeys
 from flows.api.middleware import FRAME_BYTES, Edge
 from flows.api.openapi import tidied
+from flows.api.page.site import add_page
 from flows.api.rate_limits import Limits
 from flows.api.service import Here, Service
 from schemas.prepare import prepare_rows
@@ -81,6 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     document = tidied(get_openapi(title=app.title, version=app.version, routes=app.routes))
     app.openapi = lambda: document  # type: ignore[method-assign]
+    add_page(app, settings)
     return app
 
 

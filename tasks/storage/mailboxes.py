@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -20,7 +21,8 @@ from schemas.responses import (
     ProtocolResult,
 )
 from schemas.standing import MailboxStatus, Needs, Standing, State, ability
-from schemas.tables import Import, ProbeResult, Workspace, now, table_of
+from schemas.summary import Result
+from schemas.tables import Import, ImportRow, ProbeResult, Workspace, now, table_of
 from schemas.tables import Mailbox as StoredMailbox
 from tasks.storage.database import Database, for_reading, through_restarts
 
@@ -31,6 +33,9 @@ AS_STORED = (
 )
 STATES = tuple(f"{protocol}_{name}" for protocol in Protocol for name in ("state", "reason", "attempts"))
 SERVERS = ("smtp_host", "smtp_port", "imap_host", "imap_port")
+
+# How long a mailbox that is due waits for its turn, at most.
+TURN = timedelta(minutes=10)
 
 # A statement takes some ten thousand parameters at most.
 AT_ONCE = 500
@@ -43,7 +48,7 @@ class Filters:
     """The conditions that select mailboxes of a workspace. None means any value.
 
     Attributes:
-        import_id: The import that created the mailbox.
+        import_id: The import that created the mailbox, or gave it a new password.
         reason: Why at least one protocol that the mailbox is needed for is refused or put off.
         domain: The part of the email key after the @.
         part: Any part of the email key.
@@ -64,7 +69,7 @@ class Filters:
         if self.tag is not None:
             found.append(col(StoredMailbox.tag) == self.tag)
         if self.import_id is not None:
-            found.append(col(StoredMailbox.import_id) == self.import_id)
+            found.append(of_import(self.import_id))
         if self.reason is not None:
             found.append(has_reason(self.reason))
         if self.domain is not None:
@@ -72,6 +77,18 @@ class Filters:
         if self.part is not None:
             found.append(col(StoredMailbox.email_key).contains(self.part, autoescape=True))
         return found
+
+
+def of_import(import_id: int) -> ColumnElement[bool]:
+    """Return the condition that an import created the mailbox, or gave it a new password."""
+    owner = select(col(Import.workspace_id)).where(col(Import.id) == import_id).scalar_subquery()
+    updated = select(col(ImportRow.email_key)).where(
+        col(ImportRow.import_id) == import_id, col(ImportRow.result) == Result.UPDATED
+    )
+    return or_(
+        col(StoredMailbox.import_id) == import_id,
+        and_(col(StoredMailbox.workspace_id) == owner, col(StoredMailbox.email_key).in_(updated)),
+    )
 
 
 def has_reason(reason: Reason) -> ColumnElement[bool]:
@@ -131,6 +148,28 @@ def find_mailboxes(
 def count_mailboxes(database: Database, workspace: str, filters: Filters) -> int:
     """Count the mailboxes that match the filters."""
     query = _mailboxes(workspace).where(*filters.conditions()).with_only_columns(func.count())
+    with for_reading(database.engine).connect() as connection:
+        return int(connection.execute(query).scalar_one())
+
+
+@through_restarts
+def count_under_test(database: Database, workspace: str, filters: Filters) -> int:
+    """Count the mailboxes that a run is testing now, or that wait for a test that was just asked for.
+
+    A mailbox whose test was due long ago is not counted: the program that was to run it has ended.
+
+    Raises:
+        DatabaseLostError: If the database goes away and does not come back in time.
+    """
+    moment, mailbox = now(), table_of(StoredMailbox).columns
+    asked_for = and_(
+        mailbox["next_attempt_at"] > moment - TURN, mailbox["smtp_reason"] == "", mailbox["imap_reason"] == ""
+    )
+    query = (
+        select(func.count())
+        .where(belongs_to(workspace, StoredMailbox), *filters.conditions())
+        .where(mailbox["status"] == MailboxStatus.PENDING, or_(mailbox["claimed_until"] > moment, asked_for))
+    )
     with for_reading(database.engine).connect() as connection:
         return int(connection.execute(query).scalar_one())
 
