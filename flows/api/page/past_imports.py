@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from flows.api.openapi import Id
 from flows.api.page.access import OwnForm, Signed, refuse_foreign
-from flows.api.page.rendering import render
+from flows.api.page.rendering import on_page, render
 from flows.api.page.sessions import Session
 from flows.api.service import Here, Service
 from schemas.actors import ORDER
@@ -37,7 +37,7 @@ from schemas.outcomes import (
     who_has_to_act,
 )
 from schemas.reasons import Actor, Reason
-from schemas.report_html import KINDS, kind_of
+from schemas.report_html import HEADINGS, KINDS, kind_of
 from schemas.standing import MailboxStatus
 from schemas.summary import Result
 from tasks.files.report_file import report_content
@@ -277,8 +277,9 @@ def _actor_chips(found: Sequence[Action], wanted: Wanted) -> list[Chip]:
 
 
 class Section(NamedTuple):
-    """What one actor has to do about one reason."""
+    """What one actor has to do about one reason. `rank` is the actor's place in the order of all lists."""
 
+    rank: int
     actor: str
     title: str
     count: str
@@ -290,11 +291,12 @@ class Section(NamedTuple):
 def _sections(found: Sequence[Action]) -> list[Section]:
     return [
         Section(
-            ACTORS[action.actor],
+            ORDER.index(action.actor),
+            HEADINGS[action.actor],
             action.title,
             counted(len(action.outcomes), *(("row", "rows") if action.of_rows else ("mailbox", "mailboxes"))),
             action.meaning,
-            filled_in(action.remedy, action.outcomes[0]),
+            on_page(filled_in(action.remedy, action.outcomes[0])),
             "" if action.of_rows else named_domains(action.outcomes),
         )
         for action in found

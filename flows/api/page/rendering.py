@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_environment
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from flows.api.page.sessions import Session
 from schemas.labels import counted, shortened
@@ -27,6 +27,7 @@ HTMX = {
     "selfRequestsOnly": True,
     "historyCacheSize": 0,  # otherwise the browser would store the pages, with the addresses
     "refreshOnHistoryMiss": True,
+    "attributesToSettle": ["class", "width", "height"],  # not style: the policy forbids it
     "responseHandling": [
         {"code": "204", "swap": False},
         {"code": "[23]..", "swap": True},
@@ -44,17 +45,17 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"counted": counted, "short": shortened, "utc": utc, "commands": commands}
+    made.filters |= {"counted": counted, "short": shortened, "utc": utc, "commands": with_commands, "on_page": on_page}
     made.globals |= {"htmx": json.dumps(HTMX), "address_of": address_of}
     return made
 
 
-@pass_environment
-def commands(_environment: Environment, text: str) -> Any:
-    """A remedy in which each command is code."""
-    from markupsafe import Markup
-
-    return Markup(with_commands(text))  # noqa: S704  it escapes the text
+def on_page(remedy: str) -> str:
+    """A remedy with the steps of this page instead of the command line's."""
+    return remedy.replace(
+        "import a file with --update, or use “mailboxes password”",
+        "open the mailbox and type it, or fill in fix-passwords.csv and import it with “Replace passwords”",
+    )
 
 
 @cache
