@@ -102,7 +102,7 @@ def store(prepared: Prepared, origin: Origin, database: Database, settings: Sett
 
 
 @through_restarts
-def would_store(prepared: Prepared, origin: Origin, database: Database) -> Summary:
+def would_store(database: Database, prepared: Prepared, origin: Origin) -> Summary:
     """Find the result that each row would have if it were stored now. Nothing is stored.
 
     Raises:

@@ -120,7 +120,7 @@ class Chip(NamedTuple):
     id: str
     query: str
     label: str
-    count: int
+    number: int
     chosen: bool
     kind: str = ""
 
@@ -240,7 +240,7 @@ class Bar(NamedTuple):
 
     kind: str
     words: str
-    count: int
+    number: int
     at: float
     width: float
 
@@ -282,7 +282,7 @@ class Section(NamedTuple):
     rank: int
     actor: str
     title: str
-    count: str
+    members: str
     meaning: str
     remedy: str
     whom: str
@@ -309,9 +309,7 @@ def _table(service: Service, session: Session, import_id: int, wanted: Wanted) -
     for rank, action in enumerate(actions(outcomes)):
         for one in action.outcomes:
             titles[one.mailbox_id], ranks[one.mailbox_id] = action.title, rank
-    rows = [
-        Shown(one, kind_of(one), result_of(one), titles.get(one.mailbox_id, "")) for one in outcomes
-    ]
+    rows = [Shown(one, kind_of(one), result_of(one), titles.get(one.mailbox_id, "")) for one in outcomes]
     order = list(KINDS)
     last = len(ranks)
     rows.sort(key=lambda row: (ranks.get(row.outcome.mailbox_id, last), order.index(row.kind)))
@@ -363,7 +361,9 @@ async def retest(import_id: Id, session: Signed, service: Here, wanted: Which, _
     ids = await asyncio.to_thread(_make_due, service, session, import_id, wanted)
     if ids:
         service.tests.submit_mailboxes(ids)
-    session.notice = f"Testing {counted(len(ids), 'mailbox', 'mailboxes')} again." if ids else "Nothing to test."
+    session.notice = (
+        f"Testing {counted(len(ids), 'mailbox', 'mailboxes')} again." if ids else "Nothing to test."
+    )
     return RedirectResponse(_back(import_id, Wanted()), HTTPStatus.SEE_OTHER)
 
 

@@ -45,7 +45,13 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"counted": counted, "short": shortened, "utc": utc, "commands": with_commands, "on_page": on_page}
+    made.filters |= {
+        "counted": counted,
+        "short": shortened,
+        "utc": utc,
+        "commands": with_commands,
+        "on_page": on_page,
+    }
     made.globals |= {"htmx": json.dumps(HTMX), "address_of": address_of}
     return made
 
@@ -74,7 +80,9 @@ def is_fragment(request: Request) -> bool:
     return "hx-request" in request.headers and "hx-history-restore-request" not in request.headers
 
 
-def render(template: str, session: Session | None = None, status: int = HTTPStatus.OK, **values: Any) -> HTMLResponse:
+def render(
+    template: str, session: Session | None = None, status: int = HTTPStatus.OK, **values: Any
+) -> HTMLResponse:
     """A page or a part of one.
 
     Args:

@@ -51,9 +51,7 @@ def _form(to: str = "/", fault: str = "", workspace: str = "", status: int = HTT
 
 
 @router.post("/sign-in")
-async def sign_in(
-    request: Request, service: Here, sessions: AllSessions, before: MaybeSigned
-) -> Response:
+async def sign_in(request: Request, service: Here, sessions: AllSessions, before: MaybeSigned) -> Response:
     """Begin a session. A key that is wrong counts against the limit of its address."""
     fields = await read_fields(request)
     key, named, to = (fields.get(name, "").strip() for name in ("key", "workspace", "to"))

@@ -75,7 +75,9 @@ async def check(request: Request, session: Signed, service: Here, sessions: AllS
     fields = {part.name: part for part in parts}
     refuse_stale(session, _text(fields, "token"))
     upload = _with_kept(parts, session, _text(fields, "kept"))
-    found: Summary | Refusal = upload if isinstance(upload, Refusal) else await _dry_run(upload, session, service)
+    found: Summary | Refusal = (
+        upload if isinstance(upload, Refusal) else await _dry_run(upload, session, service)
+    )
     values = _shown(found, upload)
     if isinstance(upload, Upload):
         session.kept.pop(_text(fields, "kept"), None)  # what it kept before for the same tab
@@ -114,11 +116,13 @@ def _check(upload: Upload, workspace: str, service: Service) -> Summary | Refusa
     prepared = prepare_rows(data, upload.reading, settings.bounds, tuple(settings.overrides))
     if isinstance(prepared, Refusal):
         return prepared
-    return would_store(prepared, _origin(upload, workspace), service.mailboxes)
+    return would_store(service.mailboxes, prepared, _origin(upload, workspace))
 
 
 def _origin(upload: Upload, workspace: str) -> Origin:
-    return Origin(upload.file_name, workspace, upload.tag, test=True, needs=upload.needs, update=upload.update)
+    return Origin(
+        upload.file_name, workspace, upload.tag, test=True, needs=upload.needs, update=upload.update
+    )
 
 
 def _shown(found: Summary | Refusal, upload: Upload | Refusal) -> dict[str, Any]:
