@@ -520,12 +520,17 @@ def test_unknown_filter_is_refused(tested: Visitor) -> None:
     assert tested.post("/imports/1/delete?status=nonsense", count="10").status_code == 400
 
 
-def test_progress_ends_by_itself(visitor: Visitor) -> None:
+def test_progress_ends_by_itself(settings: Settings, tmp_path: Path) -> None:
     """While tests run the page asks each second; an import whose tests are over asks no more."""
-    page = visitor.import_file(csv_of(["ann@b.co", "p"]))
-    assert 'hx-trigger="every 1s"' in page.text
-    wait_until_tested(visitor)
-    assert 'hx-trigger="every 1s"' not in visitor.get("/imports/1").text
+    with running({"ann@b.co": Account("p", smtp="hang:auth")}, folder=tmp_path) as outlook:
+        changed = with_servers(settings, outlook, probe_timeout=2)
+        options = {"servers": changed.servers, "ca_file": changed.ca_file, "probe_timeout": 2}
+        with api_with(settings, **options) as api, Visitor(api.url, api.key()) as person:
+            page = person.import_file(csv_of(["ann@b.co", "p"]))
+            assert "Testing the logins: 0 of 1 mailbox done" in text_of(page)
+            assert 'hx-trigger="every 1s"' in page.text
+            wait_until_tested(person)
+            assert 'hx-trigger="every 1s"' not in person.get("/imports/1").text
 
 
 def test_delete_by_filter_asks_for_the_count(tested: Visitor) -> None:
@@ -585,6 +590,26 @@ def test_downloads(tested: Visitor) -> None:
     with zipfile.ZipFile(BytesIO(tested.client.get("/imports/1/handover.zip").content)) as archive:
         assert {"README.txt", "fix-passwords.csv"} <= set(archive.namelist())
     assert tested.get("/imports/1/report.exe").status_code == 400
+
+
+def test_held_back_mailboxes_wait_for_a_person(settings: Settings, outlook: Outlook) -> None:
+    """Mailboxes that wait until someone asks are told as such, and a click tests them."""
+    changed = with_servers(settings, outlook)
+    with (
+        api_with(settings, servers=changed.servers, ca_file=changed.ca_file, guard_after=1) as api,
+        Visitor(api.url, api.key()) as person,
+    ):
+        person.import_file(csv_of(*([f"wrong{n}@contoso.com", CANARY] for n in range(1, 3))))
+        wait_until_tested(person)
+        held = {"status": "pending", "next_attempt_at": None, "claimed_until": None}
+        with api.db.engine.begin() as connection:
+            connection.execute(update(Mailbox).values(held))
+        page = person.get("/imports/1")
+        assert "2 mailboxes wait until you ask for a test." in text_of(page)
+        assert "every 1s" not in page.text
+        assert "Testing 2 mailboxes again." in person.post("/imports/1/retest?status=pending").text
+        wait_until_tested(person)
+        assert "2 fail" in text_of(person.get("/imports/1"))
 
 
 # Secrets and markup --------------------------------------------------

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, case, func, or_, select
 from sqlmodel import col
 
 from schemas.providers import Endpoint
@@ -41,6 +41,18 @@ TURN = timedelta(minutes=10)
 AT_ONCE = 500
 
 V = TypeVar("V")
+
+
+class Waiting(NamedTuple):
+    """How many mailboxes wait for a test.
+
+    Attributes:
+        running: A run is testing them now, or was just asked to.
+        held: They wait until someone asks: held back by the lockout guard, or imported without a test.
+    """
+
+    running: int
+    held: int
 
 
 @dataclass(frozen=True)
@@ -153,10 +165,10 @@ def count_mailboxes(database: Database, workspace: str, filters: Filters) -> int
 
 
 @through_restarts
-def count_under_test(database: Database, workspace: str, filters: Filters) -> int:
-    """Count the mailboxes that a run is testing now, or that wait for a test that was just asked for.
+def count_waiting(database: Database, workspace: str, filters: Filters) -> Waiting:
+    """Count the mailboxes that wait for a test, by what they wait for.
 
-    A mailbox whose test was due long ago is not counted: the program that was to run it has ended.
+    A mailbox whose test was due long ago is in none of the counts: the program that was to run it has ended.
 
     Raises:
         DatabaseLostError: If the database goes away and does not come back in time.
@@ -165,13 +177,27 @@ def count_under_test(database: Database, workspace: str, filters: Filters) -> in
     asked_for = and_(
         mailbox["next_attempt_at"] > moment - TURN, mailbox["smtp_reason"] == "", mailbox["imap_reason"] == ""
     )
-    query = (
-        select(func.count())
-        .where(belongs_to(workspace, StoredMailbox), *filters.conditions())
-        .where(mailbox["status"] == MailboxStatus.PENDING, or_(mailbox["claimed_until"] > moment, asked_for))
+    claimed = mailbox["claimed_until"] > moment
+    query = select(
+        func.count(case((or_(claimed, asked_for), 1))).label("running"),
+        func.count(
+            case(
+                (
+                    and_(
+                        or_(~claimed, mailbox["claimed_until"].is_(None)),
+                        mailbox["next_attempt_at"].is_(None),
+                    ),
+                    1,
+                )
+            )
+        ).label("held"),
+    ).where(
+        belongs_to(workspace, StoredMailbox),
+        mailbox["status"] == MailboxStatus.PENDING,
+        *filters.conditions(),
     )
     with for_reading(database.engine).connect() as connection:
-        return int(connection.execute(query).scalar_one())
+        return Waiting(*connection.execute(query).one())
 
 
 def choose_mailboxes(

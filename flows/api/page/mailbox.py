@@ -23,7 +23,7 @@ from schemas.responses import MailboxRecord
 from schemas.rows import email_key
 from schemas.standing import MailboxStatus
 from tasks.storage.mailbox_changes import delete_mailboxes, make_due
-from tasks.storage.mailboxes import Filters, count_under_test, find_mailbox, find_record
+from tasks.storage.mailboxes import Filters, count_waiting, find_mailbox, find_record
 from tasks.storage.updates import check_password, replace_one
 
 router = APIRouter(dependencies=[Depends(refuse_foreign)])
@@ -46,7 +46,7 @@ def _find(service: Service, session: Session, mailbox_id: int) -> tuple[str, Mai
 def _shown(service: Service, session: Session, mailbox_id: int) -> dict[str, Any]:
     key, record = _find(service, session, mailbox_id)
     results = {result.protocol: result for result in record.results}
-    running = count_under_test(service.mailboxes, session.workspace, Filters(part=key)) > 0
+    running = count_waiting(service.mailboxes, session.workspace, Filters(part=key)).running > 0
     kind, _ = STATUSES[record.status]
     return {
         "record": record,

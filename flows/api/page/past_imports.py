@@ -44,7 +44,7 @@ from tasks.files.report_file import report_content
 from tasks.hints import command
 from tasks.storage.imports import count_imports, count_reasons, find_imports
 from tasks.storage.mailbox_changes import delete_mailboxes, make_due
-from tasks.storage.mailboxes import Filters, count_under_test
+from tasks.storage.mailboxes import Filters, count_waiting
 from tasks.storage.outcomes import find_outcomes
 
 router = APIRouter(dependencies=[Depends(refuse_foreign)])
@@ -212,19 +212,20 @@ def _live(
 ) -> dict[str, Any]:
     """What changes while tests run: the picture, the sentence, what to do, and the filters."""
     whole = Filters(import_id=import_id)
-    running = count_under_test(service.mailboxes, session.workspace, whole)
+    waiting = count_waiting(service.mailboxes, session.workspace, whole)
     reasons = count_reasons(service.mailboxes, session.workspace, whole)
     found = actions(outcomes)
     mailboxes = sum(1 for one in outcomes if one.status)
     kinds = Counter(map(kind_of, outcomes))
     sentence = who_has_to_act(outcomes)
     return {
-        "running": running,
+        "running": waiting.running,
+        "held": waiting.held,
         "mailboxes": mailboxes,
         "bars": _bars(kinds, len(outcomes)),
         "who": f"{sentence[0].upper()}{sentence[1:]}." if sentence else "There is nothing to do.",
         "forecast": forecast(outcomes),
-        "sections": [] if running else _sections(found),
+        "sections": [] if waiting.running else _sections(found),
         "by_status": _status_chips(outcomes, wanted),
         "by_actor": _actor_chips(found, wanted),
         "by_reason": [
