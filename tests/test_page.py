@@ -234,6 +234,21 @@ async def test_kept_uploads_are_wiped() -> None:
     assert not session.kept
 
 
+def test_two_servers_on_one_machine_share_a_browser(settings: Settings) -> None:
+    """Signing in to a second server on another port does not sign out of the first."""
+    with (
+        api_with(settings) as first,
+        api_with(settings) as second,
+        Visitor(first.url, first.key()) as person,
+    ):
+        person.client.base_url = httpx.URL(second.url)
+        assert person.get("/").url.path == "/sign-in"
+        person.sign_in(second.key())
+        for api in (first, second):
+            person.client.base_url = httpx.URL(api.url)
+            assert person.get("/imports").url.path == "/imports"
+
+
 # Links of this machine -----------------------------------------------
 
 

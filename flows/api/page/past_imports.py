@@ -152,8 +152,12 @@ def _selected(
     if wanted.actor:
         theirs = {id(one) for act in actions(outcomes) if act.actor == wanted.actor for one in act.outcomes}
         outcomes = [one for one in outcomes if id(one) in theirs]
-    by_id = {one.mailbox_id: one for one in outcomes if one.mailbox_id is not None}
-    return document, list(by_id.values())
+    return document, _each_once(outcomes)
+
+
+def _each_once(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """The rows that have a mailbox, one for each mailbox."""
+    return list({one.mailbox_id: one for one in outcomes if one.mailbox_id is not None}.values())
 
 
 @router.get("/imports")
@@ -175,7 +179,7 @@ def show_import(import_id: Id, session: Signed, service: Here, wanted: Which) ->
         warned=[one for one in outcomes if one.warning],
         most=MOST_ROWS,
         **_live(service, session, import_id, wanted, outcomes),
-        **_table(service, session, import_id, wanted),
+        **_table(service, session, import_id, wanted, outcomes),
     )
 
 
@@ -200,7 +204,7 @@ def show_table(import_id: Id, session: Signed, service: Here, wanted: Which) -> 
         session,
         document=document,
         **_live(service, session, import_id, wanted, outcomes),
-        **_table(service, session, import_id, wanted),
+        **_table(service, session, import_id, wanted, outcomes),
     )
     address = f"/imports/{import_id}"
     answer.headers["HX-Push-Url"] = f"{address}?{wanted.query}" if wanted.query else address
@@ -304,8 +308,11 @@ def _sections(found: Sequence[Action]) -> list[Section]:
     ]
 
 
-def _table(service: Service, session: Session, import_id: int, wanted: Wanted) -> dict[str, Any]:
-    _, outcomes = _selected(service, session, import_id, wanted)
+def _table(
+    service: Service, session: Session, import_id: int, wanted: Wanted, every: Sequence[Outcome]
+) -> dict[str, Any]:
+    """The rows of the table. `every` are all rows of the import, so that no query repeats another."""
+    outcomes = _selected(service, session, import_id, wanted)[1] if wanted.query else _each_once(every)
     titles, ranks = {}, {}
     for rank, action in enumerate(actions(outcomes)):
         for one in action.outcomes:
