@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 from sqlalchemy import update
 
 from flows.api.multipart import Upload
@@ -35,6 +36,7 @@ from tasks.storage import page_links
 from tasks.storage.api_keys import Holder, list_keys, revoke_key
 from tasks.storage.page_links import link_file, make_link
 from tests.conftest import accounts, rows_of, with_servers
+from tests.support.shell import PROJECT
 from tests.support.visitor import BROWSER, Visitor, kept_in, text_of
 from tests.test_api import Api, api_with, csv_of, wait_until
 
@@ -413,6 +415,12 @@ def test_htmx_is_the_file_that_was_published() -> None:
     assert hashlib.sha256(static_file("htmx.min.js")).hexdigest() == found[1]
     assert f'version:"{re.findall(r"htmx ([0-9.]+),", note)[0]}"' in static_file("htmx.min.js").decode()
     assert "Zero-Clause BSD" in (FOLDER / "static" / "htmx-LICENSE.txt").read_text()
+
+
+def test_wheel_has_the_files_of_the_page() -> None:
+    """An installed program has every template and static file."""
+    packed = {Path(file.path) for file in WheelBuilder(str(PROJECT)).recurse_included_files()}
+    assert {path for path in FOLDER.rglob("*.*") if path.suffix != ".pyc"} <= packed
 
 
 # Check and import ----------------------------------------------------
