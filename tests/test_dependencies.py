@@ -26,7 +26,6 @@ OURS = ("flows", "tasks", "schemas")
 USED_OTHERWISE = {
     "whenever": "Prefect's scheduler; an older one makes it schedule nothing",
     "psycopg": "SQLAlchemy's driver, by its name in the database's address",
-    "hatchling": "builds the project itself, which `make` installs for its console script",
     "editables": "hatchling asks for it when a project is installed in place",
     "mypy": "a command: make lint",
     "ruff": "a command: make lint",
