@@ -36,6 +36,7 @@ class Outlook:
         mailboxes: Address, in any case → account.
         server: Faults of the servers themselves.
         delay: Seconds to wait before each reply.
+        connections: How many connections each server takes at once; 0 for any number.
         ca: Signs the certificates; a new one by default.
         folder: Where to write the certificate of the authority, as PEM.
         ports: SMTP and IMAP port; 0, or a port that is in use, means a free one.
@@ -55,6 +56,7 @@ class Outlook:
         *,
         server: ServerFaults | None = None,
         delay: float = 0.0,
+        connections: int = 0,
         ca: trustme.CA | None = None,
         folder: Path,
         ports: tuple[int, int] = (0, 0),
@@ -70,6 +72,7 @@ class Outlook:
             "imap": {name.lower(): _mailbox("imap", it.password, it.imap) for name, it in mailboxes.items()},
         }
         self._delay = delay
+        self._connections = connections
         self._ca = ca
         self._folder = folder
         self._ports = ports
@@ -124,7 +127,8 @@ class Outlook:
         if play.name in ("refused", "unknown-name"):
             return port
         context = server_context(ca, play.name)
-        service = Service(play, context, offers, self._mailboxes[protocol], self._delay, self.seen)
+        mailboxes, most = self._mailboxes[protocol], self._connections
+        service = Service(play, context, offers, mailboxes, self._delay, self.seen, most)
         accept = partial(self._accept, connection, service)
         self._servers.append(await asyncio.start_server(accept, sock=listener, backlog=BACKLOG))
         return port

@@ -1,4 +1,4 @@
-"""Tests against Dovecot, Exim and Postfix, real servers whose replies are not ours: only good mailboxes are active."""
+"""Tests against Dovecot, Exim and Postfix, whose replies are not ours: only good mailboxes are active."""
 
 from __future__ import annotations
 
@@ -271,9 +271,9 @@ async def test_a_server_that_takes_five_connections(
 async def test_postfix_that_takes_five_connections(
     settings: Settings, ca: trustme.CA, ca_file: Path, tmp_path: Path
 ) -> None:
-    """Against Postfix with five connections an address, five runs fail exactly the wrong passwords, once each.
+    """Where Postfix takes five connections, five runs fail exactly the wrong passwords, each once.
 
-    Half of the mailboxes have a password with odd characters, a fifth a wrong one, and for a tenth IMAP is off.
+    The passwords have odd characters, a fifth of them is wrong, and for a tenth of the mailboxes IMAP is off.
     """
     passwords = dict(list(odd_passwords(seed=11).items())[:60])
     wrong, off = set(list(passwords)[::5]), set(list(passwords)[1::10])
