@@ -13,10 +13,11 @@ if __name__ == "__main__":
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.states import Cancelled, Completed
+from prefect.states import Completed
 
 from flows.import_outlook import probe_all, tell_crash
-from schemas.verdicts import ProbeReport, Stop
+from flows.states import NOTHING_TO_DO, conclude_tests
+from schemas.verdicts import ProbeReport
 from tasks.configuration import load_settings
 from tasks.crash import leave_no_core_file
 from tasks.notify import tell_guard
@@ -54,6 +55,6 @@ async def retest_pending(
                 break
     about = "A retest" if import_id is None else f"Import {import_id}"
     await tell_guard(about, report, str(report), settings)
-    if report.stopped is Stop.INTERRUPTED:
-        return Cancelled(message=str(report), data=report)
-    return Completed(message=str(report), data=report)
+    if not report.verdicts and not report.untested:
+        return Completed(name=NOTHING_TO_DO, message=str(report), data=report)
+    return conclude_tests(report, str(report), report)

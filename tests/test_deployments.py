@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from flows.deployments import AUTOMATION, WORK_POOL
+from flows.states import ENDS
 from tests.support.machine import Machine, wait_for
 from tests.support.shell import Shell
 
@@ -16,7 +17,7 @@ DEPLOYMENTS = {
     "import-outlook/manual": None,
     "watch-inbox/scheduled": "* * * * *",
     "retest-pending/scheduled": "*/10 * * * *",
-    "trim-history/scheduled": "17 3 * * *",
+    "trim-history/scheduled": "17 * * * *",
 }
 
 
@@ -77,7 +78,7 @@ def test_dead_runs_are_found_by_their_silence(machine: Machine) -> None:
     assert (trigger["posture"], trigger["within"], trigger["threshold"]) == ("Proactive", 90, 1)
     assert set(trigger["after"]) == {"prefect.flow-run.Pending", "prefect.flow-run.heartbeat"}
     assert set(trigger["expect"]) == {"prefect.flow-run.heartbeat"} | {
-        f"prefect.flow-run.{end}" for end in ("Completed", "Failed", "Cancelled", "Crashed")
+        f"prefect.flow-run.{end}" for end in ENDS
     }
     assert [(action["type"], action["state"]) for action in automation["actions"]] == [
         ("change-flow-run-state", "CRASHED")

@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import RowMapping, or_, select
 from sqlmodel import col
 
-from schemas.outcomes import Answered, Document, Outcome
+from schemas.outcomes import Answered, Document, Outcome, who_has_to_act
 from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason
 from schemas.rows import why_not_imported
-from schemas.summary import NOTE, TAKEN, Result
+from schemas.summary import NOTE, TAKEN, Result, Summary
 from schemas.tables import Import, ImportRow, Mailbox, ProbeResult, table_of
 from tasks.storage.database import Database, for_reading, through_restarts
 from tasks.storage.mailboxes import Filters, belongs_to, in_parts
@@ -165,3 +165,9 @@ def _answered(one: RowMapping, protocol: Protocol, answer: RowMapping | None) ->
         at=answer["at"],
         stage=answer["stage"],
     )
+
+
+def who_acts(database: Database, summary: Summary) -> str:
+    """Who has to act now for the mailboxes of a stored import, in one sentence; "" for nobody."""
+    found = find_outcomes(database, summary.workspace, summary.import_id or 0)
+    return who_has_to_act(found[1]) if found else ""
