@@ -138,6 +138,8 @@ class Connection:
         fault = self.fault_at("tls")
         if not (fault or old):
             await self.writer.start_tls(self.service.context)
+            secured = self.writer.get_extra_info("ssl_object")
+            self.service.seen.secured(self.protocol, resumed=bool(secured.session_reused))
             return
         await self.reader.read(CHUNK)
         await self.send(TLS_ALERT if old else await self.misbehave(fault, TLS_RECORD))

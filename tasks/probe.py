@@ -30,7 +30,7 @@ from schemas.verdicts import Answer, Group, ProbeReport, Stop, Target, Verdict, 
 from tasks.crash import unquoted
 from tasks.limits import limits_of
 from tasks.login.session import log_in
-from tasks.login.wire import Credentials, tls_context
+from tasks.login.wire import Credentials, Sessions, tls_context
 from tasks.mail_exchangers import MailExchangers
 from tasks.slots import FIRST, Slot, Slots
 from tasks.storage.claims import Claimed, claim, hold_back, release, save
@@ -134,6 +134,7 @@ class Probing:
         self._database = database
         self._settings = settings
         self._context = tls_context(settings.ca_file)
+        self._sessions: Sessions = {}
         self._slots: dict[str, Slots] = {}
         # One part more than fills the slots, so that a mailbox gets a slot before its claim expires.
         size = min(settings.probe_group_size, settings.probe_concurrency)
@@ -280,7 +281,9 @@ class Probing:
                 password = self._database.sealer.open(mailbox.password, mailbox.owner)
                 credentials = Credentials(mailbox.login, password)
                 try:
-                    return await log_in(protocol, endpoint, credentials, self._context, timeout)
+                    return await log_in(
+                        protocol, endpoint, credentials, self._context, timeout, self._sessions
+                    )
                 finally:
                     if credentials.used:
                         self._tried.add((mailbox.mailbox_id, protocol))
@@ -330,7 +333,8 @@ class Probing:
 
     async def _look_ahead(self, protocol: Protocol, endpoint: Endpoint) -> Answer:
         async def session() -> Answer:
-            return await log_in(protocol, endpoint, None, self._context, self._settings.probe_timeout)
+            timeout = self._settings.probe_timeout
+            return await log_in(protocol, endpoint, None, self._context, timeout, self._sessions)
 
         answer = await self._within_limits(endpoint, session)
         assert answer is not None  # noqa: S101  the session always gives one
