@@ -18,6 +18,7 @@ if __name__ == "__main__":
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,6 +60,7 @@ from tasks.probe import Probing, probe
 from tasks.report import publish_refusal, publish_summary, publish_verdicts, write_report
 from tasks.storage.database import Database, SimilarWorkspaceError, database
 from tasks.store import Origin, store
+from tasks.tell_changes import tell_changes
 
 
 class Imported(NamedTuple):
@@ -142,6 +144,7 @@ async def import_outlook(
         verdicts = await probe_all(stored.targets, mailboxes, settings) if test else None
         if report is not None:
             write_report(report, mailboxes, stored.summary, within)
+        await tell_changes(mailboxes, settings)
     if verdicts is not None:
         await tell_guard(file.name, verdicts, f"{stored.summary}; {verdicts}", settings)
     return conclude(Imported(stored.summary, verdicts))
@@ -166,9 +169,18 @@ async def tell_refusal(name: str, refusal: Refusal, settings: Settings) -> None:
     await notify(f"{name} was refused: {refusal.message}. Nothing was changed.", settings)
 
 
-async def probe_all(targets: Sequence[Target], mailboxes: Database, settings: Settings) -> ProbeReport:
-    """Map the probe over small groups of mailboxes."""
-    probing = Probing(mailboxes, settings, [target.mailbox_id for target in targets])
+async def probe_all(
+    targets: Sequence[Target],
+    mailboxes: Database,
+    settings: Settings,
+    tested_before: datetime | None = None,
+) -> ProbeReport:
+    """Map the probe over small groups of mailboxes.
+
+    Args:
+        tested_before: For a recheck; see `Probing`.
+    """
+    probing = Probing(mailboxes, settings, [target.mailbox_id for target in targets], tested_before)
 
     async def map_groups(groups: Sequence[Group]) -> None:
         async with progress_shown(probing, len(targets)):
