@@ -6,13 +6,16 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
+from prefect.automations import AutomationCore, EventTrigger
 from prefect.client.orchestration import get_client
+from prefect.events import Resource, ResourceSpecification
 from pydantic import SecretStr
 from sqlmodel import col
 
@@ -31,6 +34,7 @@ from tasks.tell_changes import tell_changes
 from tests.conftest import StartOutlook, import_file, rows_of, with_servers, write_csv
 from tests.support.canary import Canaries
 from tests.support.receiver import KEY, SILENCE, Receiver, receiving
+from tests.support.shell import PROJECT
 from tests.support.standings import standings_after
 from tests.test_manage import Desk
 from tests.test_recheck_active import Site, working_site
@@ -357,6 +361,18 @@ async def test_no_secret_is_in_a_notice(
     assert canaries.in_bytes(receiver.raw) == []
 
 
+def test_the_example_automation_is_one() -> None:
+    """The automation in docs/operations.md is valid, and an event that this program emits starts it."""
+    text = (PROJECT / "docs" / "operations.md").read_text("utf-8")
+    example = text.partition("## Act on an event")[2].partition("```json\n")[2].partition("```")[0]
+    wanted = json.loads(example.replace("ID-OF-A-NOTIFICATION-BLOCK", str(uuid4())))
+    trigger = AutomationCore.model_validate(wanted).trigger
+    assert isinstance(trigger, EventTrigger)
+    assert trigger.expect == {"outlook-import.mailbox.failed"}
+    assert isinstance(trigger.match, ResourceSpecification)
+    assert trigger.match.matches(Resource({"prefect.resource.id": "outlook-import.mailbox.17"}))
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("news")
 async def test_prefect_gets_an_event_for_each_change(
@@ -369,10 +385,15 @@ async def test_prefect_gets_an_event_for_each_change(
             await tell_changes(db, receiver.on(either_settings))
     async with get_client() as client:
         found: list[Any] = []
-        wanted = {"filter": {"event": {"prefix": ["outlook-import.mailbox."]}}}
+        # Other tests share the server, and their mailboxes have the same ids.
+        span = {"since": (now() - timedelta(minutes=5)).isoformat(), "until": now().isoformat()}
+        wanted = {"filter": {"event": {"prefix": ["outlook-import.mailbox."]}, "occurred": span}}
+        times = {row["at"] for row in rows_of(db, StatusChange)}
         async with asyncio.timeout(30):
             while len(found) < 2:
-                found = (await client._client.post("/events/filter", json=wanted)).json()["events"]
+                events = (await client._client.post("/events/filter", json=wanted)).json()["events"]
+                found = [one for one in events if datetime.fromisoformat(one["occurred"]) in times]
+    assert len(found) == 2
     mine = {event["resource"]["prefect.resource.id"]: event for event in found}
     ann = mine[f"outlook-import.mailbox.{news[ANN]}"]
     assert ann["event"] == "outlook-import.mailbox.failed"
