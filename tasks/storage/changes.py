@@ -119,11 +119,9 @@ def take_notice(database: Database) -> Notice | None:
         found = connection.scalar(unsent)
         taken = found or f"msg_{uuid4().hex}"
         chosen: tuple[ColumnElement[bool], ...] = (notice == found, free) if found else (notice.is_(None),)
-        rows = select(col(StatusChange.id)).where(*news, *chosen).order_by(col(StatusChange.id))
+        _lock(connection, *news, *chosen)
         leased = connection.execute(
-            update(StatusChange)
-            .where(col(StatusChange.id).in_(rows.with_for_update()))
-            .values(notice=taken, leased_until=moment + LEASE)
+            update(StatusChange).where(*news, *chosen).values(notice=taken, leased_until=moment + LEASE)
         )
         if not leased.rowcount:
             return None
@@ -140,8 +138,17 @@ def put_away(database: Database, notice: str, *, told: bool) -> None:
         DatabaseLostError: If the database goes away and does not come back in time.
     """
     values: dict[str, Any] = {"told_at": now()} if told else {"leased_until": None}
+    mine = col(StatusChange.notice) == notice
     with database.engine.begin() as connection:
-        connection.execute(update(StatusChange).where(col(StatusChange.notice) == notice).values(values))
+        _lock(connection, mine)
+        connection.execute(update(StatusChange).where(mine).values(values))
+
+
+def _lock(connection: Connection, *conditions: ColumnElement[bool]) -> None:
+    """Lock the mailboxes of these changes, in the order in which all transactions lock mailboxes."""
+    changed = select(col(StatusChange.mailbox_id)).where(*conditions)
+    query = select(col(Mailbox.id)).where(col(Mailbox.id).in_(changed))
+    connection.execute(query.order_by(col(Mailbox.id)).with_for_update()).all()
 
 
 def find_history(database: Database, workspace: str, key: str) -> list[Change] | None:
