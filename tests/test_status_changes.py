@@ -19,13 +19,14 @@ from prefect.events import Resource, ResourceSpecification
 from pydantic import SecretStr
 from sqlmodel import col
 
-from sandbox.outlook import Account
+from sandbox.outlook import Account, running
 from schemas.changes import MOST_TOLD
 from schemas.reasons import Protocol, Reason
 from schemas.settings import Settings
 from schemas.standing import MailboxStatus, Needs
 from schemas.tables import Mailbox, StatusChange, now, table_of
 from tasks import tell_changes as telling
+from tasks.background import BackgroundTests
 from tasks.storage.changes import KEPT, LEASE, NEWS, Settled, find_history, record_changes, take_notice
 from tasks.storage.database import Database
 from tasks.storage.mailbox_changes import delete_mailboxes, make_due, set_needs
@@ -34,10 +35,11 @@ from tasks.tell_changes import tell_changes
 from tests.conftest import StartOutlook, import_file, rows_of, with_servers, write_csv
 from tests.support.canary import Canaries
 from tests.support.receiver import KEY, SILENCE, Receiver, receiving
-from tests.support.shell import PROJECT
+from tests.support.shell import PROJECT, Shell, at
 from tests.support.standings import standings_after
 from tests.test_manage import Desk
 from tests.test_recheck_active import Site, working_site
+from tests.test_updates import update
 
 ANN, BOB, CAT = "ann@contoso.com", "bob@contoso.com", "cat@contoso.com"
 OK, OFF, WRONG = Reason.OK, Reason.SMTP_AUTH_OFF_TENANT, Reason.WRONG_CREDENTIALS
@@ -235,14 +237,15 @@ async def test_a_receiver_that_says_nothing_does_not_hold_up_a_run(
     db: Database, either_settings: Settings, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A receiver that does not answer is left after a limit, for one request and for all, and told later."""
-    monkeypatch.setattr(telling, "REQUEST", 0.1)
+    monkeypatch.setattr(telling, "REQUEST", 0.5)
     receiver.answers += [SILENCE] * telling.ATTEMPTS
     await tell_changes(db, receiver.on(either_settings))
     monkeypatch.setattr(telling, "REQUEST", 60.0)
-    monkeypatch.setattr(telling, "ALTOGETHER", 0.3)
-    receiver.answers += [SILENCE]
+    monkeypatch.setattr(telling, "ALTOGETHER", 1.0)
+    receiver.answers[:] = [SILENCE] * telling.ATTEMPTS
     await tell_changes(db, receiver.on(either_settings))
-    assert (receiver.notices, len(receiver.asked)) == ({}, 1)
+    assert receiver.notices == {}
+    receiver.answers.clear()
     monkeypatch.undo()
     free_leases(db)
     await tell_changes(db, receiver.on(either_settings))
@@ -265,6 +268,38 @@ async def test_an_unreachable_receiver_is_not_named(
     said = [message.partition("(")[2].partition(")")[0] for message in caplog.messages if "accept" in message]
     assert said == ["ConnectError", "UnsupportedProtocol", "InvalidURL"]
     assert receiver.secret not in caplog.text
+
+
+async def test_the_background_tests_of_the_api_tell(site: Site, tmp_path: Path) -> None:
+    """A change that the HTTP API's own tests find is told when they end."""
+    update(site.db, site.settings, tmp_path, (ANN, "wrong"))
+    background = BackgroundTests(site.db, site.settings)
+    background.submit(site.row()["import_id"])
+    async with asyncio.timeout(20):
+        while not site.receiver.told:  # noqa: ASYNC110  the receiver has no events
+            await asyncio.sleep(0.01)
+    await background.close()
+    assert site.receiver.told == [(ANN, "active", "failed")]
+
+
+@pytest.mark.slow
+def test_imports_and_retests_tell(shell: Shell, receiver: Receiver) -> None:
+    """A retest tells what no longer works, and an update what works again; a first import tells nothing."""
+    shell.environment |= {
+        "OUTLOOK_IMPORT_WEBHOOK_URL": receiver.address,
+        "OUTLOOK_IMPORT_WEBHOOK_SECRET": KEY,
+    }
+    with running({ANN: Account("pw")}, folder=shell.folder) as outlook:
+        shell.environment |= at(outlook)
+        shell.run(write_csv(shell.folder / "in.csv", [[ANN, "pw"]]))
+        assert receiver.told == []
+        outlook.change(ANN, Account("new"))
+        shell.run("mailboxes", "retest", ANN, module="flows.manage")
+        shell.run(module="flows.retest_pending")
+        assert receiver.told == [(ANN, "active", "failed")]
+        shell.run(write_csv(shell.folder / "new.csv", [[ANN, "new"]]), "--update")
+        assert receiver.told == [(ANN, "active", "failed"), (ANN, "failed", "active")]
+    assert "→" in shell.run("mailboxes", "history", ANN, module="flows.manage")
 
 
 def free_leases(db: Database) -> None:
