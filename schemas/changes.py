@@ -19,7 +19,7 @@ class Change(NamedTuple):
     Attributes:
         before: The status before; None for the first verdict.
         reasons: Why a protocol does not work.
-        told_at: When the receiver of the notice had it; for what is no news, when it was stored.
+        told_at: When the notice arrived; for a change that no notice tells, when it was stored.
     """
 
     mailbox_id: int

@@ -34,8 +34,8 @@ EXPLAIN_BOTH = {
     Reason.NOT_AT_MICROSOFT,
 }
 
-# Reasons that somebody or time can remove while the password stays the same. Neither of the two that are
-# left out rules out that a server refused the password.
+# Reasons that an admin, the owner, the operator or time can remove while the password stays the same. The two
+# that are left out may mean that a server refused the password.
 CURABLE = {
     reason
     for reason, why in EXPLANATIONS.items()
@@ -177,9 +177,9 @@ def status_of(standings: Standings, needs: Needs) -> MailboxStatus:
 
 
 def to_recheck(earlier: Standings, needs: Needs) -> list[Protocol]:
-    """The protocols that a recheck asks: those that work, and those that may work by now.
+    """The protocols that a recheck asks: those that work, and those whose fault may be cured by now.
 
-    The second only while no server has refused the password, which is never sent again.
+    It asks the latter only while no server has refused the password. A refused password is never sent again.
     """
     refused = any(one.reason in CREDENTIALS_REJECTED for one in earlier.values())
     return [
@@ -206,9 +206,9 @@ def after_recheck(earlier: Standings, found: Standings, asked: Collection[Protoc
     """What is known after a recheck.
 
     A protocol keeps what was known until a definite answer replaces it, so a temporary fault changes nothing.
-    There are two exceptions, after which a retest asks again soon. If a server refused the password, what
-    another one said about it earlier has no weight. And a fault that few attempts make definite is one that
-    the server gives for a mailbox and not for itself.
+    In two cases a protocol without a definite answer becomes open, and a retest asks it soon. If one server
+    refuses the password, an earlier answer of the other proves nothing. And a reason with its own number of
+    attempts is about the mailbox, not about the server.
 
     Args:
         earlier: What was known before.

@@ -192,10 +192,10 @@ class ProbeResult(Table, table=True):
 
 
 class StatusChange(Table, table=True):
-    """A change of the status that a mailbox ends a test with; `pending` is none. The newest are kept.
+    """A change of a mailbox's status between `active`, `partial` and `failed`. The newest are kept.
 
-    `before` is None for the first verdict, which is no news. `notice` is the id of the notice that tells the
-    change, `leased_until` how long one process may send it, and `told_at` when its receiver had it.
+    `before` is None for the first verdict, which no notice tells. `notice` is the id of the notice that tells
+    the change, `leased_until` how long one process may send it, and `told_at` when it arrived.
     """
 
     __tablename__ = "status_change"

@@ -1,7 +1,7 @@
 """Tell changes of status: to a webhook signed by the Standard Webhooks scheme, and as events of Prefect.
 
 A notice counts as told when its receiver has answered 2xx. Until then each run that tests mailboxes sends it
-again, with the same id, so that a receiver can drop a repeat. No fault of it stops a run.
+again, with the same id, so that the receiver can drop a repeat. A failure never stops a run.
 
 Source: Standard Webhooks, “Webhook headers” and “Verifying signatures”.
 """
@@ -33,7 +33,7 @@ class NotAcceptedError(Exception):
 
 
 async def tell_changes(database: Database, settings: Settings) -> None:
-    """Tell the changes that nobody has been told. A failure is logged and not raised."""
+    """Send the notices that have not arrived yet. A failure is logged and not raised."""
     try:
         async with asyncio.timeout(ALTOGETHER):
             while (notice := await asyncio.to_thread(take_notice, database)) is not None:
@@ -43,7 +43,7 @@ async def tell_changes(database: Database, settings: Settings) -> None:
                 await asyncio.to_thread(put_away, database, notice.id, told=arrived)
                 if not arrived:
                     break
-    except Exception as error:  # noqa: BLE001  what is told is stored: the next run goes on
+    except Exception as error:  # noqa: BLE001  a run must not fail here, and the next one continues
         logger_of_run().warning("Changes of mailboxes were not told: %s", type(error).__name__)
 
 

@@ -246,14 +246,14 @@ async def test_a_cured_fault_is_found_and_told(site: Site) -> None:
         ("wrong-credentials", "ok"),
         ("identity-refused", "login-failed"),
         ("smtp-auth-disabled-tenant", "login-failed"),
-        ("535 5.7.139 A reply that nobody knows.", "basic-auth-disabled"),
+        ("535 5.7.139 An unrecognised reply.", "basic-auth-disabled"),
         ("basic-auth-not-supported", "basic-auth-disabled"),
     ],
 )
 async def test_what_no_recheck_can_cure_is_left_alone(
     db: Database, either_settings: Settings, start: StartOutlook, smtp: str, imap: str
 ) -> None:
-    """A refused password, a reply that nobody knows and retired passwords are never sent a password again."""
+    """A mailbox with a refused password, an unrecognised reply or retired passwords gets no further login."""
     outlook = await start({ANN: Account("pw", smtp, imap)})
     with receiving() as receiver:
         site = Site(db, outlook, with_servers(either_settings, outlook), receiver)
@@ -319,7 +319,7 @@ async def test_fifty_changes_are_one_notice(
         assert sorted(email for email, *_ in receiver.told) == sorted(mailboxes)
 
 
-async def test_the_guard_stops_a_recheck_and_demotes_nobody_else(
+async def test_the_guard_stops_a_recheck_and_leaves_the_rest(
     db: Database, either_settings: Settings, start: StartOutlook
 ) -> None:
     """When nearly all passwords are refused the run stops, and the other mailboxes stay as they were."""

@@ -91,7 +91,7 @@ def changes(db: Database) -> list[tuple[int, str | None, str, bool]]:
 # What is recorded.
 
 
-def test_a_first_verdict_is_history_and_no_news(db: Database, ids: dict[str, int]) -> None:
+def test_a_first_verdict_is_not_told(db: Database, ids: dict[str, int]) -> None:
     """The first verdict of a mailbox is stored as told, the same again is not stored, a change is news."""
     for reason in (OK, OK, WRONG, WRONG, OK):
         settle(db, ids[ANN], reason)
@@ -124,7 +124,7 @@ def test_a_deleted_mailbox_takes_its_changes_along(db: Database, ids: dict[str, 
     assert take_notice(db) is None
 
 
-async def test_what_a_person_changes_is_no_news(site: Site) -> None:
+async def test_what_the_user_changes_is_not_told(site: Site) -> None:
     """A status that follows from new needs is in the history, and neither it nor a test after it is told."""
     site.outlook.change(ANN, Account("pw", imap="basic-auth-disabled"))
     await site.recheck()
@@ -369,7 +369,7 @@ async def test_old_news_is_history(
 async def test_a_database_that_fails_stops_no_run(
     db: Database, either_settings: Settings, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A fault while the changes are told is logged by its type, and raised to nobody."""
+    """A fault while the changes are told is logged by its type and not raised."""
     with db.engine.begin() as connection:
         connection.execute(sa.text("DROP TABLE status_change"))
     await tell_changes(db, receiver.on(either_settings))

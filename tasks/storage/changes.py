@@ -28,7 +28,7 @@ from schemas.tables import Mailbox, StatusChange, Workspace, now, table_of
 from tasks.storage.database import Database, for_reading, through_restarts
 
 KEPT = 20  # of each mailbox
-# A change that could not be told for so long is only history.
+# A change that could not be told for this long is not told any more.
 NEWS = timedelta(days=7)
 # How long one process has to send a notice, before another one sends it again.
 LEASE = timedelta(minutes=2)
@@ -50,7 +50,7 @@ def record_changes(
     The mailboxes have to be locked. A pending one is between two tests, so its status is not recorded.
 
     Args:
-        tell: Whether a change is news; the first status of a mailbox never is.
+        tell: Whether a notice tells the changes. It never tells the first status of a mailbox.
     """
     settled = {one.mailbox_id: one for one in found if one.status is not MailboxStatus.PENDING}
     last = _last_statuses(connection, list(settled))

@@ -66,7 +66,7 @@ def set_needs(
                     .values(needs=needs, status=bindparam("new_status"), next_attempt_at=bindparam("due")),
                     [_needed(row, needs) for row in rows],
                 )
-                # What a person has changed is no news.
+                # The user has changed it, so no notice is needed.
                 record_changes(connection, [_settled(row, needs) for row in rows], now(), tell=False)
         yield sorted(row["email"] for row in rows)
 
