@@ -26,7 +26,12 @@ from tasks.trim import FLOWS
 
 PROJECT = Path(__file__).resolve().parent.parent
 WORK_POOL = "outlook-import"
-SCHEDULED = ("watch-inbox/scheduled", "retest-pending/scheduled", "trim-history/scheduled")
+SCHEDULED = (
+    "watch-inbox/scheduled",
+    "retest-pending/scheduled",
+    "recheck-active/scheduled",
+    "trim-history/scheduled",
+)
 DEPLOYMENTS = ("import-outlook/manual", *SCHEDULED)
 # Names of the first edition: their schedules would keep running beside the new ones.
 FORMER = ("watch-inbox/every-minute", "retest-pending/every-10-minutes", "trim-history/every-day")

@@ -18,6 +18,7 @@ if __name__ == "__main__":
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,6 +62,7 @@ from tasks.report import publish_refusal, publish_summary, publish_verdicts, wri
 from tasks.storage.database import Database, SimilarWorkspaceError, database
 from tasks.storage.outcomes import who_acts
 from tasks.store import Origin, store
+from tasks.tell_changes import tell_changes
 
 
 class Imported(NamedTuple):
@@ -141,9 +143,12 @@ async def import_outlook(
         except SimilarWorkspaceError as error:
             return await refuse(Refusal(str(error)), file, settings)
         await publish_summary(stored.summary, report)
-        verdicts = await probe_all(stored.targets, mailboxes, settings, stored.summary) if test else None
+        verdicts = (
+            await probe_all(stored.targets, mailboxes, settings, summary=stored.summary) if test else None
+        )
         if report is not None:
             write_report(report, mailboxes, stored.summary, within)
+        await tell_changes(mailboxes, settings)
     if verdicts is not None:
         await tell_guard(file.name, verdicts, f"{stored.summary}; {verdicts}", settings)
     return conclude(Imported(stored.summary, verdicts))
@@ -169,14 +174,20 @@ async def tell_refusal(name: str, refusal: Refusal, settings: Settings) -> None:
 
 
 async def probe_all(
-    targets: Sequence[Target], mailboxes: Database, settings: Settings, summary: Summary | None = None
+    targets: Sequence[Target],
+    mailboxes: Database,
+    settings: Settings,
+    *,
+    summary: Summary | None = None,
+    tested_before: datetime | None = None,
 ) -> ProbeReport:
     """Map the probe over small groups of mailboxes.
 
     Args:
         summary: The import that the mailboxes come from, if it is one.
+        tested_before: For a recheck; see `Probing`.
     """
-    probing = Probing(mailboxes, settings, [target.mailbox_id for target in targets])
+    probing = Probing(mailboxes, settings, [target.mailbox_id for target in targets], tested_before)
 
     async def map_groups(groups: Sequence[Group]) -> None:
         async with progress_shown(probing, len(targets)):

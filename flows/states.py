@@ -25,3 +25,10 @@ def conclude_tests(report: ProbeReport, message: str, data: object) -> State:
     if report.count(MailboxStatus.FAILED):
         return Completed(name=WITH_FAILURES, message=message, data=data)
     return Completed(message=message, data=data)
+
+
+def conclude_retest(report: ProbeReport, message: str) -> State:
+    """The final state of a run that looked for mailboxes to test."""
+    if not report.verdicts and not report.untested:
+        return Completed(name=NOTHING_TO_DO, message=message, data=report)
+    return conclude_tests(report, message, report)

@@ -67,10 +67,9 @@ class Outlook:
             "smtp": server_play("smtp", self._faults.smtp),
             "imap": server_play("imap", self._faults.imap),
         }
-        self._mailboxes: dict[Protocol, dict[str, Mailbox]] = {
-            "smtp": {name.lower(): _mailbox("smtp", it.password, it.smtp) for name, it in mailboxes.items()},
-            "imap": {name.lower(): _mailbox("imap", it.password, it.imap) for name, it in mailboxes.items()},
-        }
+        self._mailboxes: dict[Protocol, dict[str, Mailbox]] = {"smtp": {}, "imap": {}}
+        for name, account in mailboxes.items():
+            self.change(name, account)
         self._delay = delay
         self._connections = connections
         self._ca = ca
@@ -106,6 +105,16 @@ class Outlook:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await _settle()
+
+    def change(self, mailbox: str, account: Account) -> None:
+        """Give a mailbox another password or behaviour, or add it, from the next login on.
+
+        Raises:
+            ScriptError: If a behaviour is unknown.
+        """
+        name = mailbox.lower()
+        self._mailboxes["smtp"][name] = _mailbox("smtp", account.password, account.smtp)
+        self._mailboxes["imap"][name] = _mailbox("imap", account.password, account.imap)
 
     def address(self, protocol: Protocol) -> str:
         """HOST:PORT of one of the servers, as a client's settings need it."""

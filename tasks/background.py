@@ -26,6 +26,7 @@ from tasks.notify import tell_guard
 from tasks.probe import Probing
 from tasks.storage.claims import find_due
 from tasks.storage.database import Database
+from tasks.tell_changes import tell_changes
 
 DEPLOYMENT = "retest-pending/scheduled"
 PREFECT_SECONDS = 15
@@ -86,6 +87,7 @@ class BackgroundTests:
             report, self._probing = probing.report(), None
             LOGGER.info("Import %d: %s", import_id, report)
             await tell_guard(f"Import {import_id}", report, str(report), self._settings)
+            await tell_changes(self._database, self._settings)
 
 
 async def handed_to_prefect(import_id: int) -> bool:

@@ -35,7 +35,7 @@ from tasks.storage.database import Database
 # Small, so that no other program waits long for the locks of one transaction.
 ROWS_AT_ONCE = 1000
 RUNS_AT_ONCE = 200
-FLOWS = ["import-outlook", "watch-inbox", "retest-pending", "trim-history"]
+FLOWS = ["import-outlook", "watch-inbox", "retest-pending", "recheck-active", "trim-history"]
 OURS = FlowFilter(name=FlowFilterName(any_=FLOWS))
 
 

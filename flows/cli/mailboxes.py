@@ -1,4 +1,4 @@
-"""Stored mailboxes: `mailboxes list|show|retest|tag|delete`."""
+"""Stored mailboxes: `mailboxes list|show|history|retest|tag|delete`."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from flows.cli.output import (
     wrong_usage,
 )
 from flows.cli.selection import Selection, keys_of
+from schemas.changes import Change as StatusChange
 from schemas.labels import DEFAULT_WORKSPACE, LABEL_RULE, counted, is_label
 from schemas.responses import Mailbox, MailboxRecord, ProtocolResult
 from schemas.standing import MailboxStatus, Needs
@@ -33,6 +34,7 @@ from schemas.tables import now
 from tasks.configuration import load_settings
 from tasks.hints import command
 from tasks.storage import mailbox_changes
+from tasks.storage.changes import find_history
 from tasks.storage.database import Database, database
 from tasks.storage.mailboxes import Filters, choose_mailboxes, count_mailboxes, find_mailboxes, find_record
 from tasks.storage.updates import check_password, replace_one
@@ -121,6 +123,36 @@ def show_mailbox(email: Email, /, *, workspace: Workspace = DEFAULT_WORKSPACE, j
         out.print(f"{result.protocol.upper()}: {result.title}{earlier}", style="bold")
         out.print(_grid(_answer(result)))
     return DONE
+
+
+def show_history(email: Email, /, *, workspace: Workspace = DEFAULT_WORKSPACE, json: Json = False) -> int:
+    """Show when a mailbox started or stopped working, and why; the newest change first."""
+    (key,) = keys_of([email]).values()
+    with database(load_settings()) as opened:
+        changes = find_history(opened, workspace, key)
+    if changes is None:
+        tell(f"{cell(email)} is not in workspace {workspace!r}.")
+        return NOTHING_FOUND
+    if json:
+        print_json([_told(change) for change in changes])
+    elif not changes:
+        tell(f"{cell(email)} has no verdict yet.")
+    else:
+        print_rows([_history_row(change) for change in changes], ("time", "change", "why"))
+    return DONE if changes else NOTHING_FOUND
+
+
+def _told(change: StatusChange) -> dict[str, object]:
+    return change.told() | {"told_at": change.told_at.isoformat() if change.told_at else None}
+
+
+def _history_row(change: StatusChange) -> dict[str, object]:
+    why = (f"{protocol.upper()}: {reason.explanation.title}" for protocol, reason in change.reasons.items())
+    return {
+        "time": change.at,
+        "change": f"{change.before or 'not tested'} → {change.after}",
+        "why": ", ".join(why),
+    }
 
 
 def _grid(facts: Mapping[str, object]) -> Table:

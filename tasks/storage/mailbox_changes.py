@@ -14,6 +14,7 @@ from schemas.rows import totp_of
 from schemas.sealing import Owner
 from schemas.standing import MailboxStatus, Needs, State, status_of
 from schemas.tables import Mailbox, Workspace, now, table_of
+from tasks.storage.changes import Settled, record_changes
 from tasks.storage.database import Database, for_reading
 from tasks.storage.mailboxes import STATES, Filters, in_parts, nothing_known, standings_of
 
@@ -65,7 +66,14 @@ def set_needs(
                     .values(needs=needs, status=bindparam("new_status"), next_attempt_at=bindparam("due")),
                     [_needed(row, needs) for row in rows],
                 )
+                # The user has changed it, so no notice is needed.
+                record_changes(connection, [_settled(row, needs) for row in rows], now(), tell=False)
         yield sorted(row["email"] for row in rows)
+
+
+def _settled(row: RowMapping, needs: Needs) -> Settled:
+    standings = standings_of(row)
+    return Settled(row["id"], status_of(standings, needs), standings)
 
 
 def _needed(row: RowMapping, needs: Needs) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ from schemas.responses import (
     ProtocolResult,
 )
 from schemas.standing import MailboxStatus, Needs, Standing, State, ability
-from schemas.tables import Import, ProbeResult, Workspace, now, table_of
+from schemas.tables import Import, ProbeResult, StatusChange, Workspace, now, table_of
 from schemas.tables import Mailbox as StoredMailbox
 from tasks.storage.database import Database, for_reading, through_restarts
 
@@ -47,6 +48,7 @@ class Filters:
         reason: Why at least one protocol that the mailbox is needed for is refused or put off.
         domain: The part of the email key after the @.
         part: Any part of the email key.
+        changed_since: When the status last changed, at the earliest. A first verdict is no change.
     """
 
     status: MailboxStatus | None = None
@@ -55,6 +57,7 @@ class Filters:
     reason: Reason | None = None
     domain: str | None = None
     part: str | None = None
+    changed_since: datetime | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return the conditions, for a statement about the table of mailboxes."""
@@ -71,7 +74,15 @@ class Filters:
             found.append(col(StoredMailbox.email_key).endswith(f"@{self.domain}", autoescape=True))
         if self.part is not None:
             found.append(col(StoredMailbox.email_key).contains(self.part, autoescape=True))
+        if self.changed_since is not None:
+            found.append(col(StoredMailbox.id).in_(_changed_since(self.changed_since)))
         return found
+
+
+def _changed_since(moment: datetime) -> Select[int]:
+    return select(col(StatusChange.mailbox_id)).where(
+        col(StatusChange.at) >= moment, col(StatusChange.before).is_not(None)
+    )
 
 
 def has_reason(reason: Reason) -> ColumnElement[bool]:
