@@ -66,6 +66,14 @@ class State(StrEnum):
     PUT_OFF = "put_off"
 
 
+class ProtocolTest(StrEnum):
+    """The result of the test of one protocol."""
+
+    PENDING = "pending"
+    PASSED = "passed"
+    FAILED = "failed"
+
+
 class Standing(NamedTuple):
     """What is known about one protocol of a mailbox.
 
@@ -166,6 +174,23 @@ def status_of(standings: Standings, needs: Needs) -> MailboxStatus:
     if to_ask(standings, needs):
         return MailboxStatus.PENDING
     return MailboxStatus.PARTIAL if State.ACCEPTED in states else MailboxStatus.FAILED
+
+
+def tests_of(standings: Standings, needs: Needs) -> dict[Protocol, ProtocolTest | None]:
+    """The result of each protocol; None if the mailbox is not needed for it.
+
+    A protocol that is not asked because of the other's refusal has failed too.
+    """
+    open_ = to_ask(standings, needs)
+
+    def result(protocol: Protocol) -> ProtocolTest | None:
+        if protocol not in needs.protocols:
+            return None
+        if protocol in open_:
+            return ProtocolTest.PENDING
+        return ProtocolTest.PASSED if standings[protocol].state is State.ACCEPTED else ProtocolTest.FAILED
+
+    return {protocol: result(protocol) for protocol in Protocol}
 
 
 def pause_after(attempt: int) -> timedelta:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import Path
 from pydantic import BaseModel, BeforeValidator, Field
+from pydantic.json_schema import models_json_schema
 from pydantic_core import PydanticCustomError
 from starlette.convertors import Convertor, register_url_convertor
 
@@ -113,6 +115,13 @@ UPLOAD = {
         },
     }
 }
+
+
+def schemas_of(models: Sequence[type[BaseModel]]) -> dict[str, Any]:
+    """The schemas of request bodies, as components of an OpenAPI document."""
+    template = "#/components/schemas/{model}"
+    _, found = models_json_schema([(model, "validation") for model in models], ref_template=template)
+    return dict(found["$defs"])
 
 
 def tidied(document: dict[str, Any]) -> dict[str, Any]:

@@ -13,14 +13,16 @@ from sqlmodel import col
 from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason
 from schemas.responses import (
+    ConnectionTest,
     Mailbox,
     MailboxDetail,
     MailboxPage,
     MailboxRecord,
     ProtocolResult,
 )
-from schemas.standing import MailboxStatus, Needs, Standing, State, ability
-from schemas.tables import Import, ProbeResult, Workspace, now, table_of
+from schemas.standing import MailboxStatus, Needs, Standing, State, ability, tests_of
+from schemas.summary import Result
+from schemas.tables import Import, ImportRow, ProbeResult, Workspace, now, table_of
 from schemas.tables import Mailbox as StoredMailbox
 from tasks.storage.database import Database, for_reading, through_restarts
 
@@ -47,6 +49,7 @@ class Filters:
         reason: Why at least one protocol that the mailbox is needed for is refused or put off.
         domain: The part of the email key after the @.
         part: Any part of the email key.
+        workspace: The workspace, for statements that do not name it otherwise.
     """
 
     status: MailboxStatus | None = None
@@ -55,6 +58,7 @@ class Filters:
     reason: Reason | None = None
     domain: str | None = None
     part: str | None = None
+    workspace: str | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return the conditions, for a statement about the table of mailboxes."""
@@ -71,7 +75,21 @@ class Filters:
             found.append(col(StoredMailbox.email_key).endswith(f"@{self.domain}", autoescape=True))
         if self.part is not None:
             found.append(col(StoredMailbox.email_key).contains(self.part, autoescape=True))
+        if self.workspace is not None:
+            found.append(belongs_to(self.workspace, StoredMailbox))
         return found
+
+
+def of_import(import_id: int) -> ColumnElement[bool]:
+    """Return the condition that an import created the mailbox, or gave it a new password."""
+    owner = select(col(Import.workspace_id)).where(col(Import.id) == import_id).scalar_subquery()
+    updated = select(col(ImportRow.email_key)).where(
+        col(ImportRow.import_id) == import_id, col(ImportRow.result) == Result.UPDATED
+    )
+    return or_(
+        col(StoredMailbox.import_id) == import_id,
+        and_(col(StoredMailbox.workspace_id) == owner, col(StoredMailbox.email_key).in_(updated)),
+    )
 
 
 def has_reason(reason: Reason) -> ColumnElement[bool]:
@@ -120,17 +138,17 @@ def find_mailboxes(
     Raises:
         DatabaseLostError: If the database goes away and does not come back in time.
     """
-    query = _mailboxes(workspace).where(col(StoredMailbox.id) > cursor, *filters.conditions())
+    query = mailboxes_of(workspace).where(col(StoredMailbox.id) > cursor, *filters.conditions())
     rows = all_rows(database, query.order_by(col(StoredMailbox.id)).limit(limit + 1))
     return MailboxPage(
-        mailboxes=[Mailbox(**_shown(row)) for row in rows[:limit]],
+        mailboxes=[Mailbox(**shown(row)) for row in rows[:limit]],
         next_cursor=rows[limit - 1]["id"] if len(rows) > limit else None,
     )
 
 
 def count_mailboxes(database: Database, workspace: str, filters: Filters) -> int:
     """Count the mailboxes that match the filters."""
-    query = _mailboxes(workspace).where(*filters.conditions()).with_only_columns(func.count())
+    query = mailboxes_of(workspace).where(*filters.conditions()).with_only_columns(func.count())
     with for_reading(database.engine).connect() as connection:
         return int(connection.execute(query).scalar_one())
 
@@ -144,7 +162,7 @@ def choose_mailboxes(
         keys: Only mailboxes with one of these email keys; all if empty.
     """
     query = (
-        _mailboxes(workspace)
+        mailboxes_of(workspace)
         .where(*filters.conditions())
         .order_by(col(StoredMailbox.id))
         .with_only_columns(col(StoredMailbox.id), col(StoredMailbox.email_key))
@@ -169,18 +187,37 @@ def find_mailbox(database: Database, workspace: str, mailbox_id: int) -> Mailbox
     Raises:
         DatabaseLostError: If the database goes away and does not come back in time.
     """
-    query = _mailboxes(workspace).where(col(StoredMailbox.id) == mailbox_id)
+    query = mailboxes_of(workspace).where(col(StoredMailbox.id) == mailbox_id)
     with for_reading(database.engine).connect() as connection:
         found = connection.execute(query).mappings().first()
         if found is None:
             return None
-        return MailboxDetail(**_shown(found), results=_last_answers(connection, found))
+        return MailboxDetail(**shown(found), results=_last_answers(connection, found))
+
+
+@through_restarts
+def find_connection_test(database: Database, workspace: str, mailbox_id: int) -> ConnectionTest | None:
+    """Find how far the test of a mailbox has come; None if the workspace has no such mailbox.
+
+    Raises:
+        DatabaseLostError: If the database goes away and does not come back in time.
+    """
+    rows = all_rows(database, mailboxes_of(workspace).where(col(StoredMailbox.id) == mailbox_id))
+    if not rows:
+        return None
+    row = rows[0]
+    results = tests_of(standings_of(row), Needs(row["needs"]))
+    return ConnectionTest(
+        **{name: row[name] for name in ("id", "status", "diagnosis", "tested_at", "next_attempt_at")},
+        smtp=results[Protocol.SMTP],
+        imap=results[Protocol.IMAP],
+    )
 
 
 def find_record(database: Database, workspace: str, key: str) -> MailboxRecord | None:
     """Find everything that is stored about the mailbox with this email key, except its secrets."""
     query = (
-        _mailboxes(workspace)
+        mailboxes_of(workspace)
         .add_columns(
             col(StoredMailbox.claimed_until),
             col(StoredMailbox.totp).is_not(None).label("has_totp"),
@@ -198,7 +235,7 @@ def find_record(database: Database, workspace: str, key: str) -> MailboxRecord |
         results = _last_answers(connection, found)
     until = found["claimed_until"]
     return MailboxRecord(
-        **_shown(found),
+        **shown(found),
         results=results,
         workspace=workspace,
         file=found["file_name"],
@@ -238,14 +275,16 @@ def belongs_to(workspace: str, model: type[StoredMailbox] | type[Import]) -> Col
     return col(model.workspace_id) == owner
 
 
-def _mailboxes(workspace: str) -> Select[*tuple[Any, ...]]:
+def mailboxes_of(workspace: str) -> Select[*tuple[Any, ...]]:
+    """Return the query for the mailboxes of a workspace; `shown` reads its rows."""
     columns = table_of(StoredMailbox).columns
     return select(*(columns[name] for name in (*AS_STORED, *SERVERS, *STATES))).where(
         belongs_to(workspace, StoredMailbox)
     )
 
 
-def _shown(row: RowMapping) -> dict[str, Any]:
+def shown(row: RowMapping) -> dict[str, Any]:
+    """The fields of a `responses.Mailbox`."""
     return {name: row[name] for name in AS_STORED} | {
         "can": ability(standings_of(row)),
         "smtp": str(Endpoint(row["smtp_host"], row["smtp_port"])),
