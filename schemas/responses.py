@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
@@ -401,17 +402,18 @@ def documented(data: type[BaseModel], *errors: int, **headers: str) -> dict[int 
     return {200: answer} | documented_errors(*errors)
 
 
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+
 def documented_file(
-    media_type: str, description: str, *errors: int, example: str | None = None
+    media_type: str, description: str, *errors: int, shape: Mapping[str, Any] = BINARY
 ) -> dict[int | str, dict[str, Any]]:
     """The same for an operation that answers with a file or a stream.
 
     Args:
-        example: The beginning of a text; None for a binary file.
+        shape: Its schema, and an example.
     """
-    schema = {"type": "string"} if example is not None else {"type": "string", "format": "binary"}
-    shown = {"schema": schema} | ({"example": example} if example is not None else {})
-    answer = {"description": description, "content": {media_type: shown}}
+    answer = {"description": description, "content": {media_type: dict(shape)}}
     return {200: answer} | documented_errors(*errors)
 
 

@@ -1080,19 +1080,24 @@ def test_malformed_bodies_get_nothing_but_4xx_envelopes(api: Api) -> None:
 
 
 @pytest.mark.slow
-def test_openapi_document_is_what_the_server_does(api: Api) -> None:
+def test_openapi_document_is_what_the_server_does(settings: Settings) -> None:
     """Schemathesis finds no response that the document does not describe."""
-    with api.client() as client:
+    with api_with(settings, api_stream_seconds=0.2) as api, api.client() as client:
         send(client, SAMPLE.read_bytes())
+        check_document(api)
+
+
+def check_document(api: Api) -> None:
     schema = schemathesis.openapi.from_url(f"{api.url}/openapi.json")
     key = api.key(None)
     operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
-    assert len(operations) == 7
+    assert len(operations) == 22
     for operation, mode in product(operations, GenerationMode):
         if mode is GenerationMode.NEGATIVE and not operation.path.startswith("/v1/"):
             continue  # it has no parameters that could be wrong
         # A schema cannot describe a valid CSV, so a refused file in the right form is not a failure here.
-        excluded: list[CheckFunction] = [positive_data_acceptance] if operation.path == IMPORT else []
+        unclear = (IMPORT, "/v1/imports/check", "/v1/mailboxes/{mailbox_id}/password")
+        excluded: list[CheckFunction] = [positive_data_acceptance] if operation.path in unclear else []
 
         @given(case=operation.as_strategy(generation_mode=mode))
         @hypothesis_settings(
@@ -1330,6 +1335,8 @@ def test_docs_work_without_a_network(api: Api) -> None:
             assert operation["summary"], path
             assert "422" not in operation["responses"]
             for status, answer in operation["responses"].items():
+                if status == "200" and "application/json" not in answer["content"]:
+                    continue  # a file or a stream
                 example = answer["content"]["application/json"]["example"]
                 assert example["success"] is (status == "200"), (path, status)
     upload = document["paths"][IMPORT]["post"]

@@ -36,6 +36,8 @@ ONE = (400, 401, 403, 404, 429, 500, 503)
 WITH_BODY = (*ONE, 408, 413)
 MANY = (400, 401, 403, 408, 409, 413, 429, 500, 503)
 
+NAME_IN_ECMASCRIPT = r"^[\p{L}\p{M}\p{N}\p{P}\p{S}]+( [\p{L}\p{M}\p{N}\p{P}\p{S}]+)*$"
+
 # Changes the mailboxes with these ids as far as the filters still let them through; yields their addresses.
 Change: TypeAlias = Callable[[Collection[int], Filters], Iterator[list[str]]]
 
@@ -46,7 +48,14 @@ class PasswordChange(BaseModel, extra="forbid"):
     password: SecretStr = Field(min_length=1, max_length=10_000)
 
 
-class MailboxChange(BaseModel, extra="forbid"):
+def _without_defaults(schema: dict[str, Any]) -> None:
+    """What is left out stays, so a client must not fill in a default."""
+    schema["minProperties"] = 1
+    for field in schema["properties"].values():
+        field.pop("default")
+
+
+class MailboxChange(BaseModel, extra="forbid", json_schema_extra=_without_defaults):
     """What to change. What is left out stays."""
 
     tag: str | None = Field(
@@ -56,7 +65,10 @@ class MailboxChange(BaseModel, extra="forbid"):
         json_schema_extra={"pattern": LABEL_IN_ECMASCRIPT},
     )
     name: str | None = Field(
-        None, description="null removes the name.", min_length=1, max_length=LONGEST["name"]
+        None,
+        description="null removes the name.",
+        max_length=LONGEST["name"],
+        json_schema_extra={"pattern": NAME_IN_ECMASCRIPT},
     )
     needs: Needs = Field(Needs.BOTH, description="What the mailbox is needed for. Only that is tested.")
 
@@ -74,8 +86,8 @@ class MailboxChange(BaseModel, extra="forbid"):
         """
         if self.tag is not None and not is_label(self.tag):
             raise HTTPException(400, f"tag: {LABEL_RULE}")
-        if self.name is not None and (not self.name.isprintable() or self.name != self.name.strip()):
-            raise HTTPException(400, "name: use printable characters, without spaces at the ends")
+        if self.name is not None and not (self.name.isprintable() and all(self.name.split(" "))):
+            raise HTTPException(400, "name: use printable characters, and single spaces between words")
         return {name: getattr(self, name) for name in self.model_fields_set}
 
 

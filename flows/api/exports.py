@@ -13,6 +13,7 @@ from flows.api.openapi import Id
 from flows.api.service import Here, Service
 from schemas.handover import handover, zipped
 from schemas.outcomes import Document, Outcome
+from schemas.report_csv import COLUMNS
 from schemas.responses import NO_SUCH_IMPORT, documented_file
 from tasks.files.report_file import report_content
 from tasks.hints import command
@@ -29,6 +30,7 @@ HEADERS = {
     # For the page: it has its own styles and pictures, and loads and runs nothing.
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox",
 }
+TEXT = {"schema": {"type": "string"}}
 
 Make = Callable[[Document, Iterable[Outcome]], bytes]
 
@@ -38,7 +40,7 @@ Make = Callable[[Document, Iterable[Outcome]], bytes]
     summary="Download a report of an import as CSV",
     response_class=Response,
     responses=documented_file(
-        "text/csv", "A line for each row.", *ERRORS, example="line,email,result,reason,status,diagnosis,…"
+        "text/csv", "A line for each row.", *ERRORS, shape=TEXT | {"example": ",".join(COLUMNS)}
     ),
 )
 async def report_csv(caller: Reader, service: Here, import_id: Id) -> Response:
@@ -61,7 +63,7 @@ async def report_xlsx(caller: Reader, service: Here, import_id: Id) -> Response:
     "/v1/imports/{import_id:id}/report.html",
     summary="Download a report of an import as a page to print",
     response_class=Response,
-    responses=documented_file("text/html", "The page.", *ERRORS, example="<!doctype html>…"),
+    responses=documented_file("text/html", "The page.", *ERRORS, shape=TEXT),
 )
 async def report_html(caller: Reader, service: Here, import_id: Id) -> Response:
     """The import as it is now, in one file that loads nothing else."""
