@@ -42,7 +42,7 @@ from flows.api.server import server
 from flows.cli.app import main
 from flows.cli.serve import is_loopback
 from flows.retest_pending import retest_pending
-from sandbox.outlook import running
+from sandbox.outlook import Outlook, running
 from sandbox.script import Account
 from schemas.envelope import ERROR_CODES
 from schemas.labels import LABEL_RULE
@@ -124,17 +124,11 @@ def api_with(settings: Settings, **changes: Any) -> Iterator[Api]:
         yield Api(url, db)
 
 
-@pytest.fixture
-def api(settings: Settings) -> Iterator[Api]:
-    """A server on SQLite."""
-    with api_with(settings) as started:
-        yield started
-
-
-@pytest.fixture
-def either_api(either_settings: Settings) -> Iterator[Api]:
-    """A server on SQLite, then on PostgreSQL."""
-    with api_with(either_settings, api_imports_at_once=100) as started:
+@contextmanager
+def api_on(outlook: Outlook, settings: Settings, **changes: Any) -> Iterator[Api]:
+    """A server whose mailboxes are on the stand-in."""
+    servers = with_servers(settings, outlook)
+    with api_with(settings, servers=servers.servers, ca_file=servers.ca_file, **changes) as started:
         yield started
 
 

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from flows.api.auth import Manager
 from flows.api.json_body import documented_body, read_json
-from flows.api.openapi import LABEL_IN_ECMASCRIPT, LARGEST_ID, Id
+from flows.api.openapi import DIGITS, LABEL_IN_ECMASCRIPT, LARGEST_ID, Id
 from flows.api.selected import Selected
 from flows.api.service import Here, Service
 from schemas.labels import LABEL_RULE, LONGEST_LABEL, counted, is_label
@@ -95,7 +95,7 @@ class ManyMailboxes(BaseModel, extra="forbid"):
     """Mailboxes by the filters of the list, and how many they are."""
 
     filters: Selected
-    count: Annotated[int, Field(ge=0, le=LARGEST_ID)] = Field(
+    count: Annotated[int, Field(ge=0, le=LARGEST_ID), DIGITS] = Field(
         description="How many mailboxes the caller expects. Another number is an error, and changes nothing."
     )
 

@@ -32,7 +32,7 @@ async def read_json(request: Request, model: type[Body]) -> Body:
         if len(data) > MOST_BYTES:
             raise HTTPException(413, BODY_TOO_LARGE)
     try:
-        return model.model_validate_json(bytes(data), strict=True)
+        return model.model_validate_json(bytes(data))
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False, include_input=False)
     if any(fault["type"] == "json_invalid" for fault in faults):
