@@ -84,7 +84,7 @@ def test_every_verdict_reaches_the_stream(either_settings: Settings, tmp_path: P
         rows = [[email, "p" if email != "u7@contoso.com" else "wrong"] for email in accounts]
         number = send(client, csv_of(*rows)).headers["X-Import-Id"]
         events = follow(client, number)
-        assert [event.data["email"] for event in named(events, "verdict")].sort() == sorted(accounts).sort()
+        assert sorted(event.data["email"] for event in named(events, "verdict")) == sorted(accounts)
         listed = data_of(client.get("/v1/mailboxes?limit=200"))["mailboxes"]
         verdicts = {event.data["id"]: event.data for event in named(events, "verdict")}
         assert sorted(verdicts.values(), key=lambda one: one["id"]) == listed

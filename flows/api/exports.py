@@ -27,7 +27,7 @@ WORKBOOK = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
-    # For the page: it has its own styles and pictures, and loads and runs nothing.
+    # Should a browser show the page at this address, it runs no script there. A saved page runs its own.
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox",
 }
 TEXT = {"schema": {"type": "string"}}
