@@ -30,7 +30,6 @@ from tasks.storage.imports import Followed, find_import, follow_import
 
 router = APIRouter()
 
-POLL_SECONDS = 0.5
 KEEP_ALIVE_SECONDS = 15
 LOGGER = logging.getLogger(__name__)
 RECONNECT_MILLISECONDS = 2000
@@ -108,14 +107,13 @@ def follow_events(
     has the reason `done` when all tests that are due are over. After the reasons `time`, `shutdown` and
     `database`, reconnect.
     """
-    workspace = str(caller.workspace)
-    found = find_import(service.mailboxes, workspace, import_id, 0, 0)
+    found = find_import(service.mailboxes, str(caller.workspace), import_id, 0, 0)
     if found is None:
         raise HTTPException(404, NO_SUCH_IMPORT)
     since = found.created_at
     if last_event_id is not None:
         since = max(since, _time_of(last_event_id) - OVERLAP)
-    follower = _Follower(service, workspace, import_id, since)
+    follower = _Follower(service, import_id, since)
     return EventStream(follower.events(), service.streams, caller.key_id)
 
 
@@ -128,9 +126,8 @@ def _time_of(event_id: str) -> datetime:
 class _Follower:
     """Follows one import for one client."""
 
-    def __init__(self, service: Service, workspace: str, import_id: int, since: datetime) -> None:
+    def __init__(self, service: Service, import_id: int, since: datetime) -> None:
         self._service = service
-        self._workspace = workspace
         self._import_id = import_id
         self._since = since
         self._sent: dict[int, datetime | None] = {}  # at most the 500 mailboxes of the import
@@ -159,7 +156,7 @@ class _Follower:
             if not found.open or moment >= began + streams.seconds:
                 yield _event("end", End(reason="time" if found.open else "done"))
                 return
-            pause = min(POLL_SECONDS, streams.seconds)
+            pause = min(streams.interval, streams.seconds)
         yield _event("end", End(reason="shutdown"))
 
     async def _read(self) -> Followed:
@@ -171,7 +168,7 @@ class _Follower:
         found = await asyncio.get_running_loop().run_in_executor(
             self._service.streams.readers,
             follow_import,
-            *(self._service.mailboxes, self._workspace, self._import_id, self._since),
+            *(self._service.mailboxes, self._import_id, self._since),
         )
         fresh = [one for one in found.verdicts if self._sent.get(one.id) != one.tested_at]
         for one in fresh:

@@ -12,6 +12,7 @@ from flows.api.rate_limits import too_many
 from schemas.responses import TOO_MANY_STREAMS
 
 READERS = 2  # threads that read for all streams, apart from those that imports and tests use
+READ_SECONDS = 0.5
 FULL_SECONDS = 10  # what a client waits if there are too many streams
 
 
@@ -45,6 +46,11 @@ class Streams:
             yield
         finally:
             self._open[key_id] -= 1
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two reads of a stream. All streams together read as often as 8 do."""
+        return READ_SECONDS * max(1.0, self._open.total() / 8)
 
     async def pause(self, seconds: float) -> bool:
         """Wait; returns False at once when the server begins to shut down."""

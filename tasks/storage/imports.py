@@ -32,9 +32,9 @@ from tasks.storage.mailboxes import (
     Filters,
     all_rows,
     belongs_to,
-    mailboxes_of,
     needed_for,
     of_import,
+    select_mailboxes,
     shown,
 )
 
@@ -128,7 +128,7 @@ def find_imports(database: Database, workspace: str, limit: int, cursor: int = 0
 
 
 @through_restarts
-def follow_import(database: Database, workspace: str, import_id: int, since: datetime) -> Followed:
+def follow_import(database: Database, import_id: int, since: datetime) -> Followed:
     """Find how far the tests of an import's mailboxes have come. It includes mailboxes that it updated.
 
     Args:
@@ -147,7 +147,7 @@ def follow_import(database: Database, workspace: str, import_id: int, since: dat
             untested, col(StoredMailbox.next_attempt_at) <= moment, col(StoredMailbox.claimed_until) > moment
         ),
     )
-    mailboxes = mailboxes_of(workspace).where(of_import(import_id))
+    mailboxes = select_mailboxes(of_import(import_id))
     states = mailboxes.with_only_columns(
         col(StoredMailbox.status),
         func.count().label("mailboxes"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, func, or_, select, union_all
 from sqlmodel import col
 
 from schemas.providers import Endpoint
@@ -81,15 +81,20 @@ class Filters:
 
 
 def of_import(import_id: int) -> ColumnElement[bool]:
-    """Return the condition that an import created the mailbox, or gave it a new password."""
-    owner = select(col(Import.workspace_id)).where(col(Import.id) == import_id).scalar_subquery()
-    updated = select(col(ImportRow.email_key)).where(
-        col(ImportRow.import_id) == import_id, col(ImportRow.result) == Result.UPDATED
+    """Return the condition that an import created the mailbox, or gave it a new password.
+
+    All of them are in the import's workspace. A second condition about that would make SQLite go through it.
+    """
+    mailbox, row = table_of(StoredMailbox).alias("mailbox_of_import"), table_of(ImportRow).columns
+    created = select(mailbox.c.id).where(mailbox.c.import_id == import_id)
+    updated = (
+        select(mailbox.c.id)
+        .join(Import, col(Import.workspace_id) == mailbox.c.workspace_id)
+        .join(ImportRow, and_(row.import_id == col(Import.id), row.email_key == mailbox.c.email_key))
+        .where(col(Import.id) == import_id, row.result == Result.UPDATED)
     )
-    return or_(
-        col(StoredMailbox.import_id) == import_id,
-        and_(col(StoredMailbox.workspace_id) == owner, col(StoredMailbox.email_key).in_(updated)),
-    )
+    # Not one condition with `or`: databases would go through all mailboxes of the workspace.
+    return col(StoredMailbox.id).in_(union_all(created, updated))
 
 
 def has_reason(reason: Reason) -> ColumnElement[bool]:
@@ -138,7 +143,7 @@ def find_mailboxes(
     Raises:
         DatabaseLostError: If the database goes away and does not come back in time.
     """
-    query = mailboxes_of(workspace).where(col(StoredMailbox.id) > cursor, *filters.conditions())
+    query = _mailboxes(workspace).where(col(StoredMailbox.id) > cursor, *filters.conditions())
     rows = all_rows(database, query.order_by(col(StoredMailbox.id)).limit(limit + 1))
     return MailboxPage(
         mailboxes=[Mailbox(**shown(row)) for row in rows[:limit]],
@@ -148,7 +153,7 @@ def find_mailboxes(
 
 def count_mailboxes(database: Database, workspace: str, filters: Filters) -> int:
     """Count the mailboxes that match the filters."""
-    query = mailboxes_of(workspace).where(*filters.conditions()).with_only_columns(func.count())
+    query = _mailboxes(workspace).where(*filters.conditions()).with_only_columns(func.count())
     with for_reading(database.engine).connect() as connection:
         return int(connection.execute(query).scalar_one())
 
@@ -162,7 +167,7 @@ def choose_mailboxes(
         keys: Only mailboxes with one of these email keys; all if empty.
     """
     query = (
-        mailboxes_of(workspace)
+        _mailboxes(workspace)
         .where(*filters.conditions())
         .order_by(col(StoredMailbox.id))
         .with_only_columns(col(StoredMailbox.id), col(StoredMailbox.email_key))
@@ -187,7 +192,7 @@ def find_mailbox(database: Database, workspace: str, mailbox_id: int) -> Mailbox
     Raises:
         DatabaseLostError: If the database goes away and does not come back in time.
     """
-    query = mailboxes_of(workspace).where(col(StoredMailbox.id) == mailbox_id)
+    query = _mailboxes(workspace).where(col(StoredMailbox.id) == mailbox_id)
     with for_reading(database.engine).connect() as connection:
         found = connection.execute(query).mappings().first()
         if found is None:
@@ -202,7 +207,7 @@ def find_connection_test(database: Database, workspace: str, mailbox_id: int) ->
     Raises:
         DatabaseLostError: If the database goes away and does not come back in time.
     """
-    rows = all_rows(database, mailboxes_of(workspace).where(col(StoredMailbox.id) == mailbox_id))
+    rows = all_rows(database, _mailboxes(workspace).where(col(StoredMailbox.id) == mailbox_id))
     if not rows:
         return None
     row = rows[0]
@@ -217,7 +222,7 @@ def find_connection_test(database: Database, workspace: str, mailbox_id: int) ->
 def find_record(database: Database, workspace: str, key: str) -> MailboxRecord | None:
     """Find everything that is stored about the mailbox with this email key, except its secrets."""
     query = (
-        mailboxes_of(workspace)
+        _mailboxes(workspace)
         .add_columns(
             col(StoredMailbox.claimed_until),
             col(StoredMailbox.totp).is_not(None).label("has_totp"),
@@ -275,12 +280,14 @@ def belongs_to(workspace: str, model: type[StoredMailbox] | type[Import]) -> Col
     return col(model.workspace_id) == owner
 
 
-def mailboxes_of(workspace: str) -> Select[*tuple[Any, ...]]:
-    """Return the query for the mailboxes of a workspace; `shown` reads its rows."""
+def select_mailboxes(*conditions: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
+    """Return a query for mailboxes; `shown` reads its rows."""
     columns = table_of(StoredMailbox).columns
-    return select(*(columns[name] for name in (*AS_STORED, *SERVERS, *STATES))).where(
-        belongs_to(workspace, StoredMailbox)
-    )
+    return select(*(columns[name] for name in (*AS_STORED, *SERVERS, *STATES))).where(*conditions)
+
+
+def _mailboxes(workspace: str) -> Select[*tuple[Any, ...]]:
+    return select_mailboxes(belongs_to(workspace, StoredMailbox))
 
 
 def shown(row: RowMapping) -> dict[str, Any]:

@@ -65,9 +65,7 @@ def find_outcomes(
         chosen = [of_import(import_id), *(filters.conditions() if filters else ())]
         mailboxes = (
             connection.execute(
-                select(*(mailbox[name] for name in _SHOWN))
-                .where(belongs_to(workspace, Mailbox), *chosen)
-                .order_by(mailbox["id"])
+                select(*(mailbox[name] for name in _SHOWN)).where(*chosen).order_by(mailbox["id"])
             )
             .mappings()
             .all()
