@@ -1254,7 +1254,7 @@ def test_wrong_settings_give_a_message(
 
 
 async def test_prefect_gets_one_run_per_import(prefect_server: str) -> None:
-    """If the retest deployment exists, each import is handed to it once, and otherwise it is not."""
+    """If the retest deployment exists, each import and what is due is handed to it, and otherwise not."""
     async with get_client() as client:
         flow_id = await client.create_flow(retest_pending)
         existing = await client.read_deployments()
@@ -1262,10 +1262,10 @@ async def test_prefect_gets_one_run_per_import(prefect_server: str) -> None:
             assert not await handed_to_prefect(6)
         deployment = await client.create_deployment(flow_id, DEPLOYMENT.partition("/")[2])
         try:
-            assert await handed_to_prefect(7)
-            assert await handed_to_prefect(7)
+            for import_id in (7, 7, None):
+                assert await handed_to_prefect(import_id)
             runs = [run for run in await client.read_flow_runs() if run.deployment_id == deployment]
-            assert [run.parameters for run in runs] == [{"import_id": 7}]
+            assert sorted(run.parameters.get("import_id", 0) for run in runs) == [0, 7]
         finally:
             await client.delete_deployment(deployment)
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):

@@ -17,8 +17,9 @@ from sandbox.script import Account
 from schemas.rows import SkipReason
 from schemas.scopes import Scope
 from schemas.settings import Settings
-from schemas.tables import Mailbox
+from schemas.tables import Mailbox, now
 from tasks.storage.api_keys import create_key, list_keys
+from tasks.storage.database import database
 from tests.conftest import rows_of
 from tests.test_api import (
     CANARY,
@@ -243,6 +244,27 @@ def test_many_are_tested_again(settings: Settings, tmp_path: Path) -> None:
         after = by_email(client)
     again = {email for email in after if after[email]["tested_at"] != before[email]["tested_at"]}
     assert again == set(accounts) - {"x@fabrikam.com"}
+
+
+def test_more_retests_than_can_wait_are_left_for_the_next_retest(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mailboxes beyond the bound of the queue stay pending and due."""
+    accounts = {f"u{n}@contoso.com": Account("p") for n in range(5)}
+    with (
+        running(accounts, folder=tmp_path) as outlook,
+        api_on(outlook, settings) as api,
+        api.client() as client,
+    ):
+        send(client, csv_of(*([email, "p"] for email in accounts)))
+        wait_until(lambda: len(by_email(client, "status=active")) == 5)
+        monkeypatch.setattr("tasks.background.MOST_WAITING", 2)
+        assert data_of(client.post(RETEST, json={"filters": {}, "count": 5})) == {"mailboxes": 5}
+        wait_until(lambda: len(by_email(client, "status=active")) == 2)
+    with database(settings) as db:
+        left = [row for row in rows_of(db, Mailbox) if row["status"] == "pending"]
+    assert len(left) == 3
+    assert all(row["next_attempt_at"] <= now() and row["claimed_until"] is None for row in left)
 
 
 def test_jobs_at_once_are_limited_per_key(settings: Settings) -> None:
