@@ -89,6 +89,8 @@ class BackgroundTests:
         about = "A retest" if import_id is None else f"Import {import_id}"
         try:
             if await handed_to_prefect(import_id):
+                if import_id is None:
+                    self._mailboxes.clear()  # the run tests all that are due
                 return
             targets = await asyncio.to_thread(
                 find_due.fn,

@@ -278,20 +278,22 @@ async def change_many(
     filters = body.filters.filters(str(caller.workspace))
 
     def work() -> tuple[list[int], int]:
-        chosen = choose_mailboxes(service.mailboxes, str(caller.workspace), filters) if filters else {}
-        if len(chosen) != body.count or filters is None:
-            return list(chosen), -1
-        return list(chosen), sum(len(part) for part in change(chosen, filters))
+        if filters is None:
+            return [], 0
+        chosen = list(choose_mailboxes(service.mailboxes, str(caller.workspace), filters))
+        if len(chosen) != body.count:
+            return chosen, 0
+        return chosen, sum(len(part) for part in change(chosen, filters))
 
     with service.limits.one_job(caller.key_id):
         chosen, changed = await asyncio.get_running_loop().run_in_executor(service.workers, work)
     if len(chosen) != body.count:
         found = counted(len(chosen), "mailbox", "mailboxes")
         raise HTTPException(409, f"The filters select {found}, not {body.count:,}. Nothing was changed")
-    note(caller, verb, max(changed, 0))
+    note(caller, verb, changed)
     if test:
         service.tests.submit_mailboxes(chosen)
-    return Envelope(data=Changed(mailboxes=max(changed, 0)))
+    return Envelope(data=Changed(mailboxes=changed))
 
 
 def note(caller: Holder, verb: str, mailboxes: int) -> None:

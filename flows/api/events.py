@@ -147,11 +147,9 @@ class _Follower:
             for mailbox in found.verdicts:
                 yield _event("verdict", mailbox, _id_of(mailbox))
             moment = time.monotonic()
-            if found.progress != told:
-                yield _event("progress", found.progress)
-            elif moment >= spoke + KEEP_ALIVE_SECONDS:
-                yield KEEPALIVE_COMMENT
-            if found.progress != told or moment >= spoke + KEEP_ALIVE_SECONDS:
+            news = found.progress != told
+            if news or moment >= spoke + KEEP_ALIVE_SECONDS:
+                yield _event("progress", found.progress) if news else KEEPALIVE_COMMENT
                 told, spoke = found.progress, moment
             if not found.open or moment >= began + streams.seconds:
                 yield _event("end", End(reason="time" if found.open else "done"))
@@ -180,9 +178,8 @@ class _Follower:
 
 def _id_of(mailbox: Mailbox) -> str | None:
     """The time of a verdict, in microseconds since 1970."""
-    return (
-        None if mailbox.tested_at is None else str((mailbox.tested_at - EPOCH) // timedelta(microseconds=1))
-    )
+    at = mailbox.tested_at
+    return None if at is None else str((at - EPOCH) // timedelta(microseconds=1))
 
 
 def _event(name: str, data: BaseModel, event_id: str | None = None) -> bytes:
