@@ -41,8 +41,8 @@ async def retest_pending(
     Args:
         workspace: Only mailboxes of this workspace; all by default.
         held: Also mailboxes held back by the lockout guard, or imported without a test.
-        import_id: Only mailboxes of this import, once, even before they are due. The HTTP API uses it after
-            an import.
+        import_id: Only mailboxes that this import created or updated, once, even before they are due. The
+            HTTP API uses it after an import.
     """
     leave_no_core_file()
     settings = load_settings()

@@ -254,6 +254,15 @@ class Settings(BaseSettings):
     api_body_seconds: float = Field(
         600, gt=0, description="HTTP API: seconds in which an upload must arrive."
     )
+    api_streams: int = Field(
+        64, ge=1, description="HTTP API: maximum number of open event streams of all keys together."
+    )
+    api_streams_per_key: int = Field(
+        8, ge=1, description="HTTP API: maximum number of open event streams per key."
+    )
+    api_stream_seconds: float = Field(
+        600, gt=0, description="HTTP API: seconds after which an event stream ends; clients then reconnect."
+    )
 
     keep_results_days: int = Field(
         90, ge=1, description="Days after which superseded probe results and row errors are deleted."

@@ -74,6 +74,14 @@ class State(StrEnum):
     PUT_OFF = "put_off"
 
 
+class ProtocolTest(StrEnum):
+    """The result of the test of one protocol."""
+
+    PENDING = "pending"
+    PASSED = "passed"
+    FAILED = "failed"
+
+
 class Standing(NamedTuple):
     """What is known about one protocol of a mailbox.
 
@@ -228,6 +236,23 @@ def _replaces(found: Standing, earlier: Standing) -> bool:
     if found.state is State.PUT_OFF and found.reason is not None and earlier.state is State.ACCEPTED:
         return found.reason.explanation.attempts is not None
     return found.settled
+
+
+def tests_of(standings: Standings, needs: Needs) -> dict[Protocol, ProtocolTest | None]:
+    """The result of each protocol; None if the mailbox is not needed for it.
+
+    A protocol that is not asked because of the other's refusal has failed too.
+    """
+    open_ = to_ask(standings, needs)
+
+    def result(protocol: Protocol) -> ProtocolTest | None:
+        if protocol not in needs.protocols:
+            return None
+        if protocol in open_:
+            return ProtocolTest.PENDING
+        return ProtocolTest.PASSED if standings[protocol].state is State.ACCEPTED else ProtocolTest.FAILED
+
+    return {protocol: result(protocol) for protocol in Protocol}
 
 
 def pause_after(attempt: int) -> timedelta:

@@ -9,6 +9,7 @@ from sqlalchemy import BigInteger, DateTime, Dialect, Index, Integer, MetaData, 
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
 
+from schemas.scopes import ALL_SCOPES, written
 from schemas.standing import MailboxStatus, Needs, State
 
 # SQLite can only alter constraints that have a name.
@@ -62,7 +63,8 @@ class Workspace(Table, table=True):
 class ApiKey(Table, table=True):
     """A key of the HTTP API: its digest, and its first characters so that people can recognise it.
 
-    `workspace_id` is None for a platform key: each of its requests names the workspace.
+    `workspace_id` is None for a platform key: each of its requests names the workspace. `scopes` says what
+    it may do; see `scopes.written`.
     """
 
     __tablename__ = "api_key"
@@ -75,6 +77,9 @@ class ApiKey(Table, table=True):
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
     last_used_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    scopes: str = Field(
+        default=written(ALL_SCOPES), max_length=40, sa_column_kwargs={"server_default": written(ALL_SCOPES)}
+    )
 
 
 class Import(Table, table=True):

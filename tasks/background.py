@@ -1,16 +1,18 @@
-"""Test the mailboxes of an import over HTTP after the request is answered.
+"""Test mailboxes after a request over HTTP is answered: those of an import, or single ones.
 
 If a Prefect server is configured, its retest deployment runs the tests. Otherwise, or if that fails, this
-process runs them, one import after the other, so that the limit per host holds for the whole process. Only
-import numbers are kept in memory: mailboxes that a crash or a shutdown leaves untested are pending, and a
-retest finds them.
+process runs them, one run after the other, so that the limit per host holds for the whole process. Only
+numbers are kept in memory: mailboxes that a crash or a shutdown leaves untested are pending, and a retest
+finds them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import httpx
 from prefect.client.orchestration import get_client
@@ -20,7 +22,7 @@ from prefect.settings import PREFECT_API_URL
 
 from schemas.rows import MAX_MAILBOXES
 from schemas.settings import Settings
-from schemas.verdicts import Group
+from schemas.verdicts import Group, Target
 from tasks.crash import outline
 from tasks.notify import tell_guard
 from tasks.probe import Probing
@@ -30,46 +32,80 @@ from tasks.tell_changes import tell_changes
 
 DEPLOYMENT = "retest-pending/scheduled"
 PREFECT_SECONDS = 15
+MOST_WAITING = 5000  # single mailboxes; beyond them, the next retest tests what is due
 LOGGER = logging.getLogger(__name__)
 
 
 class BackgroundTests:
-    """Tests the mailboxes of one import after the other, on the event loop that it was made on."""
+    """Runs one test run after the other, on the event loop that it was made on."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._settings = settings
-        self._imports: asyncio.Queue[int | None] = asyncio.Queue()
+        self._imports: deque[int] = deque()
+        self._mailboxes: dict[int, None] = {}  # a set that keeps its order
+        self._wake = asyncio.Event()
         self._probing: Probing | None = None
         self._closing = False
         self._worker = asyncio.create_task(self._work())
 
     def submit(self, import_id: int) -> None:
-        """Add an import to the queue of imports to test."""
-        self._imports.put_nowait(import_id)
+        """Test the mailboxes that an import created or updated."""
+        self._imports.append(import_id)
+        self._wake.set()
+
+    def submit_mailboxes(self, mailbox_ids: Iterable[int]) -> None:
+        """Test mailboxes that were made due. If too many wait already, the rest is left for a retest."""
+        new = dict.fromkeys(one for one in mailbox_ids if one not in self._mailboxes)
+        taken = list(islice(new, MOST_WAITING - len(self._mailboxes)))
+        self._mailboxes |= dict.fromkeys(taken)
+        if len(taken) < len(new):
+            LOGGER.warning(
+                "Too many mailboxes wait for a test: the next retest tests %d", len(new) - len(taken)
+            )
+        self._wake.set()
 
     async def close(self) -> None:
         """Start no more tests and interrupt those that run: their mailboxes stay pending and come due."""
         self._closing = True
-        self._imports.put_nowait(None)
+        self._wake.set()
         if self._probing is not None:
             self._probing.interrupt()
         await self._worker  # not cancelled: one of its threads may be using the database
 
     async def _work(self) -> None:
-        while (import_id := await self._imports.get()) is not None and not self._closing:
-            try:
-                if not await handed_to_prefect(import_id):
-                    await self._test(import_id)
-            except Exception as error:  # noqa: BLE001  one import must not end the tests of the next
-                LOGGER.error("The tests of import %d failed: %s", import_id, outline(error))
+        while not self._closing:
+            if self._mailboxes:
+                mailbox_ids = list(islice(self._mailboxes, MAX_MAILBOXES))
+                for one in mailbox_ids:
+                    del self._mailboxes[one]
+                await self._run(None, mailbox_ids)
+            elif not self._imports:
+                self._wake.clear()
+                await self._wake.wait()
+            if self._imports and not self._closing:
+                await self._run(self._imports.popleft(), None)
 
-    async def _test(self, import_id: int) -> None:
-        targets = await asyncio.to_thread(
-            find_due.fn, self._database, MAX_MAILBOXES, None, held=False, import_id=import_id
-        )
-        if self._closing:
-            return
+    async def _run(self, import_id: int | None, mailbox_ids: Sequence[int] | None) -> None:
+        about = "A retest" if import_id is None else f"Import {import_id}"
+        try:
+            if await handed_to_prefect(import_id):
+                if import_id is None:
+                    self._mailboxes.clear()  # the run tests all that are due
+                return
+            targets = await asyncio.to_thread(
+                find_due.fn,
+                *(self._database, MAX_MAILBOXES, None),
+                held=False,
+                import_id=import_id,
+                mailbox_ids=mailbox_ids,
+            )
+            if targets and not self._closing:
+                await self._test(about, targets)
+        except Exception as error:  # noqa: BLE001  one run must not end the tests of the next
+            LOGGER.error("%s: the tests failed: %s", about, outline(error))
+
+    async def _test(self, about: str, targets: Sequence[Target]) -> None:
         probing = self._probing = Probing(
             self._database, self._settings, [target.mailbox_id for target in targets]
         )
@@ -85,13 +121,16 @@ class BackgroundTests:
             await probing.run(targets, gather_groups)
         finally:
             report, self._probing = probing.report(), None
-            LOGGER.info("Import %d: %s", import_id, report)
-            await tell_guard(f"Import {import_id}", report, str(report), self._settings)
+            LOGGER.info("%s: %s", about, report)
+            await tell_guard(about, report, str(report), self._settings)
             await tell_changes(self._database, self._settings)
 
 
-async def handed_to_prefect(import_id: int) -> bool:
-    """Create a flow run of the retest deployment for one import. Two calls for one import create one run.
+async def handed_to_prefect(import_id: int | None) -> bool:
+    """Create a flow run of the retest deployment. Two calls for one import create one run.
+
+    Args:
+        import_id: The import to test; None for all mailboxes that are due.
 
     Returns:
         False if no Prefect server is configured, or it did not accept the run.
@@ -104,15 +143,15 @@ async def handed_to_prefect(import_id: int) -> bool:
                 await arun_deployment(
                     DEPLOYMENT,
                     client=client,
-                    parameters={"import_id": import_id},
-                    idempotency_key=f"import-{import_id}",
+                    parameters={} if import_id is None else {"import_id": import_id},
+                    idempotency_key=None if import_id is None else f"import-{import_id}",
                     timeout=0,
                     as_subflow=False,
                 )
     except (PrefectException, httpx.HTTPError, OSError, RuntimeError, TimeoutError) as error:
         LOGGER.warning(
-            "Prefect did not accept the tests of import %d (%s): they run in this process",
-            import_id,
+            "Prefect did not accept the tests of %s (%s): they run in this process",
+            "due mailboxes" if import_id is None else f"import {import_id}",
             type(error).__name__,
         )
         return False

@@ -25,7 +25,8 @@ from schemas.tables import Import, ImportRow, Mailbox, now
 from schemas.verdicts import Target
 from tasks.crash import unquoted
 from tasks.storage.database import Database, insert_for, through_restarts, workspace_id_of
-from tasks.storage.updates import Known, replace_passwords
+from tasks.storage.mailboxes import Filters, choose_mailboxes
+from tasks.storage.updates import Known, replace_passwords, would_replace
 
 NOT_TESTED = "Not tested: imported without a connection test."
 
@@ -98,6 +99,23 @@ def store(prepared: Prepared, origin: Origin, database: Database, settings: Sett
         if candidate["email_key"] in due
     )
     return Stored(import_id, summary, targets)
+
+
+@through_restarts
+def would_store(database: Database, prepared: Prepared, origin: Origin) -> Summary:
+    """Find the result that each row would have if it were stored now. Nothing is stored.
+
+    Raises:
+        DatabaseLostError: If the database goes away and does not come back in time.
+    """
+    keys = set(prepared.kept["email_key"])
+    if origin.update:
+        known = would_replace(database, origin.workspace, prepared)
+        old = set(known)
+    else:
+        known = None
+        old = set(choose_mailboxes(database, origin.workspace, Filters(), keys).values()) if keys else set()
+    return summarize(prepared, origin.file_name, origin.workspace, origin.tag, keys - old, None, known)
 
 
 @unquoted()

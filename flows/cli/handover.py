@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +11,7 @@ from flows.cli.exit_codes import DONE, REFUSED
 from flows.cli.options import ImportId, Workspace
 from flows.cli.output import cell, no_such_import, tell, wrong_usage
 from flows.cli.selection import Selection
-from schemas.handover import handover
+from schemas.handover import handover, zipped
 from schemas.handover.readme import README
 from schemas.labels import DEFAULT_WORKSPACE, counted
 from schemas.outcomes import who_has_to_act
@@ -76,7 +74,7 @@ def write_handover(
         if place.exists() and (zip_ or not place.is_dir() or any(place.iterdir())):
             return wrong_usage(f"{cell(place)} exists and was left as it is: name another place.")
         if zip_:
-            write_privately(zip_, _zipped(files))
+            write_privately(zip_, zipped(files))
         else:
             for name, content in files.items():
                 path = place / name
@@ -89,11 +87,3 @@ def write_handover(
     if act := who_has_to_act(found[1]):
         print(f"{act}.")  # noqa: T201
     return DONE
-
-
-def _zipped(files: dict[str, bytes]) -> bytes:
-    data = io.BytesIO()
-    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return data.getvalue()

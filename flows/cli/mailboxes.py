@@ -226,7 +226,7 @@ def tag_mailboxes(
     if new and not is_label(new):
         return wrong_usage(f"Not a valid tag: {LABEL_RULE}.")
     will, word = ("will lose their tag", "Untagged") if not new else (f"will get the tag {new!r}", "Tagged")
-    change = partial(mailbox_changes.tag_mailboxes, tag=new or None)
+    change = partial(mailbox_changes.edit_mailboxes, changes={"tag": new or None})
     return _change(emails, selection, will, word, change, all_=all_, yes=yes)
 
 
@@ -264,7 +264,7 @@ def set_needs(
 ) -> int:
     """Set what mailboxes are needed for; what is not needed is not tested."""
     will = f"will be needed for {needs}"
-    change = partial(mailbox_changes.set_needs, needs=needs)
+    change = partial(mailbox_changes.edit_mailboxes, changes={"needs": needs})
     return _change(emails, selection, will, "Set", change, all_=all_, yes=yes)
 
 

@@ -13,7 +13,7 @@ from cyclopts import Parameter, Token
 from flows.cli.options import LABEL, POSITIVE, Workspace
 from schemas.labels import DEFAULT_WORKSPACE
 from schemas.reasons import Reason
-from schemas.rows import email_key
+from schemas.rows import domain_key, email_key
 from schemas.standing import MailboxStatus
 from schemas.tables import now
 from tasks.storage.mailboxes import Filters
@@ -38,10 +38,10 @@ def _plain(text: str) -> str:
 
 
 def _domain(_type: object, tokens: Sequence[Token]) -> str:
-    key = email_key(f"mailbox@{tokens[0].value.strip().removeprefix('@')}")
+    key = domain_key(tokens[0].value)
     if key is None:
         raise ValueError("It must be a domain, such as contoso.com.")
-    return key.removeprefix("mailbox@")
+    return key
 
 
 def _part(_type: object, tokens: Sequence[Token]) -> str:

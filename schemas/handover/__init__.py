@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from schemas.handover.admin import smtp_auth_off, to_admin
 from schemas.handover.letters import letter
@@ -77,6 +79,15 @@ def handover(
         **lists,
         **{f"{LETTERS}/{name}": text for name, text in letters.items()},
     }
+
+
+def zipped(files: Mapping[str, bytes]) -> bytes:
+    """The files as one ZIP archive."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return data.getvalue()
 
 
 def _of(found: Sequence[Action], actor: Actor) -> list[Action]:

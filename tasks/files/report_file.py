@@ -34,10 +34,11 @@ def write_report_file(
         OutsideError: If the report is outside these folders.
         OSError: If it cannot be written.
     """
-    write_privately(path, _content(path.suffix, document, outcomes), within)
+    write_privately(path, report_content(path.suffix, document, outcomes), within)
 
 
-def _content(suffix: str, document: Document, outcomes: Sequence[Outcome]) -> bytes:
+def report_content(suffix: str, document: Document, outcomes: Sequence[Outcome]) -> bytes:
+    """The content of a report: .xlsx, .html, or else CSV."""
     if suffix == ".xlsx":
         from schemas.report_xlsx import report_xlsx  # imports a library that nothing else needs
 

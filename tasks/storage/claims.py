@@ -48,7 +48,7 @@ from schemas.tables import Mailbox, ProbeResult, Workspace, now, table_of
 from schemas.verdicts import Answer, Target, Verdict
 from tasks.storage.changes import Settled, record_changes
 from tasks.storage.database import Database, for_reading, insert_for, through_restarts
-from tasks.storage.mailboxes import needed_for, standings_of
+from tasks.storage.mailboxes import needed_for, of_import, standings_of
 
 # How long a recheck leaves out a mailbox whose recheck was killed: its password may have been sent.
 KILLED_PAUSE = timedelta(days=1)
@@ -88,7 +88,13 @@ class Claimed(NamedTuple):
 @task(persist_result=False, cache_policy=NO_CACHE)
 @through_restarts
 def find_due(
-    database: Database, most: int, workspace: str | None, *, held: bool, import_id: int | None = None
+    database: Database,
+    most: int,
+    workspace: str | None,
+    *,
+    held: bool,
+    import_id: int | None = None,
+    mailbox_ids: Collection[int] | None = None,
 ) -> tuple[Target, ...]:
     """Find pending mailboxes that no run is testing, those that have waited longest first.
 
@@ -97,7 +103,8 @@ def find_due(
         workspace: Only mailboxes of this workspace; None for all.
         held: Also mailboxes that wait until someone asks for a test: held back by the lockout guard, or
             imported without one.
-        import_id: Only mailboxes of this import, even before they are due.
+        import_id: Only mailboxes that this import created or updated, even before they are due.
+        mailbox_ids: Only these mailboxes, at most 500; None for all.
 
     Raises:
         DatabaseLostError: If the database goes away and does not come back in time.
@@ -114,7 +121,9 @@ def find_due(
         .limit(most)
     )
     if import_id is not None:
-        query = query.where(col(Mailbox.import_id) == import_id)
+        query = query.where(of_import(import_id))
+    if mailbox_ids is not None:
+        query = query.where(col(Mailbox.id).in_(mailbox_ids))
     return _found(database, query)
 
 

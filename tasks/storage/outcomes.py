@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import RowMapping, or_, select
+from sqlalchemy import RowMapping, select
 from sqlmodel import col
 
 from schemas.outcomes import Answered, Document, Outcome, who_has_to_act
@@ -16,7 +16,7 @@ from schemas.rows import why_not_imported
 from schemas.summary import NOTE, TAKEN, Result, Summary
 from schemas.tables import Import, ImportRow, Mailbox, ProbeResult, table_of
 from tasks.storage.database import Database, for_reading, through_restarts
-from tasks.storage.mailboxes import Filters, belongs_to, in_parts
+from tasks.storage.mailboxes import Filters, belongs_to, in_parts, of_import
 
 _SHOWN = (
     *("id", "email", "email_key", "name", "status", "diagnosis", "tested_at", "warning"),
@@ -62,14 +62,10 @@ def find_outcomes(
             .mappings()
             .all()
         )
-        updated = [row["email_key"] for row in rows if row["result"] == Result.UPDATED]
-        of_import = or_(mailbox["import_id"] == import_id, mailbox["email_key"].in_(updated))
-        chosen = [of_import, *(filters.conditions() if filters else ())]
+        chosen = [of_import(import_id), *(filters.conditions() if filters else ())]
         mailboxes = (
             connection.execute(
-                select(*(mailbox[name] for name in _SHOWN))
-                .where(belongs_to(workspace, Mailbox), *chosen)
-                .order_by(mailbox["id"])
+                select(*(mailbox[name] for name in _SHOWN)).where(*chosen).order_by(mailbox["id"])
             )
             .mappings()
             .all()
