@@ -7,7 +7,7 @@ WORKERS := 2
 SLOW_WORKERS := 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-troubled up test test-postgresql test-slow lint docs audit fuzz bench bench-scale torture lock clean
+.PHONY: help demo demo-troubled demo-page up test test-postgresql test-slow lint docs audit fuzz bench bench-scale torture lock clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -22,7 +22,15 @@ demo-troubled: $(READY)  ## The same with a mailbox for nearly every reason
 	  --servers data/samples/troubled-servers.csv --keep data/demo-troubled \
 	  $(RUN) -m flows.cli import data/samples/troubled.csv
 
-up: $(READY)  ## Run Prefect's server, the deployments and a worker until Ctrl-C
+demo-page: $(READY)  ## Click through the page with a mailbox for nearly every reason
+	rm -rf data/demo-page
+	OUTLOOK_IMPORT_PROBE_TIMEOUT=3 $(RUN) -m sandbox --accounts data/samples/troubled-sandbox.csv \
+	  --accounts data/samples/sandbox.csv --servers data/samples/troubled-servers.csv --keep data/demo-page \
+	  $(RUN) -m flows.cli import data/samples/troubled.csv
+	@echo "One import is there. A file to drop on the page: data/samples/mailboxes.csv"
+	OUTLOOK_IMPORT_PROBE_TIMEOUT=3 data/demo-page/outlook-import serve
+
+up: $(READY)  ## Run the page, Prefect's server, the deployments and a worker until Ctrl-C
 	$(RUN) -m flows.cli up
 
 test: $(READY)  ## Run the tests

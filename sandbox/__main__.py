@@ -20,7 +20,7 @@ from pathlib import Path
 import trustme
 
 from sandbox.outlook import Outlook
-from sandbox.script import ScriptError, ServerFaults, read_accounts, read_servers, seconds_of
+from sandbox.script import Account, ScriptError, ServerFaults, read_accounts, read_servers, seconds_of
 
 ACCOUNTS = Path(__file__).resolve().parent.parent / "data" / "samples" / "sandbox.csv"
 EVERYONE_ELSE = "*"
@@ -35,7 +35,9 @@ def main() -> int:
     options = _parser().parse_args()
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     try:
-        mailboxes = read_accounts(options.accounts)
+        mailboxes: dict[str, Account] = {}
+        for file in options.accounts or [ACCOUNTS]:
+            mailboxes |= read_accounts(file)
         servers = read_servers(options.servers) if options.servers else {}
     except ScriptError as error:
         _print(str(error))
@@ -50,9 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--accounts",
         type=Path,
-        default=ACCOUNTS,
+        action="append",
         metavar="FILE",
-        help="CSV of mailboxes: email,password,smtp,imap.",
+        help="CSV of mailboxes: email,password,smtp,imap. Repeat it for several files.",
     )
     parser.add_argument(
         "--servers",
@@ -98,7 +100,9 @@ class _Keep:
         self.script = folder / "outlook-import"
         self._ports = folder / "ports.json"
         python = shlex.quote(sys.executable)
-        stand_in = [sys.executable, "-m", "sandbox", "--accounts", str(options.accounts.absolute())]
+        stand_in = [sys.executable, "-m", "sandbox"]
+        for file in options.accounts or [ACCOUNTS]:
+            stand_in += ["--accounts", str(file.absolute())]
         if options.servers:
             stand_in += ["--servers", str(options.servers.absolute())]
         stand_in += ["--keep", str(folder.absolute())]
@@ -107,7 +111,7 @@ class _Keep:
             "# Runs outlook-import on this folder's database. Commands that log in use the stand-in.\n"
             f'export {DATABASE_URL}={shlex.quote(self.database_url)} {COMMAND}="$0"\n'
             'case "$1" in\n'
-            f'  import | retest | doctor) exec {shlex.join(stand_in)} {python} -m flows.cli "$@" ;;\n'
+            f'  import | retest | doctor | serve) exec {shlex.join(stand_in)} {python} -m flows.cli "$@" ;;\n'
             f'  *) exec {python} -m flows.cli "$@" ;;\n'
             "esac\n"
         )

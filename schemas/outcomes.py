@@ -53,6 +53,7 @@ class Outcome:
         status: active, partial, failed or pending; "" without a mailbox.
         smtp: The last answer of SMTP; None if it was not tried.
         imap: The last answer of IMAP; None if it was not tried.
+        mailbox_id: The id of the mailbox; None without one.
     """
 
     line: int | None
@@ -68,6 +69,7 @@ class Outcome:
     smtp: Answered | None = None
     imap: Answered | None = None
     tested_at: datetime | None = None
+    mailbox_id: int | None = None
 
     @property
     def domain(self) -> str:

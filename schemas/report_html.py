@@ -153,7 +153,7 @@ def _sections(found: Sequence[Action]) -> Iterator[str]:
         yield (
             f'<section class="reason" id="r{number}"><span class="count">{count}</span>'
             f"<h3>{_text(action.title)}</h3>"
-            f"<p>{_text(action.meaning)} <b>{_with_commands(remedy)}</b></p>"
+            f"<p>{_text(action.meaning)} <b>{with_commands(remedy)}</b></p>"
             f'<p class="whom">{_whom(action)} <button type="button" data-k="r{number}" hidden>'
             "Show in the table</button></p></section>"
         )
@@ -167,7 +167,7 @@ _PARAMETER = re.compile(r"(?<= )-[A-Z][A-Za-z]+")
 KEPT_TOGETHER = r"<span>\g<0></span>"
 
 
-def _with_commands(text: str) -> str:
+def with_commands(text: str) -> str:
     """Text in which each command is code that breaks only before a parameter, not after its hyphen."""
     parts = [escape(part) for part in _COMMAND.split(shortened(text, 2000))]
     parts[1::2] = [f"<code>{_PARAMETER.sub(KEPT_TOGETHER, command)}</code>" for command in parts[1::2]]

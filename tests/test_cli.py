@@ -115,8 +115,8 @@ def test_printed_commands_name_the_program_as_it_was_called(monkeypatch: pytest.
         ("flows.import_outlook", [str(SAMPLES / "mailboxes.csv"), "--check"], "mailboxes.csv: 23 rows"),
         ("flows.manage", ["import-template"], "email,password,name,totpsecret"),
         ("flows.retest_pending", ["--help"], "Test the mailboxes that are pending and due."),
-        ("flows.api", ["--help"], "Serve the HTTP API"),
-        ("flows.up", ["--help"], "Run Prefect's server, the deployments and a worker"),
+        ("flows.api", ["--help"], "Serve the page and the HTTP API"),
+        ("flows.up", ["--help"], "Run the page, Prefect's server, the deployments and a worker"),
     ],
 )
 def test_former_commands_still_work(module: str, words: list[str], output: str, offline: Shell) -> None:

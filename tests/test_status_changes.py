@@ -29,7 +29,7 @@ from tasks import tell_changes as telling
 from tasks.background import BackgroundTests
 from tasks.storage.changes import KEPT, LEASE, NEWS, Settled, find_history, record_changes, take_notice
 from tasks.storage.database import Database
-from tasks.storage.mailbox_changes import delete_mailboxes, make_due, set_needs
+from tasks.storage.mailbox_changes import delete_mailboxes, edit_mailboxes, make_due
 from tasks.storage.mailboxes import Filters, choose_mailboxes, count_mailboxes, find_mailboxes
 from tasks.tell_changes import tell_changes
 from tests.conftest import StartOutlook, import_file, rows_of, with_servers, write_csv
@@ -129,7 +129,7 @@ async def test_what_the_user_changes_is_not_told(site: Site) -> None:
     site.outlook.change(ANN, Account("pw", imap="basic-auth-disabled"))
     await site.recheck()
     for needs in (Needs.SMTP, Needs.BOTH):
-        list(set_needs(site.db, [site.row()["id"]], Filters(), needs))
+        list(edit_mailboxes(site.db, [site.row()["id"]], Filters(), {"needs": needs}))
         await site.recheck()
     assert site.receiver.told == [(ANN, "active", "partial")]
     history = find_history(site.db, "default", ANN)

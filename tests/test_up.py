@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import signal
+import subprocess
+import sys
 import time
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 
@@ -11,7 +13,8 @@ import httpx
 import pytest
 
 from tests.support.machine import Machine, wait_for
-from tests.support.shell import Shell
+from tests.support.shell import PROJECT, Shell
+from tests.support.visitor import Visitor
 
 pytestmark = pytest.mark.slow
 
@@ -27,6 +30,23 @@ def test_dropped_file_is_done_within_two_ticks(machine: Machine) -> None:
         assert [row["result"] for row in csv.DictReader(file)] == ["imported", "failed"]
     wait_for("the failed row", lambda: list((machine.watched / "failed").glob("dropped.*.csv")), 5)
     wait_for("an empty inbox", lambda: not list((machine.watched / "inbox").iterdir()), 5)
+
+
+def test_page_is_up(machine: Machine) -> None:
+    """The address of the page is told first, and a link of `open` signs in to it on the same database."""
+    page = f"http://127.0.0.1:{machine.page_port}"
+    assert 0 < machine.said.index(f"Page: {page}\n") < machine.said.index("Ready.")
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "open", "--port", str(machine.page_port)],
+        cwd=PROJECT,
+        env=machine.signed_in,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith(f"{page}/open/")
+    with Visitor(page) as person:
+        assert "dropped.csv" in person.get(done.stdout.strip().removeprefix(page)).text
 
 
 def test_ctrl_c_ends_everything(machine: Machine) -> None:

@@ -29,6 +29,7 @@ from flows.api.errors import (
 from flows.api.known_keys import KnownKeys
 from flows.api.middleware import FRAME_BYTES, Edge
 from flows.api.openapi import schemas_of, tidied
+from flows.api.page.site import add_page
 from flows.api.rate_limits import Limits
 from flows.api.service import Here, Service
 from flows.api.streams import Streams
@@ -92,6 +93,7 @@ def create_app(settings: Settings) -> FastAPI:
     document = tidied(get_openapi(title=app.title, version=app.version, routes=app.routes))
     document["components"]["schemas"] |= schemas_of(changes.BODIES)
     app.openapi = lambda: document  # type: ignore[method-assign]
+    add_page(app, settings)
     return app
 
 

@@ -52,3 +52,17 @@ LOG_TO_STDERR: dict[str, Any] = {
     }
     | {"python_multipart": {"level": "CRITICAL"}},  # it quotes bytes of malformed requests
 }
+
+
+def log_to_stderr(*, quiet: bool = False) -> dict[str, Any]:
+    """The configuration of a log on standard error; if it is quiet, without the lines below a warning."""
+    loggers = LOG_TO_STDERR["loggers"]
+    if quiet:
+        loggers = {
+            name: {**one, "level": max(one["level"], "WARNING", key=_RANK.index)}
+            for name, one in loggers.items()
+        }
+    return {**LOG_TO_STDERR, "loggers": loggers}
+
+
+_RANK = ("INFO", "WARNING", "CRITICAL")

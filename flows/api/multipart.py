@@ -115,6 +115,12 @@ async def read_upload(request: Request) -> Upload | Refusal:
     Returns:
         The upload, or a refusal if the body is not a valid import.
     """
+    parts = await read_parts(request)
+    return parts if isinstance(parts, Refusal) else upload_of(parts)
+
+
+async def read_parts(request: Request) -> list[Part] | Refusal:
+    """Read the parts of a form with files."""
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
         return Refusal(CSV_REQUIRED)
@@ -126,10 +132,11 @@ async def read_upload(request: Request) -> Upload | Refusal:
             form.write(piece)
     except FormParserError:
         return NOT_MULTIPART
-    return _upload(form.parts) if form.complete else NOT_MULTIPART
+    return form.parts if form.complete else NOT_MULTIPART
 
 
-def _upload(parts: list[Part]) -> Upload | Refusal:
+def upload_of(parts: list[Part]) -> Upload | Refusal:
+    """The upload that the parts of a form are, or a refusal."""
     files = [part for part in parts if part.name == "file"]
     fields: dict[str, list[str]] = {name: [] for name in FIELDS}
     for part in parts:

@@ -38,4 +38,4 @@ class Selected(BaseModel, extra="forbid"):
         if (self.tag is not None and not is_label(self.tag)) or (self.domain is not None and domain is None):
             return None
         part = None if self.email is None else self.email.casefold()
-        return Filters(self.status, self.tag, self.batch, self.reason, domain, part, workspace)
+        return Filters(self.status, self.tag, self.batch, self.reason, domain, part, workspace=workspace)

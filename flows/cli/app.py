@@ -37,8 +37,9 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "Write the login and settings of a Prefect server.",
         ),
         "deploy": ("deploy:deploy", "Set up work pool, deployments and automation on the Prefect server."),
-        "serve": ("serve:serve", "Serve the HTTP API."),
-        "up": ("up:up", "Run Prefect's server, the deployments and a worker on this machine."),
+        "serve": ("serve:serve", "Serve the page and the HTTP API."),
+        "open": ("page_link:print_link", "Print a link that signs in to the page on this machine."),
+        "up": ("up:up", "Run the page, Prefect's server, the deployments and a worker on this machine."),
         "completion": ("completion:completion", "Print the completion script of a shell."),
     },
     "mailboxes": {

@@ -1,4 +1,4 @@
-"""`up`: everything on one machine until Ctrl-C: Prefect's server, the deployments and a worker.
+"""`up`: everything on one machine until Ctrl-C: the page, Prefect's server, the deployments and a worker.
 
 For a server that stays up, `docs/deployments.md` has systemd units.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -25,10 +24,13 @@ from cyclopts import Parameter
 
 from flows.cli.exit_codes import DONE, NOTHING_FOUND
 from flows.cli.output import tell
+from flows.cli.ports import taken
+from flows.cli.serve import address, how_to_sign_in
 from tasks.configuration import load_settings
 from tasks.files.inbox import Folders
 from tasks.files.prefect_profile import VARIABLE, read_profile, write_profile
 
+LOOPBACK = "127.0.0.1"
 START_SECONDS = 90
 STOP_SECONDS = 15
 
@@ -40,8 +42,12 @@ class NotUpError(Exception):
 Part: TypeAlias = "subprocess.Popen[bytes]"
 
 
-def up(*, port: Annotated[int, Parameter(help="Port of the Prefect server.")] = 4200) -> int:
-    """Run Prefect's server, the deployments and a worker on this machine until Ctrl-C."""
+def up(
+    *,
+    port: Annotated[int, Parameter(help="Port of the Prefect server.")] = 4200,
+    page_port: Annotated[int, Parameter(help="Port of the page and the HTTP API.")] = 8000,
+) -> int:
+    """Run the page, Prefect's server, the deployments and a worker on this machine until Ctrl-C."""
     stop = threading.Event()
 
     def stopped(_number: int, _frame: FrameType | None) -> None:
@@ -53,10 +59,13 @@ def up(*, port: Annotated[int, Parameter(help="Port of the Prefect server.")] = 
     inbox, profile = Folders(settings.watch_folder).inbox, settings.prefect_profile.absolute()
     try:
         with ExitStack() as parts:
-            refuse_taken(port)
+            refuse_taken(port, "--port")
+            refuse_taken(page_port, "--page-port")
             folder = parts.enter_context(TemporaryDirectory(prefix="outlook-import-"))
             use_profile(profile, f"http://127.0.0.1:{port}", folder)
-            if running := start(port, parts, stop):
+            if running := start(port, page_port, parts, stop):
+                tell(f"Page: {address(LOOPBACK, page_port)}")
+                tell(how_to_sign_in(settings, page_port))
                 tell(f"Ready. Prefect: http://127.0.0.1:{port}  Inbox: {inbox}  Stop: Ctrl-C")
                 tell(f"To sign in to Prefect, paste the PREFECT_API_AUTH_STRING of {profile}.")
                 tell(f"For commands in another terminal: export {VARIABLE}={profile}")
@@ -68,10 +77,9 @@ def up(*, port: Annotated[int, Parameter(help="Port of the Prefect server.")] = 
     return DONE
 
 
-def refuse_taken(port: int) -> None:
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", port)) == 0:
-            raise NotUpError(f"Port {port} is in use. Choose another with --port.")
+def refuse_taken(port: int, option: str) -> None:
+    if fault := taken(LOOPBACK, port, option):
+        raise NotUpError(fault)
 
 
 def use_profile(profile: Path, origin: str, folder: str) -> None:
@@ -86,7 +94,7 @@ def use_profile(profile: Path, origin: str, folder: str) -> None:
     os.environ |= {VARIABLE: str(profile), "DO_NOT_TRACK": "1", "TMPDIR": folder}
 
 
-def start(port: int, parts: ExitStack, stop: threading.Event) -> dict[str, Part]:
+def start(port: int, page_port: int, parts: ExitStack, stop: threading.Event) -> dict[str, Part]:
     """Start each part when the one before it answers; empty if the user stops everything meanwhile."""
     tell("Starting Prefect's server …")
     server = parts.enter_context(
@@ -106,7 +114,13 @@ def start(port: int, parts: ExitStack, stop: threading.Event) -> dict[str, Part]
     worker = parts.enter_context(process("prefect", "worker", "start", "--pool", WORK_POOL, "--name", name))
     if not ready("The worker", worker, stop, lambda: name in asyncio.run(online_workers())):
         return {}
-    return {"Prefect's server": server, "The worker": worker}
+    tell("Starting the page …")
+    page = parts.enter_context(process("flows.cli", "serve", "--port", str(page_port), "--quiet"))
+    if not ready(
+        "The page", page, stop, lambda: httpx.get(f"{address(LOOPBACK, page_port)}/readyz").is_success
+    ):
+        return {}
+    return {"Prefect's server": server, "The worker": worker, "The page": page}
 
 
 def watch(running: dict[str, Part], stop: threading.Event) -> None:

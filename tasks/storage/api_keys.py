@@ -138,6 +138,13 @@ def find_key(database: Database, presented: str) -> Holder | None:
     return Holder(row.id, row.name, read_scopes(row.scopes))
 
 
+def key_is_active(database: Database, key_id: int) -> bool:
+    """Whether a key still works: it is there and not revoked."""
+    query = select(col(ApiKey.id)).where(col(ApiKey.id) == key_id, col(ApiKey.revoked_at).is_(None))
+    with for_reading(database.engine).connect() as connection:
+        return connection.scalar(query) is not None
+
+
 def _note_use(database: Database, key_id: int) -> None:
     stale = or_(col(ApiKey.last_used_at).is_(None), col(ApiKey.last_used_at) < now() - NOTED_EVERY)
     with database.engine.begin() as connection:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, func, or_, select, union_all
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, case, func, or_, select, union_all
 from sqlmodel import col
 
 from schemas.providers import Endpoint
@@ -35,10 +35,25 @@ AS_STORED = (
 STATES = tuple(f"{protocol}_{name}" for protocol in Protocol for name in ("state", "reason", "attempts"))
 SERVERS = ("smtp_host", "smtp_port", "imap_host", "imap_port")
 
+# How long a mailbox that is due waits for its turn, at most.
+TURN = timedelta(minutes=10)
+
 # A statement takes some ten thousand parameters at most.
 AT_ONCE = 500
 
 V = TypeVar("V")
+
+
+class Waiting(NamedTuple):
+    """How many mailboxes wait for a test.
+
+    Attributes:
+        running: A run is testing them now, or was just asked to.
+        held: They wait until someone asks: held back by the lockout guard, or imported without a test.
+    """
+
+    running: int
+    held: int
 
 
 @dataclass(frozen=True)
@@ -46,7 +61,7 @@ class Filters:
     """The conditions that select mailboxes of a workspace. None means any value.
 
     Attributes:
-        import_id: The import that created the mailbox.
+        import_id: The import that created the mailbox, or gave it a new password.
         reason: Why at least one protocol that the mailbox is needed for is refused or put off.
         domain: The part of the email key after the @.
         part: Any part of the email key.
@@ -71,7 +86,7 @@ class Filters:
         if self.tag is not None:
             found.append(col(StoredMailbox.tag) == self.tag)
         if self.import_id is not None:
-            found.append(col(StoredMailbox.import_id) == self.import_id)
+            found.append(of_import(self.import_id))
         if self.reason is not None:
             found.append(has_reason(self.reason))
         if self.domain is not None:
@@ -167,6 +182,42 @@ def count_mailboxes(database: Database, workspace: str, filters: Filters) -> int
     query = _mailboxes(workspace).where(*filters.conditions()).with_only_columns(func.count())
     with for_reading(database.engine).connect() as connection:
         return int(connection.execute(query).scalar_one())
+
+
+@through_restarts
+def count_waiting(database: Database, workspace: str, filters: Filters) -> Waiting:
+    """Count the mailboxes that wait for a test, by what they wait for.
+
+    A mailbox whose test was due long ago is in none of the counts: the program that was to run it has ended.
+
+    Raises:
+        DatabaseLostError: If the database goes away and does not come back in time.
+    """
+    moment, mailbox = now(), table_of(StoredMailbox).columns
+    asked_for = and_(
+        mailbox["next_attempt_at"] > moment - TURN, mailbox["smtp_reason"] == "", mailbox["imap_reason"] == ""
+    )
+    claimed = mailbox["claimed_until"] > moment
+    query = select(
+        func.count(case((or_(claimed, asked_for), 1))).label("running"),
+        func.count(
+            case(
+                (
+                    and_(
+                        or_(~claimed, mailbox["claimed_until"].is_(None)),
+                        mailbox["next_attempt_at"].is_(None),
+                    ),
+                    1,
+                )
+            )
+        ).label("held"),
+    ).where(
+        belongs_to(workspace, StoredMailbox),
+        mailbox["status"] == MailboxStatus.PENDING,
+        *filters.conditions(),
+    )
+    with for_reading(database.engine).connect() as connection:
+        return Waiting(*connection.execute(query).one())
 
 
 def choose_mailboxes(

@@ -141,6 +141,7 @@ def _with_mailbox(
         smtp=said[Protocol.SMTP],
         imap=said[Protocol.IMAP],
         tested_at=one["tested_at"],
+        mailbox_id=one["id"],
     )
 
 

@@ -25,6 +25,7 @@ ALLOWED = {
     *("BSD", "ISC", "Apache 2.0", "MIT license", "MIT Licence", "ISC License", "MIT OR Apache-2.0"),
 }
 REVIEWED = {
+    "axe-playwright-python": "MIT by its LICENSE file, not its metadata; brings axe-core, which is MPL-2.0",
     "psycopg": "LGPL: a library of its own, which may be exchanged, and nothing of it is copied",
     "psycopg-binary": "LGPL: the compiled part of psycopg",
     "text-unidecode": "Artistic License or GPL, whichever one likes: we take the former",

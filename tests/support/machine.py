@@ -97,6 +97,7 @@ class Machine:
     process: subprocess.Popen[bytes]
     folder: Path
     port: int
+    page_port: int
     environment: dict[str, str]
     webhook: Webhook
     api: httpx.Client
@@ -181,16 +182,17 @@ def machine_running(folder: Path, port: int, outlook: Outlook, webhook: Webhook)
         "OUTLOOK_IMPORT_NOTIFY_WEBHOOK": webhook.address,
     }
     variables = environment(**on_sqlite(folder), **settings, **at(outlook))
+    page_port = free_port()
     with (folder / "up.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.up", "--port", str(port)],
+            [sys.executable, "-m", "flows.up", "--port", str(port), "--page-port", str(page_port)],
             cwd=PROJECT,
             env=variables,
             stderr=log,
             start_new_session=True,
         )
     with httpx.Client(base_url=f"http://127.0.0.1:{port}/api", timeout=30) as api:
-        machine = Machine(process, folder, port, variables, webhook, api)
+        machine = Machine(process, folder, port, page_port, variables, webhook, api)
         try:
             wait_for("Ready", lambda: "Ready." in machine.said or process.poll() is not None, START_SECONDS)
             assert process.poll() is None, machine.said

@@ -1,0 +1,131 @@
+"""The page of one mailbox: what the servers said, and what can be done about it."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import APIRouter, Depends
+from fastapi.responses import RedirectResponse
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from flows.api.openapi import Id
+from flows.api.page.access import OwnForm, Signed, refuse_foreign
+from flows.api.page.past_imports import STATUSES, STOP_POLLING
+from flows.api.page.rendering import render
+from flows.api.page.sessions import Session
+from flows.api.service import Here, Service
+from schemas.powershell import literal
+from schemas.reasons import Protocol, Reason
+from schemas.responses import MailboxRecord
+from schemas.rows import email_key
+from schemas.standing import MailboxStatus
+from tasks.storage.mailbox_changes import delete_mailboxes, make_due
+from tasks.storage.mailboxes import Filters, count_waiting, find_mailbox, find_record
+from tasks.storage.updates import check_password, replace_one
+
+router = APIRouter(dependencies=[Depends(refuse_foreign)])
+
+
+def _find(service: Service, session: Session, mailbox_id: int) -> tuple[str, MailboxRecord]:
+    """The email key of a mailbox, and what is stored about it.
+
+    Raises:
+        HTTPException: 404 if the workspace has no such mailbox.
+    """
+    mailbox = find_mailbox(service.mailboxes, session.workspace, mailbox_id)
+    key = email_key(mailbox.email) if mailbox else None
+    record = find_record(service.mailboxes, session.workspace, key) if key else None
+    if key is None or record is None:
+        raise HTTPException(404, "No such mailbox")
+    return key, record
+
+
+def _shown(service: Service, session: Session, mailbox_id: int) -> dict[str, Any]:
+    key, record = _find(service, session, mailbox_id)
+    results = {result.protocol: result for result in record.results}
+    running = count_waiting(service.mailboxes, session.workspace, Filters(part=key)).running > 0
+    kind, _ = STATUSES[record.status]
+    return {
+        "record": record,
+        "kind": kind,
+        "running": running and record.status is MailboxStatus.PENDING,
+        "protocols": [
+            (protocol, protocol in record.needs.protocols, results.get(protocol)) for protocol in Protocol
+        ],
+        "quoted": literal(record.email),
+        "ok": Reason.OK,
+    }
+
+
+@router.get("/mailboxes/{mailbox_id:id}")
+def show_mailbox(mailbox_id: Id, session: Signed, service: Here) -> Response:
+    return render("mailbox.html", session, fault="", **_shown(service, session, mailbox_id))
+
+
+@router.get("/mailboxes/{mailbox_id:id}/live")
+def show_progress(mailbox_id: Id, session: Signed, service: Here) -> Response:
+    """What changes while the mailbox is tested. The browser asks again until the test has ended."""
+    values = _shown(service, session, mailbox_id)
+    answer = render("mailbox_live.html", None, polled=True, **values)
+    if not values["running"]:
+        answer.status_code = STOP_POLLING
+    return answer
+
+
+@router.post("/mailboxes/{mailbox_id:id}/retest")
+async def retest(mailbox_id: Id, session: Signed, service: Here, _form: OwnForm) -> Response:
+    await asyncio.to_thread(_make_due, service, session, mailbox_id)
+    return _tested(mailbox_id, session, service, "Testing the mailbox again.")
+
+
+def _make_due(service: Service, session: Session, mailbox_id: int) -> None:
+    _find(service, session, mailbox_id)
+    for _ in make_due(service.mailboxes, [mailbox_id], Filters()):
+        pass
+
+
+def _tested(mailbox_id: int, session: Session, service: Service, notice: str) -> Response:
+    service.tests.submit_mailboxes([mailbox_id])
+    session.notice = notice
+    return RedirectResponse(f"/mailboxes/{mailbox_id}", HTTPStatus.SEE_OTHER)
+
+
+@router.post("/mailboxes/{mailbox_id:id}/password")
+async def replace_password(mailbox_id: Id, session: Signed, service: Here, fields: OwnForm) -> Response:
+    """Give the mailbox a new password, by the rules for a row of a file, and test it."""
+    password = fields.get("password", "")
+    fault = await asyncio.to_thread(_replace, service, session, mailbox_id, password)
+    if fault:
+        values = await asyncio.to_thread(_shown, service, session, mailbox_id)
+        return render("mailbox.html", session, HTTPStatus.BAD_REQUEST, fault=fault, **values)
+    return _tested(mailbox_id, session, service, "The password is replaced. Testing the mailbox.")
+
+
+def _replace(service: Service, session: Session, mailbox_id: int, password: str) -> str:
+    """Replace a password; return why that is not possible, or ""."""
+    key, record = _find(service, session, mailbox_id)
+    checked = check_password(record.email, password)
+    if isinstance(checked, str):
+        return f"{checked}. Nothing was changed."
+    known = replace_one(service.mailboxes, session.workspace, key, checked)
+    if known is None:
+        raise HTTPException(404, "No such mailbox")
+    return f"{known.reason.message}: {known.reason.remedy}." if known.reason else ""
+
+
+@router.get("/mailboxes/{mailbox_id:id}/delete")
+def ask_to_delete(mailbox_id: Id, session: Signed, service: Here) -> Response:
+    _, record = _find(service, session, mailbox_id)
+    return render("delete_one.html", session, record=record)
+
+
+@router.post("/mailboxes/{mailbox_id:id}/delete")
+def delete(mailbox_id: Id, session: Signed, service: Here, _form: OwnForm) -> Response:
+    _, record = _find(service, session, mailbox_id)
+    for _ in delete_mailboxes(service.mailboxes, [mailbox_id], Filters()):
+        pass
+    session.notice = f"Deleted {record.email}."
+    return RedirectResponse(f"/imports/{record.import_id}", HTTPStatus.SEE_OTHER)
