@@ -20,12 +20,18 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_SERVER_UI_STATIC_DIRECTORY
 
+from flows.states import ENDS
 from tasks.files.prefect_profile import HEARTBEAT_SECONDS
 from tasks.trim import FLOWS
 
 PROJECT = Path(__file__).resolve().parent.parent
 WORK_POOL = "outlook-import"
-SCHEDULED = ("watch-inbox/scheduled", "retest-pending/scheduled", "trim-history/scheduled")
+SCHEDULED = (
+    "watch-inbox/scheduled",
+    "retest-pending/scheduled",
+    "recheck-active/scheduled",
+    "trim-history/scheduled",
+)
 DEPLOYMENTS = ("import-outlook/manual", *SCHEDULED)
 # Names of the first edition: their schedules would keep running beside the new ones.
 FORMER = ("watch-inbox/every-minute", "retest-pending/every-10-minutes", "trim-history/every-day")
@@ -100,14 +106,13 @@ def zombie_automation() -> AutomationCore:
 
     Source: Prefect's documentation, “Detect zombie flows”.
     """
-    ends = ("Completed", "Failed", "Cancelled", "Crashed")
     return AutomationCore(
         name=AUTOMATION,
         trigger=EventTrigger(
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related={"prefect.resource.role": "flow", "prefect.resource.name": FLOWS},
             after={"prefect.flow-run.Pending", "prefect.flow-run.heartbeat"},
-            expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{end}" for end in ends)},
+            expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{end}" for end in ENDS)},
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,

@@ -18,6 +18,7 @@ if __name__ == "__main__":
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.futures import wait
 from prefect.runtime import deployment
-from prefect.states import Cancelled, Completed, Failed
+from prefect.states import Completed, Failed
 
 from flows.parameters import (
     Columns,
@@ -43,12 +44,13 @@ from flows.parameters import (
     Update,
     Workspace,
 )
+from flows.states import REFUSED, conclude_tests
 from schemas.labels import DEFAULT_WORKSPACE
 from schemas.reading import Reading, parse_columns
 from schemas.refusals import Refusal
 from schemas.settings import Settings
 from schemas.summary import Summary
-from schemas.verdicts import Group, ProbeReport, Stop, Target
+from schemas.verdicts import Group, ProbeReport, Target
 from tasks.configuration import load_settings
 from tasks.crash import leave_no_core_file
 from tasks.files.report_file import refuse_report
@@ -58,7 +60,9 @@ from tasks.prepare import prepare
 from tasks.probe import Probing, probe
 from tasks.report import publish_refusal, publish_summary, publish_verdicts, write_report
 from tasks.storage.database import Database, SimilarWorkspaceError, database
+from tasks.storage.outcomes import who_acts
 from tasks.store import Origin, store
+from tasks.tell_changes import tell_changes
 
 
 class Imported(NamedTuple):
@@ -68,7 +72,7 @@ class Imported(NamedTuple):
     verdicts: ProbeReport | None
 
 
-PROGRESS_KEY = "probe-progress"
+PROGRESS_KEY = "login-progress"
 PROGRESS_SECONDS = 2
 
 
@@ -139,9 +143,12 @@ async def import_outlook(
         except SimilarWorkspaceError as error:
             return await refuse(Refusal(str(error)), file, settings)
         await publish_summary(stored.summary, report)
-        verdicts = await probe_all(stored.targets, mailboxes, settings) if test else None
+        verdicts = (
+            await probe_all(stored.targets, mailboxes, settings, summary=stored.summary) if test else None
+        )
         if report is not None:
             write_report(report, mailboxes, stored.summary, within)
+        await tell_changes(mailboxes, settings)
     if verdicts is not None:
         await tell_guard(file.name, verdicts, f"{stored.summary}; {verdicts}", settings)
     return conclude(Imported(stored.summary, verdicts))
@@ -159,16 +166,28 @@ async def refuse(refusal: Refusal, file: Path, settings: Settings) -> State:
     """End the run as failed, with the contract's message in its state; nothing was changed."""
     await publish_refusal(refusal, file.name)
     await tell_refusal(file.name, refusal, settings)
-    return Failed(message=refusal.message, data=refusal)
+    return Failed(name=REFUSED, message=refusal.message, data=refusal)
 
 
 async def tell_refusal(name: str, refusal: Refusal, settings: Settings) -> None:
     await notify(f"{name} was refused: {refusal.message}. Nothing was changed.", settings)
 
 
-async def probe_all(targets: Sequence[Target], mailboxes: Database, settings: Settings) -> ProbeReport:
-    """Map the probe over small groups of mailboxes."""
-    probing = Probing(mailboxes, settings, [target.mailbox_id for target in targets])
+async def probe_all(
+    targets: Sequence[Target],
+    mailboxes: Database,
+    settings: Settings,
+    *,
+    summary: Summary | None = None,
+    tested_before: datetime | None = None,
+) -> ProbeReport:
+    """Map the probe over small groups of mailboxes.
+
+    Args:
+        summary: The import that the mailboxes come from, if it is one.
+        tested_before: For a recheck; see `Probing`.
+    """
+    probing = Probing(mailboxes, settings, [target.mailbox_id for target in targets], tested_before)
 
     async def map_groups(groups: Sequence[Group]) -> None:
         async with progress_shown(probing, len(targets)):
@@ -176,7 +195,7 @@ async def probe_all(targets: Sequence[Target], mailboxes: Database, settings: Se
             configured = unmapped(await configured_limits())
             runs = await asyncio.to_thread(probe.map, groups, unmapped(probing), configured)
             await asyncio.to_thread(wait, runs)
-        await publish_verdicts(probing.report())
+        await publish_verdicts(probing.report(), who_acts(mailboxes, summary) if summary else "")
         for run in runs:
             run.result()  # an internal error is raised here, after every other group has ended
 
@@ -211,10 +230,7 @@ def conclude(imported: Imported) -> State:
     message = str(imported.summary)
     if imported.verdicts is None:
         return Completed(message=f"{message}; not tested", data=imported)
-    message = f"{message}; {imported.verdicts}"
-    if imported.verdicts.stopped is Stop.INTERRUPTED:
-        return Cancelled(message=message, data=imported)
-    return Completed(message=message, data=imported)
+    return conclude_tests(imported.verdicts, f"{message}; {imported.verdicts}", imported)
 
 
 async def tag_run(file: Path, tag: str | None, workspace: str) -> None:

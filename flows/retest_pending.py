@@ -13,15 +13,16 @@ if __name__ == "__main__":
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.states import Cancelled, Completed
 
 from flows.import_outlook import probe_all, tell_crash
-from schemas.verdicts import ProbeReport, Stop
+from flows.states import conclude_retest
+from schemas.verdicts import ProbeReport
 from tasks.configuration import load_settings
 from tasks.crash import leave_no_core_file
 from tasks.notify import tell_guard
 from tasks.storage.claims import find_due
 from tasks.storage.database import database
+from tasks.tell_changes import tell_changes
 
 MAILBOXES_AT_ONCE = 500
 
@@ -52,8 +53,7 @@ async def retest_pending(
             report = report + found
             if found.stopped or not found.verdicts or import_id is not None:
                 break
+        await tell_changes(mailboxes, settings)
     about = "A retest" if import_id is None else f"Import {import_id}"
     await tell_guard(about, report, str(report), settings)
-    if report.stopped is Stop.INTERRUPTED:
-        return Cancelled(message=str(report), data=report)
-    return Completed(message=str(report), data=report)
+    return conclude_retest(report, str(report))

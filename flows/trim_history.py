@@ -11,6 +11,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from flows.states import NOTHING_TO_DO
 from schemas.labels import counted
 from schemas.tables import now
 from tasks.configuration import load_settings
@@ -20,6 +21,8 @@ from tasks.trim import end_forgotten_runs, trim_results, trim_runs
 
 # No run takes this long. One that Prefect has forgotten would count as running for ever.
 FORGOTTEN = timedelta(days=1)
+# There are thousands of runs that found nothing to do, and they hide the imports.
+KEEP_EMPTY_RUNS = timedelta(hours=1)
 
 
 @flow(name="trim-history", flow_run_name="trim of old history", persist_result=False)
@@ -30,8 +33,11 @@ async def trim_history() -> State:
     with database(settings) as mailboxes:
         results = trim_results(mailboxes, now() - timedelta(days=settings.keep_results_days))
     runs = await trim_runs(now() - timedelta(days=settings.keep_runs_days))
+    empty = await trim_runs(now() - KEEP_EMPTY_RUNS, NOTHING_TO_DO)
     forgotten = await end_forgotten_runs(now() - FORGOTTEN)
     ended = f", ended {counted(forgotten, 'forgotten run')}" if forgotten else ""
+    removed = f"removed {counted(results, 'old result')} and {counted(runs, 'old run')}{ended}"
     return Completed(
-        message=f"removed {counted(results, 'old result')} and {counted(runs, 'old run')}{ended}"
+        name=None if results or runs or forgotten else NOTHING_TO_DO,
+        message=f"{removed}, and {counted(empty, 'run')} that had found nothing to do",
     )

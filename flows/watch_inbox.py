@@ -18,6 +18,7 @@ from prefect.states import Completed, Failed
 
 from flows.import_outlook import Imported, import_outlook, tell_crash, tell_refusal
 from flows.parameters import Workspace
+from flows.states import NOTHING_TO_DO
 from schemas.labels import DEFAULT_WORKSPACE, LABEL_RULE, is_label
 from schemas.refusals import CSV_REQUIRED, NAME_NOT_UTF8, Refusal
 from schemas.settings import Settings
@@ -71,7 +72,9 @@ class Scan:
         message = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count) or "no file"
         if items:
             message += f": {listed(items)}"
-        return Failed(message=message) if self.unfinished else Completed(message=message)
+        if self.unfinished:
+            return Failed(message=message)
+        return Completed(name=None if self.results or items else NOTHING_TO_DO, message=message)
 
 
 @flow(name="watch-inbox", flow_run_name="scan of the inbox", persist_result=False, on_crashed=[tell_crash])

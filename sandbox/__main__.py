@@ -12,8 +12,9 @@ import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import trustme
@@ -42,7 +43,8 @@ def main() -> int:
         _print(str(error))
         return 2
     keep = _Keep(options.keep, options) if options.keep else None
-    return asyncio.run(_serve(mailboxes, servers, options.delay, command, keep))
+    outlook = partial(Outlook, mailboxes, delay=options.delay, connections=options.connections)
+    return asyncio.run(_serve(outlook, len(mailboxes), servers, command, keep))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,6 +64,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--delay", type=_seconds, default=0.0, metavar="SECONDS", help="Seconds to wait before each reply."
+    )
+    parser.add_argument(
+        "--connections",
+        type=int,
+        default=0,
+        metavar="N",
+        help="How many connections each server takes at once; 0 for any number.",
     )
     parser.add_argument(
         "--keep",
@@ -126,16 +135,16 @@ class _Keep:
 
 
 async def _serve(
-    mailboxes: Mapping[str, Account],
+    outlook: Callable[..., Outlook],
+    mailboxes: int,
     servers: Mapping[str, ServerFaults],
-    delay: float,
     command: list[str],
     keep: _Keep | None,
 ) -> int:
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
-    async with _outlooks(mailboxes, servers, delay, keep) as environment:
+    async with _outlooks(outlook, mailboxes, servers, keep) as environment:
         if command:
             return await _run(command, environment, signals)
         sys.stdout.writelines(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
@@ -146,9 +155,9 @@ async def _serve(
 
 @asynccontextmanager
 async def _outlooks(
-    mailboxes: Mapping[str, Account],
+    outlook: Callable[..., Outlook],
+    mailboxes: int,
     servers: Mapping[str, ServerFaults],
-    delay: float,
     keep: _Keep | None,
 ) -> AsyncIterator[dict[str, str]]:
     """Run servers for each of these domains and for all others; yields the variables that configure them."""
@@ -157,10 +166,8 @@ async def _outlooks(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outlook-sandbox-")))
         outlooks = {
             domain: await stack.enter_async_context(
-                Outlook(
-                    mailboxes,
+                outlook(
                     server=faults,
-                    delay=delay,
                     ca=ca,
                     folder=folder,
                     ports=keep.ports_of(domain) if keep else (0, 0),
@@ -169,11 +176,11 @@ async def _outlooks(
             for domain, faults in {EVERYONE_ELSE: ServerFaults(), **servers}.items()
         }
         ports = {
-            domain: {"smtp": outlook.address("smtp"), "imap": outlook.address("imap")}
-            for domain, outlook in outlooks.items()
+            domain: {"smtp": servers.address("smtp"), "imap": servers.address("imap")}
+            for domain, servers in outlooks.items()
         }
         everyone = ports[EVERYONE_ELSE]
-        _print(f"{len(mailboxes)} mailboxes, SMTP at {everyone['smtp']}, IMAP at {everyone['imap']}.")
+        _print(f"{mailboxes} mailboxes, SMTP at {everyone['smtp']}, IMAP at {everyone['imap']}.")
         environment = {
             "OUTLOOK_IMPORT_SERVERS": json.dumps(ports),
             "OUTLOOK_IMPORT_CA_FILE": str(outlooks[EVERYONE_ELSE].ca_file),

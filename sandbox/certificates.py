@@ -22,9 +22,7 @@ def server_context(ca: trustme.CA, fault: str) -> ssl.SSLContext:
         fault: wrong-name, expired or self-signed; anything else gives a valid certificate.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    # Probes never resume a session, so tickets would only slow down every handshake.
-    context.num_tickets = 0
-    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 1  # one is enough for a client that resumes its sessions
     _certificate(ca, fault).configure_cert(context)
     return context
 

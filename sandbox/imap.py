@@ -42,6 +42,7 @@ class Imap(Connection):
 
     protocol = "imap"
     goodbyes = ("* BYE",)
+    too_many = "* BYE Too many connections from your address."
 
     tag = "*"
 

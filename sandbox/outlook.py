@@ -36,6 +36,7 @@ class Outlook:
         mailboxes: Address, in any case → account.
         server: Faults of the servers themselves.
         delay: Seconds to wait before each reply.
+        connections: How many connections each server takes at once; 0 for any number.
         ca: Signs the certificates; a new one by default.
         folder: Where to write the certificate of the authority, as PEM.
         ports: SMTP and IMAP port; 0, or a port that is in use, means a free one.
@@ -55,6 +56,7 @@ class Outlook:
         *,
         server: ServerFaults | None = None,
         delay: float = 0.0,
+        connections: int = 0,
         ca: trustme.CA | None = None,
         folder: Path,
         ports: tuple[int, int] = (0, 0),
@@ -65,11 +67,11 @@ class Outlook:
             "smtp": server_play("smtp", self._faults.smtp),
             "imap": server_play("imap", self._faults.imap),
         }
-        self._mailboxes: dict[Protocol, dict[str, Mailbox]] = {
-            "smtp": {name.lower(): _mailbox("smtp", it.password, it.smtp) for name, it in mailboxes.items()},
-            "imap": {name.lower(): _mailbox("imap", it.password, it.imap) for name, it in mailboxes.items()},
-        }
+        self._mailboxes: dict[Protocol, dict[str, Mailbox]] = {"smtp": {}, "imap": {}}
+        for name, account in mailboxes.items():
+            self.change(name, account)
         self._delay = delay
+        self._connections = connections
         self._ca = ca
         self._folder = folder
         self._ports = ports
@@ -104,6 +106,16 @@ class Outlook:
         await asyncio.gather(*tasks, return_exceptions=True)
         await _settle()
 
+    def change(self, mailbox: str, account: Account) -> None:
+        """Give a mailbox another password or behaviour, or add it, from the next login on.
+
+        Raises:
+            ScriptError: If a behaviour is unknown.
+        """
+        name = mailbox.lower()
+        self._mailboxes["smtp"][name] = _mailbox("smtp", account.password, account.smtp)
+        self._mailboxes["imap"][name] = _mailbox("imap", account.password, account.imap)
+
     def address(self, protocol: Protocol) -> str:
         """HOST:PORT of one of the servers, as a client's settings need it."""
         host = UNKNOWN_HOST if self._plays[protocol].name == "unknown-name" else "localhost"
@@ -124,7 +136,8 @@ class Outlook:
         if play.name in ("refused", "unknown-name"):
             return port
         context = server_context(ca, play.name)
-        service = Service(play, context, offers, self._mailboxes[protocol], self._delay, self.seen)
+        mailboxes, most = self._mailboxes[protocol], self._connections
+        service = Service(play, context, offers, mailboxes, self._delay, self.seen, most)
         accept = partial(self._accept, connection, service)
         self._servers.append(await asyncio.start_server(accept, sock=listener, backlog=BACKLOG))
         return port

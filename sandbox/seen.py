@@ -16,6 +16,7 @@ class Seen:
     def __init__(self) -> None:
         self._lock = Lock()
         self._connections: Counter[str] = Counter()
+        self._resumed: Counter[str] = Counter()
         self._logins: Counter[Login] = Counter()
         self._passwords: dict[Login, bytes] = {}
         self._open: Counter[str] = Counter()
@@ -30,6 +31,12 @@ class Seen:
         """TCP connections by protocol."""
         with self._lock:
             return self._connections.copy()
+
+    @property
+    def resumed(self) -> Counter[str]:
+        """Connections that resumed a TLS session, by protocol."""
+        with self._lock:
+            return self._resumed.copy()
 
     @property
     def logins(self) -> Counter[Login]:
@@ -73,6 +80,11 @@ class Seen:
             self._connections[protocol] += 1
             self._open[protocol] += 1
             self._most_open[protocol] = max(self._most_open[protocol], self._open[protocol])
+
+    def secured(self, protocol: str, *, resumed: bool) -> None:
+        """Record that a connection has TLS."""
+        with self._lock:
+            self._resumed[protocol] += resumed
 
     def disconnected(self, protocol: str) -> None:
         """Record that a connection ended."""

@@ -26,6 +26,7 @@ class Smtp(Connection):
 
     protocol = "smtp"
     goodbyes = ("221", "421")
+    too_many = "421 4.7.0 localhost Error: too many connections from 127.0.0.1"
 
     encrypted = False
     greeted = False

@@ -56,6 +56,8 @@ class Service:
         offers: Its AUTH mechanisms (SMTP) or capabilities (IMAP), separated by spaces.
         mailboxes: Address in lower case → mailbox.
         delay: Seconds to wait before each reply.
+        most: How many connections it takes at once; 0 for any number.
+        clients: The connections that it has taken.
     """
 
     server: Play
@@ -64,6 +66,8 @@ class Service:
     mailboxes: Mapping[str, Mailbox]
     delay: float
     seen: Seen
+    most: int = 0
+    clients: set["Connection"] = field(default_factory=set)
 
 
 class Connection:
@@ -72,10 +76,12 @@ class Connection:
     Attributes:
         protocol: The protocol.
         goodbyes: Start of each line after which the server closes the connection.
+        too_many: The greeting of a server that takes no more connections.
     """
 
     protocol: ClassVar[Protocol]
     goodbyes: ClassVar[tuple[str, ...]]
+    too_many: ClassVar[str]
 
     def __init__(self, service: Service, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.service = service
@@ -95,6 +101,7 @@ class Connection:
                 await self.converse()
         finally:
             self.leave()
+            self.service.clients.discard(self)
             self.service.seen.disconnected(self.protocol)
             self.writer.transport.abort()
 
@@ -109,6 +116,11 @@ class Connection:
     async def say(self, stage: str, *lines: str) -> None:
         """Send these lines, or play the fault of this stage. After a goodbye, close the connection."""
         await self.pause(self.service.delay)
+        if stage == "greeting":
+            if self.service.most and len(self.service.clients) >= self.service.most:
+                lines = (self.too_many,)
+            else:
+                self.service.clients.add(self)
         text = "".join(f"{line}\r\n" for line in lines).encode()
         if fault := self.fault_at(stage):
             text = await self.misbehave(fault, text)
@@ -126,6 +138,8 @@ class Connection:
         fault = self.fault_at("tls")
         if not (fault or old):
             await self.writer.start_tls(self.service.context)
+            secured = self.writer.get_extra_info("ssl_object")
+            self.service.seen.secured(self.protocol, resumed=bool(secured.session_reused))
             return
         await self.reader.read(CHUNK)
         await self.send(TLS_ALERT if old else await self.misbehave(fault, TLS_RECORD))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
@@ -10,7 +11,7 @@ from pydantic import BaseModel, Field
 from schemas.diagnosis import diagnose
 from schemas.envelope import failure, success
 from schemas.reasons import Protocol, Reason, Stage
-from schemas.standing import MailboxStatus, Needs, Standing, State
+from schemas.standing import MailboxStatus, Needs, ProtocolTest, Standing, State
 
 Data = TypeVar("Data", bound=BaseModel)
 
@@ -19,6 +20,10 @@ OTHER_WORKSPACE = "This key belongs to another workspace"
 TOO_MANY_REQUESTS = "Too many requests with this key"
 TOO_MANY_WRONG_KEYS = "Too many wrong keys from this address"
 TOO_MANY_IMPORTS = "Too many concurrent imports with this key"
+TOO_MANY_JOBS = "Too many concurrent reports and bulk changes with this key"
+TOO_MANY_STREAMS = "Too many open event streams"
+NO_SUCH_IMPORT = "No such import"
+NO_SUCH_MAILBOX = "No such mailbox"
 NO_SUCH_WORKSPACE = "No such workspace: to create it, send X-Create-Workspace: true"
 KEY_USED = "This Idempotency-Key was already used with another file or tag"
 BODY_TOO_LARGE = "The request is larger than the limit"
@@ -94,6 +99,32 @@ class ImportCounts(BaseModel):
     warnings: list[WarnedRow] | None = Field(default=None, description="Left out if there are none.")
 
 
+class NotImported(BaseModel):
+    """Why rows are not imported, or what is to be checked in rows that are."""
+
+    reason: str
+    rows: int
+    remedy: str
+
+
+class CheckedRow(FailedRow):
+    """A row that would not be imported, with its line."""
+
+    line: int = Field(description="Line of the file where the row starts; the first line is 1.")
+    result: Literal["skipped", "failed"]
+    code: str
+
+
+class CheckedFile(ImportCounts):
+    """What an import of the file would answer now, and where to look in the file."""
+
+    causes: list[NotImported] = Field(
+        description="Row errors, skipped rows and warnings, each with its rows."
+    )
+    rows: list[CheckedRow] = Field(description="The first 50 rows that would not be imported.")
+    ignored: list[str] = Field(description="Headers of the columns that are not used.")
+
+
 class Mailbox(BaseModel):
     """A stored mailbox."""
 
@@ -134,6 +165,30 @@ class MailboxDetail(Mailbox):
     """A stored mailbox, with the last result of each protocol."""
 
     results: list[ProtocolResult]
+
+
+class NewPassword(Mailbox):
+    """A stored mailbox with a new password."""
+
+    warning: str = Field(description="How the new password may have been damaged by copying, or empty.")
+
+
+class ConnectionTest(BaseModel):
+    """How far the connection test of a mailbox has come. null: the mailbox is not needed for the protocol."""
+
+    id: int
+    status: MailboxStatus
+    smtp: ProtocolTest | None
+    imap: ProtocolTest | None
+    diagnosis: str
+    tested_at: datetime | None
+    next_attempt_at: datetime | None
+
+
+class Changed(BaseModel):
+    """How many mailboxes a request has changed or deleted."""
+
+    mailboxes: int
 
 
 class MailboxRecord(MailboxDetail):
@@ -205,6 +260,13 @@ class ImportSummary(BaseModel):
     progress: Progress
 
 
+class ImportPage(BaseModel):
+    """One page of imports, newest first."""
+
+    imports: list[ImportSummary]
+    next_cursor: int | None = Field(description="The `cursor` of the next page; null on the last page.")
+
+
 class Import(ImportSummary):
     """An import with one page of its row errors."""
 
@@ -243,8 +305,35 @@ _MAILBOX = {
     "can": "can neither send nor receive",
 }
 _ROW = {"email": "unknown", "error": "Missing email or password"}
+_COUNTS = {"imported": 20, "skipped": 2, "failed": 1}
+_PROGRESS = {"mailboxes": 20, "tested": 15, "active": 12, "partial": 0, "failed": 2, "pending": 6}
+_IMPORT = {
+    "id": 3,
+    "file": "mailboxes.csv",
+    "tag": "outreach",
+    "created_at": "2026-11-22T15:00:00Z",
+    **_COUNTS,
+    "updated": 0,
+    "progress": _PROGRESS,
+}
 EXAMPLES: dict[str, dict[str, Any]] = {
-    "ImportCounts": {"imported": 20, "skipped": 2, "failed": 1, "errors": [_ROW]},
+    "ImportCounts": _COUNTS | {"errors": [_ROW]},
+    "CheckedFile": _COUNTS
+    | {
+        "errors": [_ROW],
+        "causes": [{"reason": _ROW["error"], "rows": 1, "remedy": "fill in the missing cell"}],
+        "rows": [_ROW | {"line": 17, "result": "failed", "code": "missing"}],
+        "ignored": ["phone"],
+    },
+    "ImportPage": {"imports": [_IMPORT], "next_cursor": 3},
+    "Mailbox": _MAILBOX,
+    "NewPassword": _MAILBOX | {"status": "pending", "diagnosis": "", "attempts": 0, "warning": ""},
+    "ConnectionTest": {
+        **{name: _MAILBOX[name] for name in ("id", "status", "diagnosis", "tested_at", "next_attempt_at")},
+        "smtp": "failed",
+        "imap": "failed",
+    },
+    "Changed": {"mailboxes": 12},
     "MailboxPage": {"mailboxes": [_MAILBOX], "next_cursor": 7},
     "MailboxDetail": _MAILBOX
     | {
@@ -264,18 +353,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
             }
         ]
     },
-    "Import": {
-        "id": 3,
-        "file": "mailboxes.csv",
-        "tag": "outreach",
-        "created_at": "2026-11-22T15:00:00Z",
-        "imported": 20,
-        "skipped": 2,
-        "failed": 1,
-        "progress": {"mailboxes": 20, "tested": 15, "active": 12, "failed": 2, "pending": 6},
-        "errors": [_ROW | {"line": 17}],
-        "next_cursor": None,
-    },
+    "Import": _IMPORT | {"errors": [_ROW | {"line": 17}], "errors_stored": 1, "next_cursor": None},
     "RowPage": {
         "rows": [
             {
@@ -316,13 +394,32 @@ def documented(data: type[BaseModel], *errors: int, **headers: str) -> dict[int 
     Returns:
         The `responses` argument of a FastAPI route.
     """
-    answers: dict[int | str, dict[str, Any]] = {
-        200: {
-            "model": Envelope[data],  # type: ignore[valid-type]
-            "content": {"application/json": {"example": success(EXAMPLES[data.__name__])}},
-            "headers": {name.replace("_", "-"): _header(text) for name, text in headers.items()},
-        }
+    answer = {
+        "model": Envelope[data],  # type: ignore[valid-type]
+        "content": {"application/json": {"example": success(EXAMPLES[data.__name__])}},
+        "headers": {name.replace("_", "-"): _header(text) for name, text in headers.items()},
     }
+    return {200: answer} | documented_errors(*errors)
+
+
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+
+def documented_file(
+    media_type: str, description: str, *errors: int, shape: Mapping[str, Any] = BINARY
+) -> dict[int | str, dict[str, Any]]:
+    """The same for an operation that answers with a file or a stream.
+
+    Args:
+        shape: Its schema, and an example.
+    """
+    answer = {"description": description, "content": {media_type: dict(shape)}}
+    return {200: answer} | documented_errors(*errors)
+
+
+def documented_errors(*errors: int) -> dict[int | str, dict[str, Any]]:
+    """The error responses of an operation, with examples."""
+    answers: dict[int | str, dict[str, Any]] = {}
     for status in errors:
         answers[status] = {
             "model": ErrorEnvelope,

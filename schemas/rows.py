@@ -546,6 +546,12 @@ def email_key(address: str, served: Collection[str] = ()) -> str | None:
     return None
 
 
+def domain_key(text: str) -> str | None:
+    """The domain as keys have it, such as `contoso.com` for `@Contoso.com`; None if it is not a domain."""
+    key = email_key(f"mailbox@{text.strip().removeprefix('@')}")
+    return None if key is None else key.removeprefix("mailbox@")
+
+
 def _valid(address: str) -> ValidatedEmail | None:
     try:
         return validate_email(address, check_deliverability=False, allow_smtputf8=False, strict=True)

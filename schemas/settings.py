@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import json
 import re
@@ -10,7 +11,16 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from schemas.bounds import DEFAULT_BOUNDS, Bounds
@@ -63,6 +73,19 @@ def _json(value: Any) -> Any:
         return json.loads(value or "{}")
     except ValueError:
         raise ValueError("must be valid JSON") from None
+
+
+def _webhook_secret(value: SecretStr | None) -> SecretStr | None:
+    if value is None:
+        return None
+    kind, _, key = value.get_secret_value().rpartition("_")
+    try:
+        size = len(base64.b64decode(key, validate=True))
+    except ValueError:
+        size = 0
+    if kind != "whsec" or not 24 <= size <= 64:
+        raise ValueError("must be whsec_ followed by base64 of 24 to 64 bytes")
+    return value
 
 
 class ServersEntry(BaseModel, extra="forbid"):
@@ -186,6 +209,22 @@ class Settings(BaseSettings):
         description="Prefect notification block that receives the same messages, such as slack-webhook/ops.",
     )
 
+    webhook_secret: Annotated[SecretStr | None, AfterValidator(_webhook_secret)] = Field(
+        None,
+        description="Key that signs what `WEBHOOK_URL` receives: whsec_ and base64 of 24 to 64 random bytes.",
+    )
+    webhook_url: SecretStr | None = Field(
+        None,
+        description="URL that receives a POST when mailboxes stop or start working, signed by the Standard "
+        "Webhooks scheme. It needs `WEBHOOK_SECRET`.",
+    )
+    recheck_days: int = Field(
+        7,
+        ge=0,
+        le=365,
+        description="Days in which each working mailbox is tested again once. 0 turns it off.",
+    )
+
     api_requests_per_minute: int = Field(
         600, ge=1, description="HTTP API: maximum number of requests per key and minute."
     )
@@ -215,6 +254,15 @@ class Settings(BaseSettings):
     api_body_seconds: float = Field(
         600, gt=0, description="HTTP API: seconds in which an upload must arrive."
     )
+    api_streams: int = Field(
+        64, ge=1, description="HTTP API: maximum number of open event streams of all keys together."
+    )
+    api_streams_per_key: int = Field(
+        8, ge=1, description="HTTP API: maximum number of open event streams per key."
+    )
+    api_stream_seconds: float = Field(
+        600, gt=0, description="HTTP API: seconds after which an event stream ends; clients then reconnect."
+    )
 
     keep_results_days: int = Field(
         90, ge=1, description="Days after which superseded probe results and row errors are deleted."
@@ -222,6 +270,13 @@ class Settings(BaseSettings):
     keep_runs_days: int = Field(
         7, ge=1, description="Days after which finished flow runs are deleted from Prefect."
     )
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _is_signed(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is not None and info.data.get("webhook_secret") is None:
+            raise ValueError(f"needs {PREFIX}WEBHOOK_SECRET")
+        return value
 
     @cached_property
     def overrides(self) -> dict[str, Servers]:

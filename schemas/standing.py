@@ -5,13 +5,13 @@ Pure rules. They decide which protocol is asked, when an attempt counts, and whe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
 from schemas.classify import CREDENTIALS_REJECTED, WRONG_PASSWORD
-from schemas.reasons import Protocol, Reason
+from schemas.reasons import EXPLANATIONS, Actor, Protocol, Reason
 
 # 5 min, 20 min, 80 min, 5 h 20 min.
 FIRST_PAUSE = timedelta(minutes=5)
@@ -33,6 +33,14 @@ EXPLAIN_BOTH = {
     Reason.TEMPORARILY_LOCKED,
     Reason.NOT_AT_MICROSOFT,
 }
+
+# Reasons that an admin, the owner, the operator or time can remove while the password stays the same. The two
+# that are left out may mean that a server refused the password.
+CURABLE = {
+    reason
+    for reason, why in EXPLANATIONS.items()
+    if why.actor in (Actor.ADMIN, Actor.OWNER, Actor.OPERATOR, Actor.WAIT) and not why.password_refused
+} - {Reason.REFUSED_THOUGH_RIGHT, Reason.UNKNOWN_REFUSAL}
 
 
 class MailboxStatus(StrEnum):
@@ -64,6 +72,14 @@ class State(StrEnum):
     ACCEPTED = "accepted"
     REFUSED = "refused"
     PUT_OFF = "put_off"
+
+
+class ProtocolTest(StrEnum):
+    """The result of the test of one protocol."""
+
+    PENDING = "pending"
+    PASSED = "passed"
+    FAILED = "failed"
 
 
 class Standing(NamedTuple):
@@ -166,6 +182,77 @@ def status_of(standings: Standings, needs: Needs) -> MailboxStatus:
     if to_ask(standings, needs):
         return MailboxStatus.PENDING
     return MailboxStatus.PARTIAL if State.ACCEPTED in states else MailboxStatus.FAILED
+
+
+def to_recheck(earlier: Standings, needs: Needs) -> list[Protocol]:
+    """The protocols that a recheck asks: those that work, and those whose fault may be cured by now.
+
+    It asks the latter only while no server has refused the password. A refused password is never sent again.
+    """
+    refused = any(one.reason in CREDENTIALS_REJECTED for one in earlier.values())
+    return [
+        protocol
+        for protocol in needs.protocols
+        if (one := earlier[protocol]).state is State.ACCEPTED
+        or (one.state is State.REFUSED and one.reason in CURABLE and not refused)
+    ]
+
+
+def before_recheck(earlier: Standings, asked: Collection[Protocol]) -> Standings:
+    """What a recheck starts from: nothing is known about the protocols that it asks."""
+    return {
+        protocol: Standing() if protocol in asked else _in_doubt(one) for protocol, one in earlier.items()
+    }
+
+
+def _in_doubt(one: Standing) -> Standing:
+    """A refusal without the other protocol's word that the password is right."""
+    return one._replace(reason=Reason.LOGIN_REFUSED) if one.reason is Reason.REFUSED_THOUGH_RIGHT else one
+
+
+def after_recheck(earlier: Standings, found: Standings, asked: Collection[Protocol]) -> Standings:
+    """What is known after a recheck.
+
+    A protocol keeps what was known until a definite answer replaces it, so a temporary fault changes nothing.
+    In two cases a protocol without a definite answer becomes open, and a retest asks it soon. If one server
+    refuses the password, an earlier answer of the other proves nothing. And a reason with its own number of
+    attempts is about the mailbox, not about the server.
+
+    Args:
+        earlier: What was known before.
+        found: What `settle` made of the answers, starting from `before_recheck`.
+        asked: The protocols of the recheck.
+    """
+    doubts = CREDENTIALS_REJECTED | ENDS_THE_TEST
+    if any(found[p].state is State.REFUSED and found[p].reason in doubts for p in asked):
+        return found
+    return {
+        protocol: found[protocol] if protocol in asked and _replaces(found[protocol], one) else one
+        for protocol, one in earlier.items()
+    }
+
+
+def _replaces(found: Standing, earlier: Standing) -> bool:
+    if found.state is State.PUT_OFF and found.reason is not None and earlier.state is State.ACCEPTED:
+        return found.reason.explanation.attempts is not None
+    return found.settled
+
+
+def tests_of(standings: Standings, needs: Needs) -> dict[Protocol, ProtocolTest | None]:
+    """The result of each protocol; None if the mailbox is not needed for it.
+
+    A protocol that is not asked because of the other's refusal has failed too.
+    """
+    open_ = to_ask(standings, needs)
+
+    def result(protocol: Protocol) -> ProtocolTest | None:
+        if protocol not in needs.protocols:
+            return None
+        if protocol in open_:
+            return ProtocolTest.PENDING
+        return ProtocolTest.PASSED if standings[protocol].state is State.ACCEPTED else ProtocolTest.FAILED
+
+    return {protocol: result(protocol) for protocol in Protocol}
 
 
 def pause_after(attempt: int) -> timedelta:

@@ -9,6 +9,7 @@ from sqlalchemy import BigInteger, DateTime, Dialect, Index, Integer, MetaData, 
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
 
+from schemas.scopes import ALL_SCOPES, written
 from schemas.standing import MailboxStatus, Needs, State
 
 # SQLite can only alter constraints that have a name.
@@ -62,7 +63,8 @@ class Workspace(Table, table=True):
 class ApiKey(Table, table=True):
     """A key of the HTTP API: its digest, and its first characters so that people can recognise it.
 
-    `workspace_id` is None for a platform key: each of its requests names the workspace.
+    `workspace_id` is None for a platform key: each of its requests names the workspace. `scopes` says what
+    it may do; see `scopes.written`.
     """
 
     __tablename__ = "api_key"
@@ -75,6 +77,9 @@ class ApiKey(Table, table=True):
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
     last_used_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    scopes: str = Field(
+        default=written(ALL_SCOPES), max_length=40, sa_column_kwargs={"server_default": written(ALL_SCOPES)}
+    )
 
 
 class Import(Table, table=True):
@@ -138,6 +143,7 @@ class Mailbox(Table, table=True):
     __table_args__ = (
         UniqueConstraint("workspace_id", "email_key"),
         Index("ix_mailbox_status_next_attempt_at", "status", "next_attempt_at"),
+        Index("ix_mailbox_status_tested_at", "status", "tested_at"),
     )
 
     id: int | None = Field(default=None, primary_key=True, sa_type=Key)
@@ -188,6 +194,27 @@ class ProbeResult(Table, table=True):
     host: str = Field(max_length=255)
     milliseconds: int
     at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+
+
+class StatusChange(Table, table=True):
+    """A change of a mailbox's status between `active`, `partial` and `failed`. The newest are kept.
+
+    `before` is None for the first verdict, which no notice tells. `notice` is the id of the notice that tells
+    the change, `leased_until` how long one process may send it, and `told_at` when it arrived.
+    """
+
+    __tablename__ = "status_change"
+
+    id: int | None = Field(default=None, primary_key=True, sa_type=Key)
+    mailbox_id: int = Field(foreign_key="mailbox.id", ondelete="CASCADE", index=True, sa_type=Key)
+    at: datetime = Field(index=True, sa_type=UtcDateTime)
+    before: str | None = Field(default=None, max_length=10)
+    after: str = Field(max_length=10)
+    smtp_reason: str = Field(default="", max_length=40)
+    imap_reason: str = Field(default="", max_length=40)
+    notice: str | None = Field(default=None, max_length=40, index=True)
+    leased_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    told_at: datetime | None = Field(default=None, index=True, sa_type=UtcDateTime)
 
 
 def table_of(model: type[Table]) -> sqlalchemy.Table:

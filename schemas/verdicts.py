@@ -244,11 +244,17 @@ class ProbeReport:
         """Each reason with its number of mailboxes, the most frequent first."""
         return by_frequency(Counter(reason for verdict in self.verdicts for reason in verdict.reasons))
 
-    def markdown(self) -> str:
-        """The text of the Prefect artifact: counts, why the run stopped, and each reason with its remedy."""
+    def markdown(self, who_acts: str = "") -> str:
+        """The text of the Prefect artifact: counts, why the run stopped, and each reason with its remedy.
+
+        Args:
+            who_acts: Who has to act now, in one sentence.
+        """
         parts = [f"## {self}"]
         if self.verdicts:
             parts.append(self._picture())
+        if who_acts:
+            parts.append(f"**{markdown_cell(who_acts)}.**")
         if meaning := self.meaning_of_partial():
             parts.append(f"**{markdown_cell(meaning)}**")
         if self.stopped:
@@ -260,7 +266,7 @@ class ProbeReport:
                 f"- **{boxes}: {why.heading}** {markdown_cell(why.remedy)} *{markdown_cell(why.meaning)}*"
             )
         if self.verdicts:
-            parts.append("The table “mailbox-verdicts” lists every mailbox.")
+            parts.append("The table “tested-mailboxes” lists every mailbox.")
         return "\n\n".join(parts)
 
     def _picture(self) -> str:

@@ -28,6 +28,7 @@ from tasks.notify import tell_guard
 from tasks.probe import Probing
 from tasks.storage.claims import find_due
 from tasks.storage.database import Database
+from tasks.tell_changes import tell_changes
 
 DEPLOYMENT = "retest-pending/scheduled"
 PREFECT_SECONDS = 15
@@ -89,6 +90,8 @@ class BackgroundTests:
         about = "A retest" if import_id is None else f"Import {import_id}"
         try:
             if await handed_to_prefect(import_id):
+                if import_id is None:
+                    self._mailboxes.clear()  # the run tests all that are due
                 return
             targets = await asyncio.to_thread(
                 find_due.fn,
@@ -120,6 +123,7 @@ class BackgroundTests:
             report, self._probing = probing.report(), None
             LOGGER.info("%s: %s", about, report)
             await tell_guard(about, report, str(report), self._settings)
+            await tell_changes(self._database, self._settings)
 
 
 async def handed_to_prefect(import_id: int | None) -> bool:

@@ -23,12 +23,17 @@ URL_LOGGERS = ("httpx", "urllib3", "apprise")
 
 async def notify(text: str, settings: Settings) -> None:
     """Send a text to the webhook and the block in the settings. A failure is logged and not raised."""
-    for name in URL_LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    hide_addresses()
     if settings.notify_webhook is not None:
         await _send("webhook", _post(settings.notify_webhook.get_secret_value(), text))
     if settings.notify_block is not None:
         await _send("Prefect block", _notify_block(settings.notify_block, text))
+
+
+def hide_addresses() -> None:
+    """Keep libraries from logging the URLs that they call."""
+    for name in URL_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 async def tell_guard(about: str, report: ProbeReport, counts: str, settings: Settings) -> None:
@@ -58,10 +63,11 @@ async def _send(what: str, sending: Coroutine[Any, Any, None]) -> None:
         async with asyncio.timeout(SECONDS):
             await sending
     except Exception as error:  # noqa: BLE001  blocks run foreign code, and the text may contain a secret URL
-        _logger().warning("The notification to the %s failed: %s", what, type(error).__name__)
+        logger_of_run().warning("The notification to the %s failed: %s", what, type(error).__name__)
 
 
-def _logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
+def logger_of_run() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
+    """The logger of the flow run, or of this module outside a run."""
     try:
         return get_run_logger()
     except MissingContextError:

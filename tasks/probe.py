@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TypeAlias
 
 from prefect import get_run_logger, task
@@ -24,13 +25,13 @@ from schemas.classify import CREDENTIALS_REJECTED, WRONG_PASSWORD
 from schemas.providers import MICROSOFT_HOSTS, Endpoint, Servers
 from schemas.reasons import Protocol, Reason, Stage
 from schemas.settings import Settings
-from schemas.standing import Needs, Standings, is_over
+from schemas.standing import EXPLAIN_BOTH, Needs, Standings, State, after_recheck, is_over
 from schemas.tables import now
 from schemas.verdicts import Answer, Group, ProbeReport, Stop, Target, Verdict, decide_verdict, group_targets
 from tasks.crash import unquoted
 from tasks.limits import limits_of
 from tasks.login.session import log_in
-from tasks.login.wire import Credentials, tls_context
+from tasks.login.wire import Credentials, Sessions, tls_context
 from tasks.mail_exchangers import MailExchangers
 from tasks.slots import FIRST, Slot, Slots
 from tasks.storage.claims import Claimed, claim, hold_back, release, save
@@ -47,6 +48,13 @@ def _too_many(answer: Answer, at_once: int) -> bool:
         return True
     early = answer.stage in (Stage.CONNECT, Stage.GREETING)
     return early and at_once > 1 and answer.reason in (Reason.SERVER_BUSY, Reason.DROPPED)
+
+
+def _is_explained(protocol: Protocol, mailbox: Claimed, answers: Sequence[Answer]) -> bool:
+    """Whether a recheck need not ask a refused protocol, because a cause that holds for both persists."""
+    if mailbox.earlier is None or mailbox.earlier[protocol].state is not State.REFUSED:
+        return False
+    return any(answer.reason in EXPLAIN_BOTH for answer in answers)
 
 
 class Observer:
@@ -119,21 +127,32 @@ class LockoutGuard:
 class Probing:
     """What the groups of one run share. Belongs to the event loop on which it is created.
 
+    Args:
+        tested_before: For a recheck of settled mailboxes: only those whose last test was before this time.
+
     Attributes:
         loop: The event loop of the run.
         verdicts: The verdicts stored so far.
         stopped: Why the run ended early; None if it has not.
     """
 
-    def __init__(self, database: Database, settings: Settings, mailbox_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        mailbox_ids: Sequence[int],
+        tested_before: datetime | None = None,
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self.verdicts: list[Verdict] = []
         self.stopped: Stop | None = None
-        self._begun = now()
+        self._begun = now() if tested_before is None else tested_before
+        self._recheck = tested_before is not None
         self._mailbox_ids = mailbox_ids
         self._database = database
         self._settings = settings
         self._context = tls_context(settings.ca_file)
+        self._sessions: Sessions = {}
         self._slots: dict[str, Slots] = {}
         # One part more than fills the slots, so that a mailbox gets a slot before its claim expires.
         size = min(settings.probe_group_size, settings.probe_concurrency)
@@ -198,7 +217,9 @@ class Probing:
             if self.stopped:
                 return
             until = now() + self._settings.claim_lease
-            claimed = await asyncio.to_thread(claim, self._database, mailbox_ids, self._begun, until)
+            claimed = await asyncio.to_thread(
+                claim, self._database, mailbox_ids, self._begun, until, recheck=self._recheck
+            )
             tests = {
                 mailbox.mailbox_id: self.loop.create_task(self._test(mailbox, logger)) for mailbox in claimed
             }
@@ -221,6 +242,8 @@ class Probing:
         verdict = self._decide(mailbox, answers)
         alarm = False
         for protocol in mailbox.asked:
+            if _is_explained(protocol, mailbox, answers):
+                continue
             answer = await self._probe(protocol, mailbox)
             if answer is None:
                 return None
@@ -247,11 +270,15 @@ class Probing:
             mailbox.mailbox_id,
             mailbox.email,
             mailbox.attempt,
-            self._settings.probe_attempts,
+            # A recheck is one attempt, and a temporary fault in it settles nothing.
+            self._settings.probe_attempts if mailbox.earlier is None else sys.maxsize,
             tuple(answers),
             mailbox.standings,
             mailbox.needs,
         )
+        if mailbox.earlier is not None:
+            after = after_recheck(mailbox.earlier, verdict.standings, mailbox.asked)
+            verdict = replace(verdict, standings=after)
         if answers and answers[0].reason is Reason.NOT_AT_MICROSOFT:
             verdict = replace(verdict, note=f"{answers[0].text}.")
         if mailbox.warning and verdict.password_refused:
@@ -280,7 +307,9 @@ class Probing:
                 password = self._database.sealer.open(mailbox.password, mailbox.owner)
                 credentials = Credentials(mailbox.login, password)
                 try:
-                    return await log_in(protocol, endpoint, credentials, self._context, timeout)
+                    return await log_in(
+                        protocol, endpoint, credentials, self._context, timeout, self._sessions
+                    )
                 finally:
                     if credentials.used:
                         self._tried.add((mailbox.mailbox_id, protocol))
@@ -330,7 +359,8 @@ class Probing:
 
     async def _look_ahead(self, protocol: Protocol, endpoint: Endpoint) -> Answer:
         async def session() -> Answer:
-            return await log_in(protocol, endpoint, None, self._context, self._settings.probe_timeout)
+            timeout = self._settings.probe_timeout
+            return await log_in(protocol, endpoint, None, self._context, timeout, self._sessions)
 
         answer = await self._within_limits(endpoint, session)
         assert answer is not None  # noqa: S101  the session always gives one

@@ -18,8 +18,8 @@ from tasks.storage.outcomes import find_outcomes
 
 # The keys are fixed, because the Prefect UI keeps the history of a key. Its list shows only descriptions.
 SUMMARY_KEY = "import-summary"
-VERDICTS_KEY = "probe-verdicts"
-MAILBOXES_KEY = "mailbox-verdicts"
+VERDICTS_KEY = "login-results"
+MAILBOXES_KEY = "tested-mailboxes"
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
@@ -40,9 +40,13 @@ async def publish_summary(summary: Summary, report: Path | None = None) -> None:
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
-async def publish_verdicts(report: ProbeReport) -> None:
-    """Create the artifacts of finished connection tests: the reasons and the table of mailboxes."""
-    await acreate_markdown_artifact(report.markdown(), key=VERDICTS_KEY, description=str(report))
+async def publish_verdicts(report: ProbeReport, who_acts: str = "") -> None:
+    """Create the artifacts of finished connection tests: the reasons and the table of mailboxes.
+
+    Args:
+        who_acts: Who has to act now, in one sentence.
+    """
+    await acreate_markdown_artifact(report.markdown(who_acts), key=VERDICTS_KEY, description=str(report))
     if report.verdicts:
         await acreate_table_artifact(
             report.table(), key=MAILBOXES_KEY, description="The verdict of each mailbox"

@@ -19,6 +19,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterEndTime,
     FlowRunFilterExpectedStartTime,
     FlowRunFilterState,
+    FlowRunFilterStateName,
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import State, StateType
@@ -34,7 +35,7 @@ from tasks.storage.database import Database
 # Small, so that no other program waits long for the locks of one transaction.
 ROWS_AT_ONCE = 1000
 RUNS_AT_ONCE = 200
-FLOWS = ["import-outlook", "watch-inbox", "retest-pending", "trim-history"]
+FLOWS = ["import-outlook", "watch-inbox", "retest-pending", "recheck-active", "trim-history"]
 OURS = FlowFilter(name=FlowFilterName(any_=FLOWS))
 
 
@@ -83,13 +84,18 @@ def _trim(
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
-async def trim_runs(before: datetime) -> int:
+async def trim_runs(before: datetime, state: str | None = None) -> int:
     """Remove this project's flow runs that ended before `before`, with their logs and artifacts.
+
+    Args:
+        state: Only runs whose final state has this name.
 
     Returns:
         How many runs were removed.
     """
-    old = FlowRunFilter(end_time=FlowRunFilterEndTime(before_=before))
+    ended = FlowRunFilterEndTime(before_=before)
+    named = FlowRunFilterState(name=FlowRunFilterStateName(any_=[state])) if state else None
+    old = FlowRunFilter(end_time=ended, state=named)
     total = 0
     async with get_client() as client:
         while runs := await client.read_flow_runs(flow_filter=OURS, flow_run_filter=old, limit=RUNS_AT_ONCE):

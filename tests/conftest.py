@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
 
 # Prefect reads its settings on import, so remove this machine's own settings first.
@@ -59,6 +59,9 @@ from tests.support.postgresql import (
     postgresql_of,
 )
 from tests.support.shell import SAMPLES, Shell, environment, on_sqlite
+
+if TYPE_CHECKING:
+    from tests.test_api import Api
 
 LOG = logging.getLogger("tests")
 HANGING = "hanging@contoso.com"
@@ -173,6 +176,27 @@ def rows_of(db: Database, model: type[Table]) -> list[dict[str, Any]]:
     with db.engine.connect() as connection:
         query = table.select().order_by(*table.primary_key.columns)
         return [dict(row) for row in connection.execute(query).mappings()]
+
+
+# --- The HTTP API ----------------------------------------------------
+
+
+@pytest.fixture
+def api(settings: Settings) -> Iterator[Api]:
+    """A server on SQLite whose mailboxes are on no server."""
+    from tests.test_api import api_with
+
+    with api_with(settings) as started:
+        yield started
+
+
+@pytest.fixture
+def either_api(either_settings: Settings) -> Iterator[Api]:
+    """The same on SQLite, then on PostgreSQL."""
+    from tests.test_api import api_with
+
+    with api_with(either_settings, api_imports_at_once=100) as started:
+        yield started
 
 
 # --- Files and imports -----------------------------------------------

@@ -42,7 +42,7 @@ from flows.api.server import server
 from flows.cli.app import main
 from flows.cli.serve import is_loopback
 from flows.retest_pending import retest_pending
-from sandbox.outlook import running
+from sandbox.outlook import Outlook, running
 from sandbox.script import Account
 from schemas.envelope import ERROR_CODES
 from schemas.labels import LABEL_RULE
@@ -124,17 +124,11 @@ def api_with(settings: Settings, **changes: Any) -> Iterator[Api]:
         yield Api(url, db)
 
 
-@pytest.fixture
-def api(settings: Settings) -> Iterator[Api]:
-    """A server on SQLite."""
-    with api_with(settings) as started:
-        yield started
-
-
-@pytest.fixture
-def either_api(either_settings: Settings) -> Iterator[Api]:
-    """A server on SQLite, then on PostgreSQL."""
-    with api_with(either_settings, api_imports_at_once=100) as started:
+@contextmanager
+def api_on(outlook: Outlook, settings: Settings, **changes: Any) -> Iterator[Api]:
+    """A server whose mailboxes are on the stand-in."""
+    servers = with_servers(settings, outlook)
+    with api_with(settings, servers=servers.servers, ca_file=servers.ca_file, **changes) as started:
         yield started
 
 
@@ -1080,19 +1074,24 @@ def test_malformed_bodies_get_nothing_but_4xx_envelopes(api: Api) -> None:
 
 
 @pytest.mark.slow
-def test_openapi_document_is_what_the_server_does(api: Api) -> None:
+def test_openapi_document_is_what_the_server_does(settings: Settings) -> None:
     """Schemathesis finds no response that the document does not describe."""
-    with api.client() as client:
+    with api_with(settings, api_stream_seconds=0.2) as api, api.client() as client:
         send(client, SAMPLE.read_bytes())
+        check_document(api)
+
+
+def check_document(api: Api) -> None:
     schema = schemathesis.openapi.from_url(f"{api.url}/openapi.json")
     key = api.key(None)
     operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
-    assert len(operations) == 7
+    assert len(operations) == 22
     for operation, mode in product(operations, GenerationMode):
         if mode is GenerationMode.NEGATIVE and not operation.path.startswith("/v1/"):
             continue  # it has no parameters that could be wrong
         # A schema cannot describe a valid CSV, so a refused file in the right form is not a failure here.
-        excluded: list[CheckFunction] = [positive_data_acceptance] if operation.path == IMPORT else []
+        unclear = (IMPORT, "/v1/imports/check", "/v1/mailboxes/{mailbox_id}/password")
+        excluded: list[CheckFunction] = [positive_data_acceptance] if operation.path in unclear else []
 
         @given(case=operation.as_strategy(generation_mode=mode))
         @hypothesis_settings(
@@ -1255,7 +1254,7 @@ def test_wrong_settings_give_a_message(
 
 
 async def test_prefect_gets_one_run_per_import(prefect_server: str) -> None:
-    """If the retest deployment exists, each import is handed to it once, and otherwise it is not."""
+    """If the retest deployment exists, each import and what is due is handed to it, and otherwise not."""
     async with get_client() as client:
         flow_id = await client.create_flow(retest_pending)
         existing = await client.read_deployments()
@@ -1263,10 +1262,10 @@ async def test_prefect_gets_one_run_per_import(prefect_server: str) -> None:
             assert not await handed_to_prefect(6)
         deployment = await client.create_deployment(flow_id, DEPLOYMENT.partition("/")[2])
         try:
-            assert await handed_to_prefect(7)
-            assert await handed_to_prefect(7)
+            for import_id in (7, 7, None):
+                assert await handed_to_prefect(import_id)
             runs = [run for run in await client.read_flow_runs() if run.deployment_id == deployment]
-            assert [run.parameters for run in runs] == [{"import_id": 7}]
+            assert sorted(run.parameters.get("import_id", 0) for run in runs) == [0, 7]
         finally:
             await client.delete_deployment(deployment)
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
@@ -1330,6 +1329,8 @@ def test_docs_work_without_a_network(api: Api) -> None:
             assert operation["summary"], path
             assert "422" not in operation["responses"]
             for status, answer in operation["responses"].items():
+                if status == "200" and "application/json" not in answer["content"]:
+                    continue  # a file or a stream
                 example = answer["content"]["application/json"]["example"]
                 assert example["success"] is (status == "200"), (path, status)
     upload = document["paths"][IMPORT]["post"]

@@ -51,7 +51,8 @@ from tests.conftest import (
 from tests.support.canary import STEPS, Canaries, forms, processes_watched, quoting
 from tests.support.machine import Machine, free_port, wait_for, webhook_listening
 from tests.support.postgresql import PostgreSql
-from tests.support.shell import LIMIT_SECONDS, PROJECT, Shell, at, environment, on_sqlite
+from tests.support.receiver import KEY, receiving
+from tests.support.shell import LIMIT_SECONDS, PROJECT, RECHECK, Shell, at, environment, on_sqlite
 
 linux_only = pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="needs Linux's /proc")
 
@@ -408,6 +409,7 @@ def test_no_secret_is_left_anywhere(tmp_path: Path) -> None:
         processes_watched(str(home)) as processes,
         running(aviary.accounts, folder=tmp_path) as outlook,
         webhook_listening() as webhook,
+        receiving([503]) as receiver,
         prefect_running(home / ".prefect", **debugging) as url,
     ):
         shell = Shell(
@@ -422,6 +424,8 @@ def test_no_secret_is_left_anywhere(tmp_path: Path) -> None:
                 OUTLOOK_IMPORT_WATCH_FOLDER=str(tmp_path / "watched"),
                 OUTLOOK_IMPORT_SETTLE_SECONDS="0.2",
                 OUTLOOK_IMPORT_NOTIFY_WEBHOOK=webhook.address,
+                OUTLOOK_IMPORT_WEBHOOK_URL=receiver.address,
+                OUTLOOK_IMPORT_WEBHOOK_SECRET=KEY,
             ),
         )
 
@@ -449,6 +453,13 @@ def test_no_secret_is_left_anywhere(tmp_path: Path) -> None:
         said += use_api(shell, aviary)
         assert webhook.texts
         hidden.add("webhook", webhook.secret)
+        outlook.change("good@contoso.com", Account(aviary.canaries.password("revoked")))
+        shell.change("UPDATE mailbox SET tested_at = '2020-01-01 00:00:00+00:00' WHERE email LIKE 'good@%'")
+        said += [shell.run_program(RECHECK), shell.last.stderr]
+        assert ("good@contoso.com", "active", "failed") in receiver.told
+        assert aviary.canaries.in_bytes(receiver.raw) == []
+        hidden.add("receiver", receiver.secret)
+        hidden.add("key of the receiver", KEY.removeprefix("whsec_"))
     key = (tmp_path / "mailboxes.key").read_text().strip()
     aviary.canaries.add("encryption key", key)
     # These copies of the input, and the key file, are expected.

@@ -220,9 +220,9 @@ def test_flow_run_is_found_by_name_tags_and_artifacts(shell: Shell, prefect_serv
     assert set(run["tags"]) == {"spring", "workspace:sales", "file:found me.csv"}
     assert run["state"]["message"] == "imported 1, skipped 0, failed 0; 1 can only send, 0 active, 0 failed"
     # A run that takes longer also has a progress artifact.
-    assert set(artifacts) - {"probe-progress"} == {"import-summary", "probe-verdicts", "mailbox-verdicts"}
+    assert set(artifacts) - {"login-progress"} == {"import-summary", "login-results", "tested-mailboxes"}
     assert "imported 1, skipped 0, failed 0" in artifacts["import-summary"]["data"]
-    (row,) = json.loads(artifacts["mailbox-verdicts"]["data"])
+    (row,) = json.loads(artifacts["tested-mailboxes"]["data"])
     assert row["status"] == "partial"
     assert row["diagnosis"].startswith("Can only send: SMTP accepted the password.")
     assert artifacts["import-summary"]["created"] < min(

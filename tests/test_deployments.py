@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from flows.deployments import AUTOMATION, WORK_POOL
+from flows.states import ENDS
 from tests.support.machine import Machine, wait_for
 from tests.support.shell import Shell
 
@@ -16,7 +17,8 @@ DEPLOYMENTS = {
     "import-outlook/manual": None,
     "watch-inbox/scheduled": "* * * * *",
     "retest-pending/scheduled": "*/10 * * * *",
-    "trim-history/scheduled": "17 3 * * *",
+    "recheck-active/scheduled": "41 * * * *",
+    "trim-history/scheduled": "17 * * * *",
 }
 
 
@@ -35,9 +37,9 @@ def found_on(machine: Machine) -> dict[str, list[Any]]:
 
 
 def test_setting_up_again_changes_nothing(machine: Machine) -> None:
-    """A second `manage deploy` asks nothing and leaves four deployments, one pool and one automation."""
+    """A second `manage deploy` asks nothing and leaves five deployments, one pool and one automation."""
     before = found_on(machine)
-    assert [len(parts) for parts in before.values()] == [4, 1, 1]
+    assert [len(parts) for parts in before.values()] == [5, 1, 1]
     shell = Shell(machine.folder, machine.signed_in)
     shell.run("deploy", module="flows.manage")
     assert found_on(machine) == before
@@ -72,12 +74,18 @@ def test_dead_runs_are_found_by_their_silence(machine: Machine) -> None:
     assert (automation["name"], automation["enabled"]) == (AUTOMATION, True)
     assert trigger["match_related"] == {
         "prefect.resource.role": "flow",
-        "prefect.resource.name": ["import-outlook", "watch-inbox", "retest-pending", "trim-history"],
+        "prefect.resource.name": [
+            "import-outlook",
+            "watch-inbox",
+            "retest-pending",
+            "recheck-active",
+            "trim-history",
+        ],
     }
     assert (trigger["posture"], trigger["within"], trigger["threshold"]) == ("Proactive", 90, 1)
     assert set(trigger["after"]) == {"prefect.flow-run.Pending", "prefect.flow-run.heartbeat"}
     assert set(trigger["expect"]) == {"prefect.flow-run.heartbeat"} | {
-        f"prefect.flow-run.{end}" for end in ("Completed", "Failed", "Cancelled", "Crashed")
+        f"prefect.flow-run.{end}" for end in ENDS
     }
     assert [(action["type"], action["state"]) for action in automation["actions"]] == [
         ("change-flow-run-state", "CRASHED")

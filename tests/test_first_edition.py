@@ -39,6 +39,7 @@ from schemas.tables import (
     ImportRow,
     Mailbox,
     ProbeResult,
+    StatusChange,
     Table,
     Workspace,
     table_of,
@@ -46,6 +47,7 @@ from schemas.tables import (
 from tasks.files.inbox import Folders, left_behind, look
 from tasks.prepare import prepare
 from tasks.storage.api_keys import Holder, find_key
+from tasks.storage.changes import take_notice
 from tasks.storage.database import Database, database, make_engine, revision, upgrade, url_of
 from tasks.storage.imports import count_reasons, find_import, find_keyed_import
 from tasks.storage.mailboxes import Filters, count_mailboxes, find_mailbox, find_mailboxes
@@ -222,6 +224,23 @@ def test_what_each_protocol_said_is_taken_over(upgraded: Database, stored: dict[
         assert row["needs"] == "both"
     for reason, count in count_reasons(upgraded, "default", Filters()):
         assert count_mailboxes(upgraded, "default", Filters(reason=reason)) == count
+
+
+def test_the_status_of_today_is_where_the_history_begins(upgraded: Database) -> None:
+    """Each tested mailbox has its status as its first, told entry, so that only the next change is news."""
+    tested = {row["id"]: row for row in rows_of(upgraded, Mailbox) if row["status"] != "pending"}
+    history = rows_of(upgraded, StatusChange)
+    assert len(tested) > 20
+    assert [row["mailbox_id"] for row in history] == sorted(tested)
+    for row in history:
+        mailbox = tested[row["mailbox_id"]]
+        assert (row["before"], row["after"], row["at"]) == (None, mailbox["status"], mailbox["tested_at"])
+        assert row["told_at"] == row["at"]
+        assert [row[name] for name in ("smtp_reason", "imap_reason")] == [
+            mailbox[name] for name in ("smtp_reason", "imap_reason")
+        ]
+    assert take_notice(upgraded) is None
+    assert count_mailboxes(upgraded, "default", Filters(changed_since=datetime(2020, 1, 1, tzinfo=UTC))) == 0
 
 
 def test_passwords_and_totp_secrets_open(upgraded: Database) -> None:

@@ -19,7 +19,7 @@ from sandbox.outlook import Account, ServerFaults
 from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason, Stage
 from tasks.login.session import log_in
-from tasks.login.wire import Credentials, tls_context
+from tasks.login.wire import Credentials, Sessions, tls_context
 from tests.conftest import StartOutlook
 from tests.support.mail_servers import ADDRESS, DEADLINE, IMAP, PASSWORD, PATIENCE, SMTP, ask, b64
 
@@ -49,6 +49,39 @@ async def test_a_good_login(start: StartOutlook, protocol: Protocol) -> None:
     assert 0 <= answer.milliseconds < PATIENCE * 1000
     assert outlook.seen.connections == {protocol: 1}
     assert outlook.seen.logins == {(protocol, ADDRESS): 1}
+
+
+@each_protocol
+async def test_logins_of_one_run_resume_their_tls_session(start: StartOutlook, protocol: Protocol) -> None:
+    """After the first login, the next ones to the same server, and no other, resume its TLS session."""
+    outlook, other = await start(GOOD), await start(GOOD)
+    sessions: Sessions = {}
+    for server in (outlook, outlook, outlook, other):
+        endpoint = Endpoint("localhost", getattr(server, f"{protocol}_port"))
+        context = tls_context(server.ca_file)
+        answer = await log_in(protocol, endpoint, Credentials(ADDRESS, PASSWORD), context, PATIENCE, sessions)
+        assert answer.reason is Reason.OK
+    assert (outlook.seen.resumed[protocol], other.seen.resumed[protocol]) == (2, 0)
+    await ask(outlook, protocol)  # of another run
+    assert outlook.seen.resumed[protocol] == 2
+
+
+@each_protocol
+async def test_a_server_that_took_the_place_of_another_is_checked(
+    start: StartOutlook, protocol: Protocol, ca_file: Path
+) -> None:
+    """A session of another server is no proof: a false certificate at the same address is refused."""
+    outlook = await start(GOOD)
+    false = await start(GOOD, server(protocol, "self-signed"))
+    sessions: Sessions = {}
+    endpoints = [Endpoint("localhost", getattr(one, f"{protocol}_port")) for one in (outlook, false)]
+    credentials, context = Credentials(ADDRESS, PASSWORD), tls_context(ca_file)
+    answer = await log_in(protocol, endpoints[0], credentials, context, PATIENCE, sessions)
+    assert answer.reason is Reason.OK
+    sessions[endpoints[1]] = sessions[endpoints[0]]
+    answer = await log_in(protocol, endpoints[1], credentials, context, PATIENCE, sessions)
+    assert answer.reason is Reason.CERTIFICATE_NOT_TRUSTED
+    assert false.seen.passwords_received == 0
 
 
 @each_protocol

@@ -132,7 +132,7 @@ def test_crashed_run_is_reported(machine: Machine) -> None:
     """If the process of a deployment's run is killed, the worker reports it, and the run ends as crashed."""
     file = write_csv(machine.watched / "hanging.csv", [[HANGING, PASSWORD]])
     run_id = machine.create_run(file=str(file)).json()["id"]
-    wait_for("the first probe", lambda: "probe-progress" in machine.artifacts(run_id), 60)
+    wait_for("the first probe", lambda: "login-progress" in machine.artifacts(run_id), 60)
     (process,) = machine.processes("PREFECT__FLOW_RUN_ID", run_id)
     os.kill(process, signal.SIGKILL)
     assert machine.ended(run_id)["state"]["type"] == "CRASHED"

@@ -26,7 +26,7 @@ from tasks.probe import LockoutGuard, Observer, Probing, observer
 from tasks.storage.claims import HELD_BACK, Claimed, claim, hold_back, release, save
 from tasks.storage.database import Database
 from tasks.storage.imports import count_reasons
-from tasks.storage.mailbox_changes import set_needs
+from tasks.storage.mailbox_changes import edit_mailboxes
 from tasks.storage.mailboxes import Filters, choose_mailboxes
 from tests.conftest import (
     StartOutlook,
@@ -228,12 +228,12 @@ async def test_only_what_is_needed_is_tested(
     assert (run.mailbox()["status"], run.mailbox()["needs"]) == ("active", needs)
     assert {protocol for protocol, _ in outlook.seen.logins} == asked
     # What it is needed for can change: then the rest is asked, and nothing twice.
-    assert list(set_needs(db, run.ids, Filters(), Needs.BOTH)) == [[ADDRESS]]
+    assert list(edit_mailboxes(db, run.ids, Filters(), {"needs": Needs.BOTH})) == [[ADDRESS]]
     assert run.mailbox()["status"] == "pending"
     await run.probe()
     assert run.mailbox()["status"] == "active"
     assert set(outlook.seen.logins.values()) == {1}
-    assert list(set_needs(db, run.ids, Filters(), Needs.SMTP)) == [[ADDRESS]]
+    assert list(edit_mailboxes(db, run.ids, Filters(), {"needs": Needs.SMTP})) == [[ADDRESS]]
     assert run.mailbox()["status"] == "active"
 
 

@@ -1,4 +1,4 @@
-"""Tests against Dovecot and Exim, real servers whose replies are not ours: only good mailboxes are active."""
+"""Tests against Dovecot, Exim and Postfix, whose replies are not ours: only good mailboxes are active."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from tests.conftest import (
     write_csv,
 )
 from tests.support.machine import free_port
+from tests.support.postfix import postfix
 from tests.support.postgresql import START_SECONDS, bound, ending, folder_of_nobody
 
 MAILBOXES = 500
@@ -264,6 +265,52 @@ async def test_a_server_that_takes_five_connections(
         refused = (folder / "output").read_text().count("too many connections from that IP address")
     assert Counter(row["status"] for row in rows_of(db, Mailbox)) == {"active": 300}
     assert refused > 0  # the limit was reached
+
+
+@pytest.mark.slow
+async def test_postfix_that_takes_five_connections(
+    settings: Settings, ca: trustme.CA, ca_file: Path, tmp_path: Path
+) -> None:
+    """Where Postfix takes five connections, five runs fail exactly the wrong passwords, each once.
+
+    The passwords have odd characters, a fifth of them is wrong, and for a tenth of the mailboxes IMAP is off.
+    """
+    passwords = dict(list(odd_passwords(seed=11).items())[:60])
+    wrong, off = set(list(passwords)[::5]), set(list(passwords)[1::10])
+    users = {user: f"{user}:{{PLAIN.b64}}{b64(word)}::::::" for user, word in passwords.items()}
+    auth_port = free_port()
+    dovecot = DOVECOT.replace("@D/users", "@D/users-%Ls").replace(
+        "service auth {", f"service auth {{\n  inet_listener {{\n    port = {auth_port}\n  }}"
+    )
+    file = write_csv(tmp_path / "m.csv", [(u, f"{w}x" if u in wrong else w) for u, w in passwords.items()])
+    with (
+        serving("dovecot", "-F -c", dovecot, "", ca) as (imap_port, folder),
+        postfix(ca, auth_port) as (smtp_port, log),
+        database(settings) as db,
+    ):
+        (folder / "users-smtp").write_text("\n".join(users.values()))
+        imap = (f"{line}{'nologin=y' if user in off else ''}" for user, line in users.items())
+        (folder / "users-imap").write_text("\n".join(imap))
+        wait_for_greeting(imap_port, ca_file, tls=True)
+        wait_for_greeting(smtp_port, ca_file, tls=False)
+        servers = {"smtp": f"localhost:{smtp_port}", "imap": f"localhost:{imap_port}"}
+        chosen = with_changes(settings, servers={"*": servers}, ca_file=ca_file, guard_share=1)
+        for run in range(5):
+            stored = import_file(db, chosen, file, workspace=f"run {run}")
+            probing = Probing(db, chosen, [target.mailbox_id for target in stored.targets])
+            await probe_targets(probing, stored.targets, chosen.probe_group_size)
+            assert probing.report().untested == 0
+        told = log.read_text()
+    found = Counter(
+        (row["email"] in wrong, row["email"] in off, row["status"]) for row in rows_of(db, Mailbox)
+    )
+    assert found == {
+        (False, False, "active"): 210,
+        (False, True, "partial"): 30,
+        (True, False, "failed"): 60,
+    }
+    assert told.count("authentication failed") == 60  # each wrong password was sent once
+    assert "concurrency limit exceeded" in told  # the limit was reached
 
 
 async def test_connections_that_start_the_other_way(ca: trustme.CA, ca_file: Path) -> None:

@@ -133,6 +133,31 @@ def test_numbers_by_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> N
         load_settings()
 
 
+@pytest.mark.parametrize(
+    "key",
+    [SECRET, "whsec_", f"whsec_{SECRET}", "whsec_" + "QUFB" * 7, "whsec_" + "QUFB" * 22, "sec_" + "QUFB" * 8],
+)
+def test_key_of_the_webhook_is_checked(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that is not of the scheme's form is refused by name and not shown, nor is the address."""
+    monkeypatch.setenv(f"{PREFIX}WEBHOOK_SECRET", key)
+    monkeypatch.setenv(f"{PREFIX}WEBHOOK_URL", f"https://example.com/{SECRET}")
+    with pytest.raises(SettingsError, match="WEBHOOK_SECRET: must be whsec_ followed by") as refusal:
+        load_settings()
+    assert SECRET not in str(refusal.value)
+    monkeypatch.setenv(f"{PREFIX}WEBHOOK_SECRET", "whsec_" + "QUFB" * 8)
+    settings = load_settings()
+    assert "QUFB" not in repr(settings)
+    assert SECRET not in repr(settings)
+
+
+def test_webhook_needs_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address without the key that signs what it receives is refused by name and not shown."""
+    monkeypatch.setenv(f"{PREFIX}WEBHOOK_URL", f"https://example.com/{SECRET}")
+    with pytest.raises(SettingsError, match=f"WEBHOOK_URL: needs {PREFIX}WEBHOOK_SECRET") as refusal:
+        load_settings()
+    assert SECRET not in str(refusal.value)
+
+
 def test_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty variable counts as not set."""
     for name in Settings.model_fields:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import timedelta
 
 import pytest
@@ -21,10 +22,14 @@ from schemas.standing import (
     Standing,
     State,
     ability,
+    after_recheck,
+    before_recheck,
+    is_over,
     reasons_of,
     settle,
     status_of,
     to_ask,
+    to_recheck,
 )
 from tests.support.standings import standings_after
 
@@ -101,8 +106,35 @@ class AnyAnswers(RuleBasedStateMachine):
         assert line.startswith("Works") == (expected is MailboxStatus.ACTIVE)
 
 
+class AnyRechecks(AnyAnswers):
+    """A mailbox that is settled and tested again, and gets any answer that a server can give."""
+
+    @precondition(lambda self: not to_ask(self.standings, self.needs))
+    @rule(data=st.data())
+    def recheck(self, data: st.DataObject) -> None:
+        earlier, refused = dict(self.standings), dict(self.refused_passwords)
+        asked = to_recheck(earlier, self.needs)
+        found = before_recheck(earlier, asked)
+        for protocol in asked:
+            reason = data.draw(st.sampled_from(Reason), label=protocol)
+            found = settle(found, [Answered(protocol, reason, None, True)], sys.maxsize)
+            refused[protocol] += reason in WRONG_PASSWORD
+            if is_over(after_recheck(earlier, found, asked), self.needs):
+                break
+        self.standings = dict(after_recheck(earlier, found, asked))
+        self.refused_passwords = refused
+        self.counted = {protocol: one.attempts for protocol, one in self.standings.items()}
+        if all(found[protocol].state is State.PUT_OFF for protocol in asked) and not any(
+            found[protocol].reason in {Reason.IMAP_OFF} for protocol in asked
+        ):
+            assert self.standings == earlier
+
+
 TestAnyAnswers = AnyAnswers.TestCase
-TestAnyAnswers.settings = settings(max_examples=150, stateful_step_count=12, deadline=None)
+TestAnyRechecks = AnyRechecks.TestCase
+TestAnyAnswers.settings = TestAnyRechecks.settings = settings(
+    max_examples=150, stateful_step_count=12, deadline=None
+)
 
 
 @pytest.mark.parametrize(

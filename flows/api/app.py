@@ -1,4 +1,4 @@
-"""The HTTP API: import a CSV of mailboxes, then read the import and its mailboxes.
+"""The HTTP API: import a CSV of mailboxes, follow the import, then read and change its mailboxes.
 
 An import responds when its mailboxes are stored. Their logins are tested in the background.
 """
@@ -16,7 +16,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 import schemas.migrations
-from flows.api import imports, mailboxes
+from flows.api import changes, events, exports, imports, mailboxes
 from flows.api.connections import Bounds
 from flows.api.errors import (
     not_ready,
@@ -28,10 +28,11 @@ from flows.api.errors import (
 )
 from flows.api.known_keys import KnownKeys
 from flows.api.middleware import FRAME_BYTES, Edge
-from flows.api.openapi import tidied
+from flows.api.openapi import schemas_of, tidied
 from flows.api.page.site import add_page
 from flows.api.rate_limits import Limits
 from flows.api.service import Here, Service
+from flows.api.streams import Streams
 from schemas.prepare import prepare_rows
 from schemas.responses import Envelope, Status, documented
 from schemas.settings import Settings, SettingsError
@@ -44,6 +45,7 @@ from tasks.storage.database import (
     revision,
 )
 
+WORK_THREADS = 2
 IMPORT_THREADS = 4  # more threads would wait for the interpreter, or for SQLite's single writer
 
 health = APIRouter()
@@ -55,11 +57,19 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         warm_up()
-        with database(settings) as opened, ThreadPoolExecutor(IMPORT_THREADS) as importers:
+        with (
+            database(settings) as opened,
+            ThreadPoolExecutor(IMPORT_THREADS) as importers,
+            ThreadPoolExecutor(WORK_THREADS) as workers,
+        ):
             tests = BackgroundTests(opened, settings)
             limits = Limits(settings.api_requests_per_minute, settings.api_imports_at_once)
-            app.state.service = Service(settings, opened, KnownKeys(opened), tests, limits, importers)
+            streams = Streams(settings.api_streams, settings.api_streams_per_key, settings.api_stream_seconds)
+            app.state.service = Service(
+                settings, opened, KnownKeys(opened), tests, limits, importers, workers, streams
+            )
             yield
+            streams.close()
             await tests.close()
 
     app = FastAPIOffline(
@@ -78,9 +88,10 @@ def create_app(settings: Settings) -> FastAPI:
         },
     )
     app.add_middleware(Edge, limit=settings.max_file_bytes + FRAME_BYTES, bounds=bounds_of(settings))
-    for router in (health, imports.router, mailboxes.router):
+    for router in (health, imports.router, events.router, exports.router, mailboxes.router, changes.router):
         app.include_router(router)
     document = tidied(get_openapi(title=app.title, version=app.version, routes=app.routes))
+    document["components"]["schemas"] |= schemas_of(changes.BODIES)
     app.openapi = lambda: document  # type: ignore[method-assign]
     add_page(app, settings)
     return app

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Depends, Header, Request, Security
-from fastapi.security import APIKeyHeader
+from fastapi.security import APIKeyHeader, SecurityScopes
 from starlette.exceptions import HTTPException
 
 from flows.api.connections import address_of
@@ -17,6 +17,7 @@ from schemas.responses import (
     KEY_REQUIRED,
     OTHER_WORKSPACE,
 )
+from schemas.scopes import Scope
 from tasks.storage.api_keys import Holder
 
 ApiKey = APIKeyHeader(
@@ -41,6 +42,7 @@ async def holder_of(key: Annotated[str | None, Security(ApiKey)], request: Reque
 
 
 async def caller_of(
+    needed: SecurityScopes,
     holder: Annotated[Holder, Depends(holder_of)],
     x_workspace: Annotated[
         str | None,
@@ -53,8 +55,12 @@ async def caller_of(
     """The holder, with the workspace of the request.
 
     Raises:
-        HTTPException: 400 if X-Workspace is not valid, 403 if the key belongs to another workspace.
+        HTTPException: 400 if X-Workspace is not valid, 403 if the key belongs to another workspace or may not
+            do this.
     """
+    for scope in map(Scope, needed.scopes):
+        if scope not in holder.scopes:
+            raise HTTPException(403, scope.missing)
     named = header_text(x_workspace) if x_workspace is not None else None
     if named is not None and not is_label(named):
         raise HTTPException(400, f"X-Workspace: {LABEL_RULE}")
@@ -63,4 +69,7 @@ async def caller_of(
     return holder._replace(workspace=holder.workspace or named or DEFAULT_WORKSPACE)
 
 
-Caller = Annotated[Holder, Depends(caller_of)]
+# The holder of a key that may do one kind of requests.
+Reader = Annotated[Holder, Security(caller_of, scopes=[Scope.READ])]
+Importer = Annotated[Holder, Security(caller_of, scopes=[Scope.IMPORT])]
+Manager = Annotated[Holder, Security(caller_of, scopes=[Scope.MANAGE])]

@@ -248,9 +248,10 @@ class Server(uvicorn.Server):
 
     server_state: Connections
 
-    def __init__(self, config: uvicorn.Config, bounds: Bounds) -> None:
+    def __init__(self, config: uvicorn.Config, bounds: Bounds, end_streams: Callable[[], None]) -> None:
         super().__init__(config)
         self._bounds = bounds
+        self._end_streams = end_streams
         self.server_state = Connections(bounds, refusals_at_once=config.backlog)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  uvicorn's signature
@@ -269,17 +270,21 @@ class Server(uvicorn.Server):
                     same.listen(QUEUE)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # Shortly before uvicorn cancels the remaining requests, which logs a traceback for each.
         loop = asyncio.get_running_loop()
+        self._end_streams()
+        # Shortly before uvicorn cancels the remaining requests, which logs a traceback for each.
         cut = loop.call_later(0.9 * self._bounds.drain_seconds, self.server_state.cut)
         await super().shutdown(sockets)
         cut.cancel()
 
 
-def bounded_server(app: ASGIApp, bounds: Bounds, **options: Any) -> Server:
+def bounded_server(
+    app: ASGIApp, bounds: Bounds, end_streams: Callable[[], None] = lambda: None, **options: Any
+) -> Server:
     """A server, ready to run.
 
     Args:
+        end_streams: Called when the shutdown begins, which waits for open responses.
         options: Options of `uvicorn.Config`, such as host and port.
     """
     bounds = bounds.within(files := open_files())
@@ -294,7 +299,7 @@ def bounded_server(app: ASGIApp, bounds: Bounds, **options: Any) -> Server:
         timeout_graceful_shutdown=bounds.drain_seconds,
         **options,
     )
-    return Server(config, bounds)
+    return Server(config, bounds, end_streams)
 
 
 def open_files() -> int:

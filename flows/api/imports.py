@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -15,23 +16,46 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 from starlette.exceptions import HTTPException
 
-from flows.api.auth import Caller
+from flows.api.auth import Importer, Reader
 from flows.api.multipart import Upload, read_upload
 from flows.api.openapi import UPLOAD, Id, Paging
 from flows.api.service import Here, Service
-from schemas.prepare import prepare_rows
+from schemas.prepare import Prepared, prepare_rows
 from schemas.reading import AS_IT_IS
 from schemas.refusals import Refusal, too_large
-from schemas.responses import KEY_USED, Envelope, Import, ImportCounts, RowPage, StoredRow, documented
+from schemas.responses import (
+    KEY_USED,
+    NO_SUCH_IMPORT,
+    CheckedFile,
+    Envelope,
+    Import,
+    ImportCounts,
+    ImportPage,
+    RowPage,
+    StoredRow,
+    documented,
+)
 from schemas.sealing import Owner, UnsealError
-from schemas.summary import MAX_ERRORS_SHOWN, Warned, import_envelope, results_of
-from tasks.storage.database import Database, require_workspace
-from tasks.storage.imports import WARNED_ROWS, RowFilters, find_import, find_keyed_import, find_rows
-from tasks.store import KeyTakenError, Origin, store
+from schemas.settings import Settings
+from schemas.summary import MAX_ERRORS_SHOWN, TAKEN, Warned, import_envelope, results_of
+from tasks.storage.database import Database, NoSuchWorkspaceError, require_workspace
+from tasks.storage.imports import (
+    WARNED_ROWS,
+    RowFilters,
+    find_import,
+    find_imports,
+    find_keyed_import,
+    find_rows,
+)
+from tasks.store import KeyTakenError, Origin, store, would_store
 
 router = APIRouter()
 
 IDEMPOTENCY_KEY = r"^[!-~]{1,255}$"
+CreateWorkspace = Annotated[
+    Literal["true", "false"],
+    Header(description="With a platform key: `true` creates the workspace if it does not exist."),
+]
 
 
 @dataclass(frozen=True)
@@ -69,7 +93,7 @@ class Answered:
 )
 async def import_outlook(
     request: Request,
-    caller: Caller,
+    caller: Importer,
     service: Here,
     idempotency_key: Annotated[
         str | None,
@@ -79,10 +103,7 @@ async def import_outlook(
             json_schema_extra={"pattern": IDEMPOTENCY_KEY},
         ),
     ] = None,
-    x_create_workspace: Annotated[
-        Literal["true", "false"],
-        Header(description="With a platform key: `true` creates the workspace if it does not exist."),
-    ] = "false",
+    x_create_workspace: CreateWorkspace = "false",
 ) -> JSONResponse:
     """Responds when the mailboxes are stored. Their logins are tested in the background."""
     if idempotency_key is not None and not re.fullmatch(IDEMPOTENCY_KEY, idempotency_key):
@@ -143,14 +164,61 @@ def digest_of(upload: Upload) -> str:
 
 def store_upload(upload: Upload, origin: Origin, service: Service) -> Answered | Refusal:
     """Prepare and store a file, with the same functions as the flow."""
-    settings = service.settings
-    limit = settings.max_file_bytes
-    data = too_large(limit) if len(upload.data) > limit else upload.data
-    prepared = prepare_rows(data, upload.reading, settings.bounds, tuple(settings.overrides))
+    prepared = prepare_upload(upload, service.settings)
     if isinstance(prepared, Refusal):
         return prepared
     stored = store.fn(prepared, origin, service.mailboxes, service.settings)
     return Answered(stored.summary.envelope(), stored.import_id, untested=bool(stored.targets))
+
+
+def prepare_upload(upload: Upload, settings: Settings) -> Prepared | Refusal:
+    """The rows of an upload, or the refusal of its file."""
+    limit = settings.max_file_bytes
+    data = too_large(limit) if len(upload.data) > limit else upload.data
+    return prepare_rows(data, upload.reading, settings.bounds, tuple(settings.overrides))
+
+
+@router.post(
+    "/v1/imports/check",
+    summary="Check a file: what would its import answer?",
+    responses=documented(CheckedFile, 400, 401, 403, 404, 408, 409, 413, 429, 500, 503),
+    openapi_extra=UPLOAD,
+)
+async def check_import(
+    request: Request, caller: Importer, service: Here, x_create_workspace: CreateWorkspace = "false"
+) -> JSONResponse:
+    """Takes the fields of an import, gives its counts, errors and warnings, and stores nothing."""
+    workspace = str(caller.workspace)
+    with suppress(*[NoSuchWorkspaceError] if x_create_workspace == "true" else []):
+        await asyncio.to_thread(require_workspace, service.mailboxes, workspace)
+    upload = await read_upload(request)
+    if isinstance(upload, Refusal):
+        return JSONResponse(upload.envelope(), 400)
+    with service.limits.one_import(caller.key_id):
+        outcome = await asyncio.get_running_loop().run_in_executor(
+            service.importers, check_upload, upload, workspace, service
+        )
+    return JSONResponse(outcome.envelope(), 400) if isinstance(outcome, Refusal) else JSONResponse(outcome)
+
+
+def check_upload(upload: Upload, workspace: str, service: Service) -> dict[str, Any] | Refusal:
+    """What the import of a file would answer, and where to look in the file."""
+    prepared = prepare_upload(upload, service.settings)
+    if isinstance(prepared, Refusal):
+        return prepared
+    origin = Origin(upload.file_name, workspace, upload.tag, test=False, update=upload.update)
+    summary = would_store(service.mailboxes, prepared, origin)
+    left_out = [one for one in summary.outcomes if one.result not in TAKEN]
+    envelope = summary.envelope()
+    envelope["data"] |= {
+        "causes": [cause._asdict() for cause in summary.causes() + summary.warnings()],
+        "rows": [
+            {"line": o.line, "email": o.email, "result": o.result, "code": o.code, "error": o.reason}
+            for o in left_out[:MAX_ERRORS_SHOWN]
+        ],
+        "ignored": list(summary.ignored),
+    }
+    return envelope
 
 
 def answered_before(
@@ -189,16 +257,29 @@ def warnings_of(rows: Sequence[StoredRow]) -> list[Warned]:
 
 
 @router.get(
+    "/v1/imports",
+    summary="List imports, newest first",
+    responses=documented(ImportPage, 400, 401, 403, 429, 500, 503),
+)
+def list_imports(caller: Reader, service: Here, page: Annotated[Paging, Query()]) -> Envelope[ImportPage]:
+    """Each with the counts of its rows and the progress of its tests."""
+    found = find_imports(service.mailboxes, str(caller.workspace), page.limit + 1, page.cursor)
+    shown = found[: page.limit]
+    more = len(found) > page.limit
+    return Envelope(data=ImportPage(imports=shown, next_cursor=shown[-1].id if more else None))
+
+
+@router.get(
     "/v1/imports/{import_id:id}",
     summary="Get an import: its counts, the progress of its tests, and a page of its row errors",
     responses=documented(Import, 400, 401, 403, 404, 429, 500, 503),
 )
 def show_import(
-    caller: Caller, service: Here, import_id: Id, page: Annotated[Paging, Query()]
+    caller: Reader, service: Here, import_id: Id, page: Annotated[Paging, Query()]
 ) -> Envelope[Import]:
     found = find_import(service.mailboxes, str(caller.workspace), import_id, page.cursor, page.limit)
     if found is None:
-        raise HTTPException(404, "No such import")
+        raise HTTPException(404, NO_SUCH_IMPORT)
     return Envelope(data=found)
 
 
@@ -220,10 +301,10 @@ class RowsPaging(Paging):
     responses=documented(RowPage, 400, 401, 403, 404, 429, 500, 503),
 )
 def list_rows(
-    caller: Caller, service: Here, import_id: Id, page: Annotated[RowsPaging, Query()]
+    caller: Reader, service: Here, import_id: Id, page: Annotated[RowsPaging, Query()]
 ) -> Envelope[RowPage]:
     if find_import(service.mailboxes, str(caller.workspace), import_id, 0, 0) is None:
-        raise HTTPException(404, "No such import")
+        raise HTTPException(404, NO_SUCH_IMPORT)
     filters = RowFilters(page.status, page.reason, page.warned == "true")
     rows = find_rows(service.mailboxes, import_id, filters, page.cursor, page.limit + 1)
     shown = rows[: page.limit]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import Path
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo
+from pydantic.json_schema import models_json_schema
 from pydantic_core import PydanticCustomError
 from starlette.convertors import Convertor, register_url_convertor
 
@@ -40,7 +42,9 @@ register_url_convertor("id", IdConvertor())
 Id = Annotated[int, Path(ge=1, le=LARGEST_ID, json_schema_extra={"pattern": f"^{ID_PATTERN}$"})]
 
 
-def _digits(value: Any) -> Any:
+def _digits(value: Any, info: ValidationInfo) -> Any:
+    if info.mode == "json" and isinstance(value, str | bool):
+        raise PydanticCustomError("digits", "Input should be a whole number")
     if isinstance(value, str) and not re.fullmatch("[0-9]+", value):
         raise PydanticCustomError("digits", "Input should be a whole number, written in digits only")
     return value
@@ -113,6 +117,13 @@ UPLOAD = {
         },
     }
 }
+
+
+def schemas_of(models: Sequence[type[BaseModel]]) -> dict[str, Any]:
+    """The schemas of request bodies, as components of an OpenAPI document."""
+    template = "#/components/schemas/{model}"
+    _, found = models_json_schema([(model, "validation") for model in models], ref_template=template)
+    return dict(found["$defs"])
 
 
 def tidied(document: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Limit the requests and concurrent imports of each API key."""
+"""Limit the requests and the concurrent imports and jobs of each API key."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from starlette.exceptions import HTTPException
 
 from schemas.responses import (
     TOO_MANY_IMPORTS,
+    TOO_MANY_JOBS,
     TOO_MANY_REQUESTS,
 )
+
+JOBS_AT_ONCE = 4
 
 
 class Limits:
@@ -25,6 +28,7 @@ class Limits:
         self._imports_at_once = imports_at_once
         self._requests: defaultdict[int, deque[float]] = defaultdict(deque)
         self._imports: Counter[int] = Counter()
+        self._jobs: Counter[int] = Counter()
 
     def count_request(self, key_id: int) -> None:
         """Count a request.
@@ -46,13 +50,29 @@ class Limits:
         Raises:
             HTTPException: 429 if the key runs too many imports.
         """
-        if self._imports[key_id] >= self._imports_at_once:
-            raise too_many(TOO_MANY_IMPORTS, 1)
-        self._imports[key_id] += 1
-        try:
+        with _one_of(self._imports, key_id, self._imports_at_once, TOO_MANY_IMPORTS):
             yield
-        finally:
-            self._imports[key_id] -= 1
+
+    @contextmanager
+    def one_job(self, key_id: int) -> Iterator[None]:
+        """Count a report, a hand-over or a change of many mailboxes while it runs.
+
+        Raises:
+            HTTPException: 429 if the key runs too many.
+        """
+        with _one_of(self._jobs, key_id, JOBS_AT_ONCE, TOO_MANY_JOBS):
+            yield
+
+
+@contextmanager
+def _one_of(running: Counter[int], key_id: int, most: int, message: str) -> Iterator[None]:
+    if running[key_id] >= most:
+        raise too_many(message, 1)
+    running[key_id] += 1
+    try:
+        yield
+    finally:
+        running[key_id] -= 1
 
 
 def too_many(message: str, seconds: float) -> HTTPException:

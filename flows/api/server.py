@@ -11,6 +11,13 @@ from schemas.settings import Settings
 
 def server(settings: Settings, host: str, port: int, log: dict[str, Any] | None = None) -> Server:
     """The server, ready to run. `log` is a logging configuration; None leaves logging unchanged."""
+    app = create_app(settings)
     return bounded_server(
-        create_app(settings), bounds_of(settings), host=host, port=port, log_config=log, server_header=False
+        app,
+        bounds_of(settings),
+        lambda: app.state.service.streams.close(),
+        host=host,
+        port=port,
+        log_config=log,
+        server_header=False,
     )

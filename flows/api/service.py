@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from flows.api.known_keys import KnownKeys
 from flows.api.rate_limits import Limits
+from flows.api.streams import Streams
 from schemas.settings import Settings
 from tasks.background import BackgroundTests
 from tasks.storage.database import Database
@@ -17,7 +18,12 @@ from tasks.storage.database import Database
 
 @dataclass(frozen=True)
 class Service:
-    """The settings, the database, the keys, the limits and the workers of a running server."""
+    """What a running server has.
+
+    Attributes:
+        importers: Threads for imports.
+        workers: Threads for reports, hand-overs and changes of many mailboxes.
+    """
 
     settings: Settings
     mailboxes: Database
@@ -25,6 +31,8 @@ class Service:
     tests: BackgroundTests
     limits: Limits
     importers: ThreadPoolExecutor
+    workers: ThreadPoolExecutor
+    streams: Streams
 
 
 def service_of(request: Request) -> Service:

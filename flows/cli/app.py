@@ -45,6 +45,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "mailboxes": {
         "list": ("mailboxes:list_mailboxes", "List mailboxes with the result of the last test."),
         "show": ("mailboxes:show_mailbox", "Show everything stored about a mailbox, except its secrets."),
+        "history": ("mailboxes:show_history", "Show when a mailbox started or stopped working, and why."),
         "retest": ("mailboxes:retest_mailboxes", "Make mailboxes due, so that the next retest tests them."),
         "password": ("mailboxes:replace_password", "Give a mailbox a new password."),
         "needs": ("mailboxes:set_needs", "Set what mailboxes are needed for: both, smtp or imap."),

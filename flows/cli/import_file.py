@@ -20,7 +20,6 @@ from flows.cli.output import print_json
 from flows.cli.results import print_next, print_refusal, print_summary, print_verdicts
 from flows.cli.run_flow import attend, print_failure
 from schemas.labels import DEFAULT_WORKSPACE, counted
-from schemas.outcomes import who_has_to_act
 from schemas.prepare import Prepared, prepare_rows
 from schemas.preview import preview
 from schemas.reading import Reading, parse_columns
@@ -216,21 +215,20 @@ def show_import(ended: Ended, options: ImportOptions, say: Console) -> int:
     summary, verdicts = outcome
     show_summary(summary, options)
     if verdicts is not None:
-        print_verdicts(verdicts, Console(stderr=options.json, highlight=False), summary, who_acts(summary))
+        print_verdicts(verdicts, Console(stderr=options.json, highlight=False), summary, acting(summary))
     if options.report is not None:
         say.print(f"Report: {options.report}", markup=False)
     print_next(summary, verdicts, say)
     return INTERRUPTED if state.is_cancelled() else DONE
 
 
-def who_acts(summary: Summary) -> str:
+def acting(summary: Summary) -> str:
     """Who has to act for the mailboxes of an import, or "" if nobody has to."""
     from tasks.storage.database import database
-    from tasks.storage.outcomes import find_outcomes
+    from tasks.storage.outcomes import who_acts
 
     with database(load_settings()) as opened:
-        found = find_outcomes(opened, summary.workspace, summary.import_id or 0)
-    return who_has_to_act(found[1]) if found else ""
+        return who_acts(opened, summary)
 
 
 def show_summary(summary: Summary, options: ImportOptions) -> None:

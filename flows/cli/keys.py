@@ -11,6 +11,7 @@ from flows.cli.exit_codes import DONE, NOTHING_FOUND
 from flows.cli.options import LABEL, Json
 from flows.cli.output import print_json, print_rows, tell, wrong_usage
 from schemas.labels import DEFAULT_WORKSPACE
+from schemas.scopes import ALL_SCOPES, Scope
 from tasks.configuration import load_settings
 from tasks.hints import command
 from tasks.storage.api_keys import Listed, create_key, list_keys, revoke_key
@@ -26,13 +27,21 @@ def create_api_key(
         bool, Parameter(help="A key for every workspace; requests name theirs in X-Workspace.")
     ] = False,
     name: Annotated[str, LABEL, Parameter(help="What the key is for.")] = "key",
+    scope: Annotated[
+        tuple[Scope, ...],
+        Parameter(
+            help="What the key may do: read, import or manage (change, retest and delete mailboxes). Repeat "
+            "it for several; by default everything."
+        ),
+    ] = (),
 ) -> int:
     """Create a key of the HTTP API and print it, this once."""
     if platform and workspace is not None:
         return wrong_usage("Choose one of --workspace and --platform.")
     with database(load_settings()) as opened:
         try:
-            key = create_key(opened, None if platform else workspace or DEFAULT_WORKSPACE, name)
+            owner = None if platform else workspace or DEFAULT_WORKSPACE
+            key = create_key(opened, owner, name, scope or ALL_SCOPES)
         except SimilarWorkspaceError as error:
             return wrong_usage(f"{error}.")
     sys.stdout.write(f"{key}\n")
@@ -57,6 +66,7 @@ def _row(key: Listed) -> dict[str, object]:
     return key.model_dump() | {
         "prefix": f"{key.prefix}…",
         "workspace": key.workspace or "all (platform)",
+        "scopes": ", ".join(key.scopes),
     }
 
 

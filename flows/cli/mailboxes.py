@@ -1,4 +1,4 @@
-"""Stored mailboxes: `mailboxes list|show|retest|tag|delete`."""
+"""Stored mailboxes: `mailboxes list|show|history|retest|tag|delete`."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from flows.cli.output import (
     wrong_usage,
 )
 from flows.cli.selection import Selection, keys_of
+from schemas.changes import Change as StatusChange
 from schemas.labels import DEFAULT_WORKSPACE, LABEL_RULE, counted, is_label
 from schemas.responses import Mailbox, MailboxRecord, ProtocolResult
 from schemas.standing import MailboxStatus, Needs
@@ -33,6 +34,7 @@ from schemas.tables import now
 from tasks.configuration import load_settings
 from tasks.hints import command
 from tasks.storage import mailbox_changes
+from tasks.storage.changes import find_history
 from tasks.storage.database import Database, database
 from tasks.storage.mailboxes import Filters, choose_mailboxes, count_mailboxes, find_mailboxes, find_record
 from tasks.storage.updates import check_password, replace_one
@@ -123,6 +125,36 @@ def show_mailbox(email: Email, /, *, workspace: Workspace = DEFAULT_WORKSPACE, j
     return DONE
 
 
+def show_history(email: Email, /, *, workspace: Workspace = DEFAULT_WORKSPACE, json: Json = False) -> int:
+    """Show when a mailbox started or stopped working, and why; the newest change first."""
+    (key,) = keys_of([email]).values()
+    with database(load_settings()) as opened:
+        changes = find_history(opened, workspace, key)
+    if changes is None:
+        tell(f"{cell(email)} is not in workspace {workspace!r}.")
+        return NOTHING_FOUND
+    if json:
+        print_json([_told(change) for change in changes])
+    elif not changes:
+        tell(f"{cell(email)} has no verdict yet.")
+    else:
+        print_rows([_history_row(change) for change in changes], ("time", "change", "why"))
+    return DONE if changes else NOTHING_FOUND
+
+
+def _told(change: StatusChange) -> dict[str, object]:
+    return change.told() | {"told_at": change.told_at.isoformat() if change.told_at else None}
+
+
+def _history_row(change: StatusChange) -> dict[str, object]:
+    why = (f"{protocol.upper()}: {reason.explanation.title}" for protocol, reason in change.reasons.items())
+    return {
+        "time": change.at,
+        "change": f"{change.before or 'not tested'} → {change.after}",
+        "why": ", ".join(why),
+    }
+
+
 def _grid(facts: Mapping[str, object]) -> Table:
     grid = Table.grid("", "", padding=(0, 2))
     for name, value in facts.items():
@@ -194,7 +226,7 @@ def tag_mailboxes(
     if new and not is_label(new):
         return wrong_usage(f"Not a valid tag: {LABEL_RULE}.")
     will, word = ("will lose their tag", "Untagged") if not new else (f"will get the tag {new!r}", "Tagged")
-    change = partial(mailbox_changes.tag_mailboxes, tag=new or None)
+    change = partial(mailbox_changes.edit_mailboxes, changes={"tag": new or None})
     return _change(emails, selection, will, word, change, all_=all_, yes=yes)
 
 
@@ -232,7 +264,7 @@ def set_needs(
 ) -> int:
     """Set what mailboxes are needed for; what is not needed is not tested."""
     will = f"will be needed for {needs}"
-    change = partial(mailbox_changes.set_needs, needs=needs)
+    change = partial(mailbox_changes.edit_mailboxes, changes={"needs": needs})
     return _change(emails, selection, will, "Set", change, all_=all_, yes=yes)
 
 

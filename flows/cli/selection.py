@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from cyclopts import Parameter, Token
@@ -11,10 +13,12 @@ from cyclopts import Parameter, Token
 from flows.cli.options import LABEL, POSITIVE, Workspace
 from schemas.labels import DEFAULT_WORKSPACE
 from schemas.reasons import Reason
-from schemas.rows import email_key
+from schemas.rows import domain_key, email_key
 from schemas.standing import MailboxStatus
+from schemas.tables import now
 from tasks.storage.mailboxes import Filters
 
+UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 WHICH = "Which mailboxes (several options narrow each other down)"
 
 
@@ -34,10 +38,10 @@ def _plain(text: str) -> str:
 
 
 def _domain(_type: object, tokens: Sequence[Token]) -> str:
-    key = email_key(f"mailbox@{tokens[0].value.strip().removeprefix('@')}")
+    key = domain_key(tokens[0].value)
     if key is None:
         raise ValueError("It must be a domain, such as contoso.com.")
-    return key.removeprefix("mailbox@")
+    return key
 
 
 def _part(_type: object, tokens: Sequence[Token]) -> str:
@@ -45,6 +49,18 @@ def _part(_type: object, tokens: Sequence[Token]) -> str:
     if not tokens[0].value.strip():
         raise ValueError("It must be a part of the address.")
     return tokens[0].value.strip().casefold()
+
+
+def _moment(_type: object, tokens: Sequence[Token]) -> datetime:
+    """A time by its date, or by how long ago it was: 30m, 2h, 3d."""
+    text = tokens[0].value.strip()
+    try:
+        if ago := re.fullmatch(r"(\d{1,6})([mhd])", text):
+            return now() - timedelta(**{UNITS[ago[2]]: int(ago[1])})
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("It must be 30m, 2h, 3d or a date such as 2026-11-26 or 2026-11-26T15:00.") from None
 
 
 @Parameter(name="*")
@@ -87,9 +103,29 @@ class Selection:
         ),
     ] = None
 
+    changed_since: Annotated[
+        datetime | None,
+        Parameter(
+            group=WHICH,
+            converter=_moment,
+            n_tokens=1,
+            accepts_keys=False,
+            help="Mailboxes that started or stopped working since then: 30m, 2h, 3d or a UTC date such as "
+            "2026-11-26.",
+        ),
+    ] = None
+
     @property
     def filters(self) -> Filters:
-        return Filters(self.status, self.tag, self.import_id, self.reason, self.domain, self.part)
+        return Filters(
+            self.status,
+            self.tag,
+            self.import_id,
+            self.reason,
+            self.domain,
+            self.part,
+            self.changed_since,
+        )
 
 
 def keys_of(emails: Iterable[str]) -> dict[str, str]:

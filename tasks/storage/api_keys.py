@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from pydantic import BaseModel
 from sqlalchemy import Select, insert, or_, select, update
 from sqlmodel import col
 
+from schemas.scopes import ALL_SCOPES, Scope, read_scopes, written
 from schemas.tables import ApiKey, Workspace, now
 from tasks.storage.database import Database, for_reading, through_restarts, workspace_id_of
 
@@ -32,6 +34,7 @@ class Holder(NamedTuple):
 
     key_id: int
     workspace: str | None
+    scopes: frozenset[Scope] = ALL_SCOPES
 
 
 class Listed(BaseModel):
@@ -43,14 +46,18 @@ class Listed(BaseModel):
     created_at: datetime
     last_used_at: datetime | None
     revoked_at: datetime | None
+    scopes: list[Scope]
 
 
-def create_key(database: Database, workspace: str | None, name: str) -> str:
+def create_key(
+    database: Database, workspace: str | None, name: str, scopes: Collection[Scope] = ALL_SCOPES
+) -> str:
     """Make a key and return it. It cannot be shown again.
 
     Args:
         workspace: Its workspace, which is created if needed; None for a platform key.
         name: What people call the key.
+        scopes: What the key may do.
 
     Raises:
         SimilarWorkspaceError: If the name of a new workspace differs from another only in case.
@@ -66,6 +73,7 @@ def create_key(database: Database, workspace: str | None, name: str) -> str:
                 prefix=_visible(key),
                 digest=digest_of(key),
                 created_at=now(),
+                scopes=written(scopes),
             )
         )
     return key
@@ -81,13 +89,17 @@ def list_keys(database: Database) -> list[Listed]:
             col(ApiKey.created_at),
             col(ApiKey.last_used_at),
             col(ApiKey.revoked_at),
+            col(ApiKey.scopes),
         )
         .select_from(ApiKey)
         .outerjoin(Workspace, col(Workspace.id) == col(ApiKey.workspace_id))
         .order_by(col(ApiKey.id))
     )
     with for_reading(database.engine).connect() as connection:
-        return [Listed.model_validate(row) for row in connection.execute(query).mappings()]
+        return [
+            Listed(**{**row, "scopes": sorted(read_scopes(row["scopes"]), key=list(Scope).index)})
+            for row in connection.execute(query).mappings()
+        ]
 
 
 def revoke_key(database: Database, prefix: str) -> bool:
@@ -109,7 +121,10 @@ def find_key(database: Database, presented: str) -> Holder | None:
         DatabaseLostError: If the database goes away and does not come back in time.
     """
     query = (
-        select(col(ApiKey.id), col(ApiKey.digest), col(ApiKey.last_used_at), col(Workspace.name))
+        select(
+            *(col(ApiKey.id), col(ApiKey.digest), col(ApiKey.last_used_at), col(ApiKey.scopes)),
+            col(Workspace.name),
+        )
         .select_from(ApiKey)
         .outerjoin(Workspace, col(Workspace.id) == col(ApiKey.workspace_id))
         .where(col(ApiKey.prefix) == _visible(presented), col(ApiKey.revoked_at).is_(None))
@@ -120,7 +135,7 @@ def find_key(database: Database, presented: str) -> Holder | None:
         return None
     if row.last_used_at is None or row.last_used_at < now() - NOTED_EVERY:
         _note_use(database, row.id)
-    return Holder(row.id, row.name)
+    return Holder(row.id, row.name, read_scopes(row.scopes))
 
 
 def key_is_active(database: Database, key_id: int) -> bool:

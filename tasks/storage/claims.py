@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
+from math import ceil
 from typing import Any, NamedTuple
 
 from prefect import task
@@ -17,9 +18,11 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     RowMapping,
+    Select,
     and_,
     bindparam,
     case,
+    func,
     or_,
     select,
     true,
@@ -27,15 +30,29 @@ from sqlalchemy import (
 )
 from sqlmodel import col
 
+from schemas.classify import CREDENTIALS_REJECTED
 from schemas.providers import Endpoint
 from schemas.reasons import Protocol
 from schemas.sealing import Owner
-from schemas.standing import MailboxStatus, Needs, Standings, State, to_ask
+from schemas.standing import (
+    CURABLE,
+    MailboxStatus,
+    Needs,
+    Standings,
+    State,
+    before_recheck,
+    to_ask,
+    to_recheck,
+)
 from schemas.tables import Mailbox, ProbeResult, Workspace, now, table_of
 from schemas.verdicts import Answer, Target, Verdict
+from tasks.storage.changes import Settled, record_changes
 from tasks.storage.database import Database, for_reading, insert_for, through_restarts
 from tasks.storage.mailboxes import needed_for, of_import, standings_of
 
+# How long a recheck leaves out a mailbox whose recheck was killed: its password may have been sent.
+KILLED_PAUSE = timedelta(days=1)
+RECHECKS_PER_DAY = 24  # as `recheck-active` is scheduled
 HELD_BACK = "Held back by the lockout guard: the passwords of this import look wrong as a whole."
 
 
@@ -49,6 +66,7 @@ class Claimed(NamedTuple):
         needs: What the mailbox is needed for.
         standings: What was known about each protocol before this claim.
         asked: The protocols to ask now.
+        earlier: In a recheck, what stays known about each protocol until a definite answer; otherwise None.
     """
 
     mailbox_id: int
@@ -64,6 +82,7 @@ class Claimed(NamedTuple):
     needs: Needs
     standings: Standings
     asked: tuple[Protocol, ...]
+    earlier: Standings | None = None
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
@@ -94,10 +113,7 @@ def find_due(
     waits = col(Mailbox.next_attempt_at).is_(None)
     due = col(Mailbox.next_attempt_at) <= moment if import_id is None else ~waits
     query = (
-        select(
-            *(col(Mailbox.id), col(Mailbox.smtp_host), col(Mailbox.smtp_port)),
-            *(col(Mailbox.imap_host), col(Mailbox.imap_port)),
-        )
+        _targets(workspace)
         .where(
             col(Mailbox.status) == MailboxStatus.PENDING, _unclaimed(moment), or_(due, waits) if held else due
         )
@@ -108,10 +124,65 @@ def find_due(
         query = query.where(of_import(import_id))
     if mailbox_ids is not None:
         query = query.where(col(Mailbox.id).in_(mailbox_ids))
-    if workspace is not None:
-        query = query.join(Workspace, col(Workspace.id) == col(Mailbox.workspace_id)).where(
-            col(Workspace.name) == workspace
+    return _found(database, query)
+
+
+@task(persist_result=False, cache_policy=NO_CACHE)
+@through_restarts
+def find_to_recheck(
+    database: Database, most: int, tested_before: datetime, workspace: str | None
+) -> tuple[Target, ...]:
+    """Find settled mailboxes to test again, those whose last test is the longest ago first.
+
+    Args:
+        most: The maximum number of mailboxes.
+        tested_before: Only mailboxes whose last test was before this time.
+        workspace: Only mailboxes of this workspace; None for all.
+
+    Raises:
+        DatabaseLostError: If the database goes away and does not come back in time.
+    """
+    query = (
+        _targets(workspace)
+        .where(
+            _worth_a_recheck(),
+            col(Mailbox.tested_at) < tested_before,
+            _unclaimed(now() - KILLED_PAUSE),
         )
+        .order_by(col(Mailbox.tested_at), col(Mailbox.id))
+        .limit(most)
+    )
+    return _found(database, query)
+
+
+@through_restarts
+def share_of_recheck(database: Database, days: int, workspace: str | None) -> int:
+    """How many mailboxes an hourly recheck may test, so that each has its turn once in this many days.
+
+    It is a quarter more than needed, so that missed runs are made up for.
+
+    Raises:
+        DatabaseLostError: If the database goes away and does not come back in time.
+    """
+    query = _targets(workspace).where(_worth_a_recheck()).with_only_columns(func.count())
+    with for_reading(database.engine).connect() as connection:
+        total = connection.execute(query).scalar_one()
+    return ceil(1.25 * total / (days * RECHECKS_PER_DAY))
+
+
+def _targets(workspace: str | None) -> Select[*tuple[Any, ...]]:
+    query = select(
+        *(col(Mailbox.id), col(Mailbox.smtp_host), col(Mailbox.smtp_port)),
+        *(col(Mailbox.imap_host), col(Mailbox.imap_port)),
+    )
+    if workspace is None:
+        return query
+    return query.join(Workspace, col(Workspace.id) == col(Mailbox.workspace_id)).where(
+        col(Workspace.name) == workspace
+    )
+
+
+def _found(database: Database, query: Select[*tuple[Any, ...]]) -> tuple[Target, ...]:
     with for_reading(database.engine).connect() as connection:
         return tuple(
             Target(row.id, Endpoint(row.smtp_host, row.smtp_port), Endpoint(row.imap_host, row.imap_port))
@@ -119,15 +190,43 @@ def find_due(
         )
 
 
+def _worth_a_recheck() -> ColumnElement[bool]:
+    """The condition that `to_recheck` finds a protocol to ask."""
+    columns = table_of(Mailbox).columns
+    refused = or_(*(columns[f"{protocol}_reason"].in_(sorted(CREDENTIALS_REJECTED)) for protocol in Protocol))
+    curable = or_(
+        *(
+            and_(
+                columns[f"{protocol}_state"] == State.REFUSED,
+                columns[f"{protocol}_reason"].in_(sorted(CURABLE)),
+                needed_for(protocol),
+            )
+            for protocol in Protocol
+        )
+    )
+    return or_(
+        columns["status"].in_((MailboxStatus.ACTIVE, MailboxStatus.PARTIAL)),
+        and_(columns["status"] == MailboxStatus.FAILED, curable, ~refused),
+    )
+
+
 @through_restarts
-def claim(database: Database, mailbox_ids: Sequence[int], begun: datetime, until: datetime) -> list[Claimed]:
+def claim(
+    database: Database,
+    mailbox_ids: Sequence[int],
+    begun: datetime,
+    until: datetime,
+    *,
+    recheck: bool = False,
+) -> list[Claimed]:
     """Claim the mailboxes that are pending and that no other run is testing.
 
     Each claim counts as one attempt before the password is sent, so a run that is killed again and again
-    cannot try it without limit.
+    cannot try it without limit. A recheck claims settled mailboxes instead, and changes nothing else of them.
 
     Args:
         begun: When the run began. Mailboxes that another run has tested since then are left out.
+            For a recheck, the time before which the last test has to be.
         until: When the claims expire. This exact time, to the microsecond, identifies the claims of a call.
 
     Returns:
@@ -140,7 +239,7 @@ def claim(database: Database, mailbox_ids: Sequence[int], begun: datetime, until
         select(col(Mailbox.id))
         .where(
             col(Mailbox.id).in_(mailbox_ids),
-            col(Mailbox.status) == MailboxStatus.PENDING,
+            _worth_a_recheck() if recheck else col(Mailbox.status) == MailboxStatus.PENDING,
             _unclaimed(now()),
             or_(col(Mailbox.tested_at).is_(None), col(Mailbox.tested_at) < begun),
         )
@@ -148,15 +247,14 @@ def claim(database: Database, mailbox_ids: Sequence[int], begun: datetime, until
         # Wait for locked rows. A mailbox whose password is being re-encrypted must not miss its test.
         .with_for_update()
     )
+    counted = {f"{protocol}_attempts": _attempts(protocol) for protocol in Protocol} | {
+        "attempts": col(Mailbox.attempts) + 1
+    }
     with database.engine.begin() as connection:
         connection.execute(
             update(Mailbox)
             .where(col(Mailbox.id).in_(free))
-            .values(
-                claimed_until=until,
-                attempts=col(Mailbox.attempts) + 1,
-                **{f"{protocol}_attempts": _attempts(protocol) for protocol in Protocol},
-            )
+            .values(claimed_until=until, **({} if recheck else counted))
         )
         # If the connection is lost after the COMMIT, the repeated call finds its claims by their end, and
         # counts no second attempt.
@@ -166,7 +264,7 @@ def claim(database: Database, mailbox_ids: Sequence[int], begun: datetime, until
             .where(col(Mailbox.id).in_(mailbox_ids), col(Mailbox.claimed_until) == until)
             .order_by(col(Mailbox.id))
         ).mappings()
-        return [_claimed(row, until) for row in rows]
+        return [_rechecked(row, until) if recheck else _claimed(row, until) for row in rows]
 
 
 def _attempts(protocol: Protocol) -> ColumnElement[int]:
@@ -192,6 +290,18 @@ def _claimed(row: RowMapping, until: datetime) -> Claimed:
         protocol: one._replace(attempts=one.attempts - 1) if protocol in waiting else one
         for protocol, one in standings.items()
     }
+    return _claim_of(row, until, row["attempts"], before, _due_now(row, to_ask(before, needs)))
+
+
+def _rechecked(row: RowMapping, until: datetime) -> Claimed:
+    earlier = standings_of(row)
+    asked = tuple(to_recheck(earlier, Needs(row["needs"])))
+    return _claim_of(row, until, 1, before_recheck(earlier, asked), asked)._replace(earlier=earlier)
+
+
+def _claim_of(
+    row: RowMapping, until: datetime, attempt: int, standings: Standings, asked: tuple[Protocol, ...]
+) -> Claimed:
     return Claimed(
         row["id"],
         row["email"],
@@ -199,13 +309,13 @@ def _claimed(row: RowMapping, until: datetime) -> Claimed:
         Endpoint(row["imap_host"], row["imap_port"]),
         row["password"],
         Owner(row["workspace"], row["email_key"], "password"),
-        row["attempts"],
+        attempt,
         until,
         row["login"] or row["email"],
         row["warning"],
-        needs,
-        before,
-        _due_now(row, to_ask(before, needs)),
+        Needs(row["needs"]),
+        standings,
+        asked,
     )
 
 
@@ -218,9 +328,10 @@ def _due_now(row: RowMapping, protocols: Sequence[Protocol]) -> tuple[Protocol, 
 
 @through_restarts
 def save(database: Database, verdicts: Sequence[tuple[Claimed, Verdict]]) -> None:
-    """Store verdicts with the answers behind them, and give up the claims.
+    """Store verdicts with the answers behind them and the changes of status, and give up the claims.
 
-    Nothing is written for a mailbox that was deleted or that another run has claimed since.
+    Nothing is written for a mailbox that was deleted or that another run has claimed since, nor about a
+    recheck for a mailbox that was made due since: its next test starts from there.
 
     Raises:
         DatabaseLostError: If the database goes away and does not come back in time.
@@ -228,7 +339,7 @@ def save(database: Database, verdicts: Sequence[tuple[Claimed, Verdict]]) -> Non
     moment = now()
     with database.engine.begin() as connection:
         claims = _lock(connection, [claimed.mailbox_id for claimed, _ in verdicts])
-        verdicts = [pair for pair in verdicts if claims.get(pair[0].mailbox_id) == pair[0].until]
+        verdicts = [pair for pair in verdicts if _is_held(pair[0], claims.get(pair[0].mailbox_id))]
         if not verdicts:
             return
         connection.execute(
@@ -275,6 +386,15 @@ def save(database: Database, verdicts: Sequence[tuple[Claimed, Verdict]]) -> Non
             insert.on_conflict_do_update(index_elements=sorted(key), set_=overwrite),
             [_result(verdict, answer, moment) for _, verdict in verdicts for answer in verdict.answers],
         )
+        settled = [Settled(verdict.mailbox_id, verdict.status, verdict.standings) for _, verdict in verdicts]
+        record_changes(connection, settled, moment)
+
+
+def _is_held(claimed: Claimed, stored: tuple[datetime | None, str] | None) -> bool:
+    if stored is None:
+        return False
+    until, status = stored
+    return until == claimed.until and (claimed.earlier is None or status != MailboxStatus.PENDING)
 
 
 def _new_standings(verdict: Verdict, moment: datetime) -> dict[str, Any]:
@@ -290,11 +410,17 @@ def _new_standings(verdict: Verdict, moment: datetime) -> dict[str, Any]:
     }
 
 
-def _lock(connection: Connection, mailbox_ids: Sequence[int]) -> dict[int, datetime | None]:
-    """Lock mailboxes for the transaction, always in the same order; return when the claim of each expires."""
-    query = select(col(Mailbox.id), col(Mailbox.claimed_until)).where(col(Mailbox.id).in_(mailbox_ids))
+def _lock(connection: Connection, mailbox_ids: Sequence[int]) -> dict[int, tuple[datetime | None, str]]:
+    """Lock mailboxes for the transaction, always in the same order.
+
+    Returns:
+        When the claim of each expires, and its status.
+    """
+    query = select(col(Mailbox.id), col(Mailbox.claimed_until), col(Mailbox.status)).where(
+        col(Mailbox.id).in_(mailbox_ids)
+    )
     return {
-        row.id: row.claimed_until
+        row.id: (row.claimed_until, row.status)
         for row in connection.execute(query.order_by(col(Mailbox.id)).with_for_update())
     }
 
@@ -321,20 +447,28 @@ def release(
 
     Args:
         tried: The ids of the mailboxes whose password was sent, each with the protocol. Only these keep the
-            attempt.
+            attempt. In a recheck they keep the claim, as if the run had been killed.
 
     Raises:
         DatabaseLostError: If the database goes away and does not come back in time.
     """
-    if not mailboxes:
-        return
+    untried = [
+        {"mailbox_id": claimed.mailbox_id, "until": claimed.until}
+        for claimed in mailboxes
+        if claimed.earlier is not None
+        and not any((claimed.mailbox_id, protocol) in tried for protocol in Protocol)
+    ]
+    mailboxes = [claimed for claimed in mailboxes if claimed.earlier is None]
+    held = update(Mailbox).where(
+        col(Mailbox.id) == bindparam("mailbox_id"), col(Mailbox.claimed_until) == bindparam("until")
+    )
     with database.engine.begin() as connection:
+        if untried:
+            connection.execute(held.values(claimed_until=None), untried)
+        if not mailboxes:
+            return
         connection.execute(
-            update(Mailbox)
-            .where(
-                col(Mailbox.id) == bindparam("mailbox_id"), col(Mailbox.claimed_until) == bindparam("until")
-            )
-            .values(
+            held.values(
                 claimed_until=None,
                 attempts=bindparam("new_attempts"),
                 **{f"{protocol}_attempts": bindparam(f"{protocol}_new_attempts") for protocol in Protocol},

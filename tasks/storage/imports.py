@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, RowMapping, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, RowMapping, and_, case, func, or_, select
 from sqlmodel import col
 
 from schemas.reasons import Protocol, Reason
 from schemas.responses import (
     Import,
     ImportSummary,
+    Mailbox,
     Progress,
     RowFault,
     StoredRow,
@@ -22,11 +24,19 @@ from schemas.rows import RowReason, why_not_imported
 from schemas.standing import MailboxStatus
 from schemas.summary import Result
 from schemas.tables import Import as StoredImport
-from schemas.tables import ImportRow, table_of
+from schemas.tables import ImportRow, now, table_of
 from schemas.tables import Mailbox as StoredMailbox
 from schemas.verdicts import by_frequency
 from tasks.storage.database import Database, for_reading, through_restarts
-from tasks.storage.mailboxes import Filters, all_rows, belongs_to, needed_for
+from tasks.storage.mailboxes import (
+    Filters,
+    all_rows,
+    belongs_to,
+    needed_for,
+    of_import,
+    select_mailboxes,
+    shown,
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,19 @@ class RowFilters:
         if self.warned:
             found.append(col(ImportRow.warning) != "")
         return found
+
+
+class Followed(NamedTuple):
+    """How far the tests of an import have come.
+
+    Attributes:
+        open: How many mailboxes wait for a test that is due.
+        verdicts: The mailboxes that were tested since a time, the earliest first.
+    """
+
+    progress: Progress
+    open: int
+    verdicts: list[Mailbox]
 
 
 IMPORT_COLUMNS = ("id", "tag", "created_at", "imported", "updated", "skipped", "failed")
@@ -89,10 +112,55 @@ def find_import(database: Database, workspace: str, import_id: int, cursor: int,
     )
 
 
-def find_imports(database: Database, workspace: str, limit: int) -> list[ImportSummary]:
-    """Find the imports of a workspace, newest first, at most `limit` of them."""
+@through_restarts
+def find_imports(database: Database, workspace: str, limit: int, cursor: int = 0) -> list[ImportSummary]:
+    """Find the imports of a workspace, newest first, at most `limit` of them.
+
+    Args:
+        cursor: The last id of the previous page; 0 for the first page.
+
+    Raises:
+        DatabaseLostError: If the database goes away and does not come back in time.
+    """
+    older = [col(StoredImport.id) < cursor] if cursor else []
     with for_reading(database.engine).connect() as connection:
-        return _summaries(connection, workspace, limit=limit)
+        return _summaries(connection, workspace, *older, limit=limit)
+
+
+@through_restarts
+def follow_import(database: Database, import_id: int, since: datetime) -> Followed:
+    """Find how far the tests of an import's mailboxes have come. It includes mailboxes that it updated.
+
+    Args:
+        since: The verdicts from this time on are wanted.
+
+    Raises:
+        DatabaseLostError: If the database goes away and does not come back in time.
+    """
+    moment = now()
+    untested = col(StoredMailbox.tested_at).is_(None)
+    # A mailbox that was put off is not waited for, and neither is one that waits until someone asks.
+    open_ = and_(
+        col(StoredMailbox.status) == MailboxStatus.PENDING,
+        col(StoredMailbox.next_attempt_at).is_not(None),
+        or_(
+            untested, col(StoredMailbox.next_attempt_at) <= moment, col(StoredMailbox.claimed_until) > moment
+        ),
+    )
+    mailboxes = select_mailboxes(of_import(import_id))
+    states = mailboxes.with_only_columns(
+        col(StoredMailbox.status),
+        func.count().label("mailboxes"),
+        func.count(col(StoredMailbox.tested_at)).label("tested"),
+        func.sum(case((open_, 1), else_=0)).label("open"),
+    ).group_by(col(StoredMailbox.status))
+    tested = mailboxes.where(col(StoredMailbox.tested_at) >= since)
+    with for_reading(database.engine).connect() as connection:
+        # The counts first: if nothing is open, the verdicts that are read after them are all there are.
+        counts = connection.execute(states).all()
+        rows = connection.execute(tested.order_by(col(StoredMailbox.tested_at), col(StoredMailbox.id)))
+        verdicts = [Mailbox(**shown(row)) for row in rows.mappings()]
+    return Followed(_progress(counts), sum(int(state.open) for state in counts), verdicts)
 
 
 def count_imports(database: Database, workspace: str) -> int:

@@ -1,8 +1,8 @@
-"""Changes to stored mailboxes: delete them, make them due again, tag them. Also opens TOTP secrets."""
+"""Changes to stored mailboxes: delete them, make them due again, edit them. Also opens TOTP secrets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pyotp.totp import TOTP
@@ -14,6 +14,7 @@ from schemas.rows import totp_of
 from schemas.sealing import Owner
 from schemas.standing import MailboxStatus, Needs, State, status_of
 from schemas.tables import Mailbox, Workspace, now, table_of
+from tasks.storage.changes import Settled, record_changes
 from tasks.storage.database import Database, for_reading
 from tasks.storage.mailboxes import STATES, Filters, in_parts, nothing_known, standings_of
 
@@ -44,41 +45,48 @@ def make_due(database: Database, chosen: Iterable[int], filters: Filters) -> Ite
     return _change(database, chosen, filters, update(Mailbox).values(again))
 
 
-def set_needs(
-    database: Database, chosen: Iterable[int], filters: Filters, needs: Needs
+def edit_mailboxes(
+    database: Database, chosen: Iterable[int], filters: Filters, changes: Mapping[str, Any]
 ) -> Iterator[list[str]]:
-    """Set what mailboxes are needed for; their status follows from what is known. See `_change`."""
+    """Set the tag, the name, or what mailboxes are needed for; see `_change`.
+
+    Their status follows from what is known, if they are needed for something else.
+
+    Args:
+        changes: `tag` and `name` (str, or None to remove it), and `needs` (`Needs`); at least one.
+    """
+    if "needs" not in changes:
+        yield from _change(database, chosen, filters, update(Mailbox).values(**changes))
+        return
     columns = table_of(Mailbox).columns
     shown = (columns[name] for name in ("id", "email", "next_attempt_at", *STATES))
     query = select(*shown).order_by(columns["id"]).with_for_update()
+    statement = (
+        update(Mailbox)
+        .where(col(Mailbox.id) == bindparam("mailbox_id"))
+        .values(**changes, status=bindparam("new_status"), next_attempt_at=bindparam("due"))
+    )
     for ids in in_parts(sorted(chosen)):
         with database.engine.begin() as connection:
-            rows = (
-                connection.execute(query.where(columns["id"].in_(ids), *filters.conditions()))
-                .mappings()
-                .all()
-            )
+            found = connection.execute(query.where(columns["id"].in_(ids), *filters.conditions()))
+            rows = found.mappings().all()
             if rows:
-                connection.execute(
-                    update(Mailbox)
-                    .where(col(Mailbox.id) == bindparam("mailbox_id"))
-                    .values(needs=needs, status=bindparam("new_status"), next_attempt_at=bindparam("due")),
-                    [_needed(row, needs) for row in rows],
-                )
+                connection.execute(statement, [_needed(row, changes["needs"]) for row in rows])
+                # The user has changed it, so no notice is needed.
+                settled = [_settled(row, changes["needs"]) for row in rows]
+                record_changes(connection, settled, now(), tell=False)
         yield sorted(row["email"] for row in rows)
+
+
+def _settled(row: RowMapping, needs: Needs) -> Settled:
+    standings = standings_of(row)
+    return Settled(row["id"], status_of(standings, needs), standings)
 
 
 def _needed(row: RowMapping, needs: Needs) -> dict[str, Any]:
     status = status_of(standings_of(row), needs)
     due = (row["next_attempt_at"] or now()) if status is MailboxStatus.PENDING else None
     return {"mailbox_id": row["id"], "new_status": status, "due": due}
-
-
-def tag_mailboxes(
-    database: Database, chosen: Iterable[int], filters: Filters, tag: str | None
-) -> Iterator[list[str]]:
-    """Set the tag of mailboxes, or remove it if `tag` is None; see `_change`."""
-    return _change(database, chosen, filters, update(Mailbox).values(tag=tag))
 
 
 def _change(

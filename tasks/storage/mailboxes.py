@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, case, func, or_, select, union_all
 from sqlmodel import col
 
 from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason
 from schemas.responses import (
+    ConnectionTest,
     Mailbox,
     MailboxDetail,
     MailboxPage,
     MailboxRecord,
     ProtocolResult,
 )
-from schemas.standing import MailboxStatus, Needs, Standing, State, ability
+from schemas.standing import MailboxStatus, Needs, Standing, State, ability, tests_of
 from schemas.summary import Result
-from schemas.tables import Import, ImportRow, ProbeResult, Workspace, now, table_of
+from schemas.tables import Import, ImportRow, ProbeResult, StatusChange, Workspace, now, table_of
 from schemas.tables import Mailbox as StoredMailbox
 from tasks.storage.database import Database, for_reading, through_restarts
 
@@ -64,6 +65,8 @@ class Filters:
         reason: Why at least one protocol that the mailbox is needed for is refused or put off.
         domain: The part of the email key after the @.
         part: Any part of the email key.
+        changed_since: When the status last changed, at the earliest. A first verdict is no change.
+        workspace: The workspace, for statements that do not name it otherwise.
     """
 
     status: MailboxStatus | None = None
@@ -72,6 +75,8 @@ class Filters:
     reason: Reason | None = None
     domain: str | None = None
     part: str | None = None
+    changed_since: datetime | None = None
+    workspace: str | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return the conditions, for a statement about the table of mailboxes."""
@@ -88,19 +93,34 @@ class Filters:
             found.append(col(StoredMailbox.email_key).endswith(f"@{self.domain}", autoescape=True))
         if self.part is not None:
             found.append(col(StoredMailbox.email_key).contains(self.part, autoescape=True))
+        if self.changed_since is not None:
+            found.append(col(StoredMailbox.id).in_(_changed_since(self.changed_since)))
+        if self.workspace is not None:
+            found.append(belongs_to(self.workspace, StoredMailbox))
         return found
 
 
+def _changed_since(moment: datetime) -> Select[int]:
+    return select(col(StatusChange.mailbox_id)).where(
+        col(StatusChange.at) >= moment, col(StatusChange.before).is_not(None)
+    )
+
+
 def of_import(import_id: int) -> ColumnElement[bool]:
-    """Return the condition that an import created the mailbox, or gave it a new password."""
-    owner = select(col(Import.workspace_id)).where(col(Import.id) == import_id).scalar_subquery()
-    updated = select(col(ImportRow.email_key)).where(
-        col(ImportRow.import_id) == import_id, col(ImportRow.result) == Result.UPDATED
+    """Return the condition that an import created the mailbox, or gave it a new password.
+
+    All of them are in the import's workspace. A second condition about that would make SQLite go through it.
+    """
+    mailbox, row = table_of(StoredMailbox).alias("mailbox_of_import"), table_of(ImportRow).columns
+    created = select(mailbox.c.id).where(mailbox.c.import_id == import_id)
+    updated = (
+        select(mailbox.c.id)
+        .join(Import, col(Import.workspace_id) == mailbox.c.workspace_id)
+        .join(ImportRow, and_(row.import_id == col(Import.id), row.email_key == mailbox.c.email_key))
+        .where(col(Import.id) == import_id, row.result == Result.UPDATED)
     )
-    return or_(
-        col(StoredMailbox.import_id) == import_id,
-        and_(col(StoredMailbox.workspace_id) == owner, col(StoredMailbox.email_key).in_(updated)),
-    )
+    # Not one condition with `or`: databases would go through all mailboxes of the workspace.
+    return col(StoredMailbox.id).in_(union_all(created, updated))
 
 
 def has_reason(reason: Reason) -> ColumnElement[bool]:
@@ -152,7 +172,7 @@ def find_mailboxes(
     query = _mailboxes(workspace).where(col(StoredMailbox.id) > cursor, *filters.conditions())
     rows = all_rows(database, query.order_by(col(StoredMailbox.id)).limit(limit + 1))
     return MailboxPage(
-        mailboxes=[Mailbox(**_shown(row)) for row in rows[:limit]],
+        mailboxes=[Mailbox(**shown(row)) for row in rows[:limit]],
         next_cursor=rows[limit - 1]["id"] if len(rows) > limit else None,
     )
 
@@ -239,7 +259,26 @@ def find_mailbox(database: Database, workspace: str, mailbox_id: int) -> Mailbox
         found = connection.execute(query).mappings().first()
         if found is None:
             return None
-        return MailboxDetail(**_shown(found), results=_last_answers(connection, found))
+        return MailboxDetail(**shown(found), results=_last_answers(connection, found))
+
+
+@through_restarts
+def find_connection_test(database: Database, workspace: str, mailbox_id: int) -> ConnectionTest | None:
+    """Find how far the test of a mailbox has come; None if the workspace has no such mailbox.
+
+    Raises:
+        DatabaseLostError: If the database goes away and does not come back in time.
+    """
+    rows = all_rows(database, _mailboxes(workspace).where(col(StoredMailbox.id) == mailbox_id))
+    if not rows:
+        return None
+    row = rows[0]
+    results = tests_of(standings_of(row), Needs(row["needs"]))
+    return ConnectionTest(
+        **{name: row[name] for name in ("id", "status", "diagnosis", "tested_at", "next_attempt_at")},
+        smtp=results[Protocol.SMTP],
+        imap=results[Protocol.IMAP],
+    )
 
 
 def find_record(database: Database, workspace: str, key: str) -> MailboxRecord | None:
@@ -263,7 +302,7 @@ def find_record(database: Database, workspace: str, key: str) -> MailboxRecord |
         results = _last_answers(connection, found)
     until = found["claimed_until"]
     return MailboxRecord(
-        **_shown(found),
+        **shown(found),
         results=results,
         workspace=workspace,
         file=found["file_name"],
@@ -303,14 +342,18 @@ def belongs_to(workspace: str, model: type[StoredMailbox] | type[Import]) -> Col
     return col(model.workspace_id) == owner
 
 
-def _mailboxes(workspace: str) -> Select[*tuple[Any, ...]]:
+def select_mailboxes(*conditions: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
+    """Return a query for mailboxes; `shown` reads its rows."""
     columns = table_of(StoredMailbox).columns
-    return select(*(columns[name] for name in (*AS_STORED, *SERVERS, *STATES))).where(
-        belongs_to(workspace, StoredMailbox)
-    )
+    return select(*(columns[name] for name in (*AS_STORED, *SERVERS, *STATES))).where(*conditions)
 
 
-def _shown(row: RowMapping) -> dict[str, Any]:
+def _mailboxes(workspace: str) -> Select[*tuple[Any, ...]]:
+    return select_mailboxes(belongs_to(workspace, StoredMailbox))
+
+
+def shown(row: RowMapping) -> dict[str, Any]:
+    """The fields of a `responses.Mailbox`."""
     return {name: row[name] for name in AS_STORED} | {
         "can": ability(standings_of(row)),
         "smtp": str(Endpoint(row["smtp_host"], row["smtp_port"])),

@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import RowMapping, select
 from sqlmodel import col
 
-from schemas.outcomes import Answered, Document, Outcome
+from schemas.outcomes import Answered, Document, Outcome, who_has_to_act
 from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason
 from schemas.rows import why_not_imported
-from schemas.summary import NOTE, TAKEN, Result
+from schemas.summary import NOTE, TAKEN, Result, Summary
 from schemas.tables import Import, ImportRow, Mailbox, ProbeResult, table_of
 from tasks.storage.database import Database, for_reading, through_restarts
 from tasks.storage.mailboxes import Filters, belongs_to, in_parts, of_import
@@ -65,9 +65,7 @@ def find_outcomes(
         chosen = [of_import(import_id), *(filters.conditions() if filters else ())]
         mailboxes = (
             connection.execute(
-                select(*(mailbox[name] for name in _SHOWN))
-                .where(belongs_to(workspace, Mailbox), *chosen)
-                .order_by(mailbox["id"])
+                select(*(mailbox[name] for name in _SHOWN)).where(*chosen).order_by(mailbox["id"])
             )
             .mappings()
             .all()
@@ -164,3 +162,9 @@ def _answered(one: RowMapping, protocol: Protocol, answer: RowMapping | None) ->
         at=answer["at"],
         stage=answer["stage"],
     )
+
+
+def who_acts(database: Database, summary: Summary) -> str:
+    """Who has to act now for the mailboxes of a stored import, in one sentence; "" for nobody."""
+    found = find_outcomes(database, summary.workspace, summary.import_id or 0)
+    return who_has_to_act(found[1]) if found else ""

@@ -26,6 +26,10 @@ SCAN = (
     "import asyncio; from flows.watch_inbox import watch_inbox; "
     "print(asyncio.run(watch_inbox(return_state=True)).message)"
 )
+RECHECK = (
+    "import asyncio; from flows.recheck_active import recheck_active; "
+    "print(asyncio.run(recheck_active(return_state=True)).message)"
+)
 
 
 @dataclass
@@ -66,9 +70,13 @@ class Shell:
         """Run a command to its end, check that the exit code is `code`, and return standard output."""
         return self._finish(self.start(*arguments, module=module), code)
 
+    def run_program(self, program: str) -> str:
+        """Run a Python program to its end, check that it succeeds, and return standard output."""
+        return self._finish(self.start_program(program), 0)
+
     def scan(self) -> str:
         """Scan the inbox once, and return the result."""
-        return self._finish(self.start_program(SCAN), 0).strip()
+        return self.run_program(SCAN).strip()
 
     def _finish(self, started: subprocess.Popen[str], code: int) -> str:
         with started as process:

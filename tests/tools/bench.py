@@ -183,7 +183,7 @@ print(time.perf_counter() - begun)
 
 # The same logins with only this project's login code.
 BARE = """
-import asyncio, csv, sys, time
+import asyncio, csv, os, sys, time
 from schemas.reasons import Protocol, Reason
 from tasks.configuration import load_settings
 from tasks.login.session import log_in
@@ -193,7 +193,7 @@ async def main():
     settings = load_settings()
     servers = settings.overrides["*"]
     context = tls_context(settings.ca_file)
-    slots = asyncio.Semaphore(50)
+    slots = asyncio.Semaphore(int(os.environ["SLOTS"]))
 
     async def test(row):
         async with slots:
@@ -233,10 +233,13 @@ print(clock.ended - clock.begun)
 
 
 @contextmanager
-def sandbox(accounts: Path, delay: float) -> Iterator[tuple[dict[str, str], int]]:
+def sandbox(accounts: Path, delay: float, connections: int = 0) -> Iterator[tuple[dict[str, str], int]]:
     """The stand-in in a separate process; yield the settings that use it, and its process id."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "sandbox", "--accounts", str(accounts), "--delay", str(delay)],
+        [
+            *(sys.executable, "-m", "sandbox", "--accounts", str(accounts)),
+            *("--delay", str(delay), "--connections", str(connections)),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -259,7 +262,11 @@ def prefect_server(folder: Path) -> Iterator[dict[str, str]]:
     server = TemporaryServer()
     try:
         server.wait()
-        yield {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_API_URL": server.url}
+        yield {
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_API_URL": server.url,
+            "PREFECT_API_AUTH_STRING": server.login,
+        }
     finally:
         server.stop()
 
@@ -273,11 +280,17 @@ def timed(program: str, file: Path, env: dict[str, str]) -> tuple[float, float]:
     return float(done.stdout.split()[-1]), time.perf_counter() - begun
 
 
-def probing(folder: Path, delay: float = 0.0, turns: int = 3) -> None:
-    """500 mailboxes, SMTP and IMAP, 50 at once: the flow, a bare asyncio program, and a thread pool."""
+def mailboxes_on_stand_in(folder: Path) -> Path:
+    """Write a CSV of mailboxes; it serves as the accounts of the stand-in too."""
     file = folder / "mailboxes.csv"
     rows = "".join(f"user{n}@contoso.com,password{n}\n" for n in range(ROWS))
     file.write_text(f"email,password\n{rows}")
+    return file
+
+
+def probing(folder: Path, delay: float = 0.0, turns: int = 3) -> None:
+    """500 mailboxes, SMTP and IMAP, 50 at once: the flow, a bare asyncio program, and a thread pool."""
+    file = mailboxes_on_stand_in(folder)
     seconds: dict[str, list[tuple[float, float]]] = {"flow": [], "bare": [], "threads": []}
     with sandbox(file, delay) as (settings, _), prefect_server(folder) as prefect:
         for turn in range(turns):
@@ -285,6 +298,7 @@ def probing(folder: Path, delay: float = 0.0, turns: int = 3) -> None:
             env |= {
                 "OUTLOOK_IMPORT_DATABASE_URL": f"sqlite:///{folder}/{turn}.db",
                 "PREFECT_LOGGING_LEVEL": "ERROR",
+                "SLOTS": "50",
             }
             for name, program in (("flow", FLOW), ("bare", BARE), ("threads", THREADS)):
                 seconds[name].append(timed(program, file, env))
@@ -302,6 +316,16 @@ def probing(folder: Path, delay: float = 0.0, turns: int = 3) -> None:
 def probing_late(folder: Path) -> None:
     """The same with a server that waits 200 ms before each reply."""
     probing(folder, delay=0.2, turns=1)
+
+
+def five_connections(folder: Path) -> None:
+    """500 mailboxes on a host that takes five connections: the flow, and a bare program that opens five."""
+    file = mailboxes_on_stand_in(folder)
+    with sandbox(file, 0.02, 5) as (settings, _), prefect_server(folder) as prefect:
+        env = os.environ | settings | prefect | {"PREFECT_LOGGING_LEVEL": "ERROR", "SLOTS": "5"}
+        env["OUTLOOK_IMPORT_DATABASE_URL"] = f"sqlite:///{folder}/five.db"
+        flow, bare = timed(FLOW, file, env)[0], timed(BARE, file, env)[0]
+    show("probing a host that takes 5, flow / bare", flow / bare, 1.2, f"{flow:.1f} s / {bare:.1f} s")
 
 
 @contextmanager
@@ -540,6 +564,7 @@ PARTS: dict[str, Callable[[Path], None]] = {
     "start-up": start_up,
     "probing": probing,
     "probing-late": probing_late,
+    "five-connections": five_connections,
 }
 
 
