@@ -30,10 +30,11 @@ from flows.api.page.sessions import (
 from flows.cli.app import main
 from sandbox.outlook import Outlook, running
 from sandbox.script import Account
+from schemas.scopes import Scope
 from schemas.settings import Settings
 from schemas.tables import Import, Mailbox, ProbeResult
 from tasks.storage import page_links
-from tasks.storage.api_keys import Holder, list_keys, revoke_key
+from tasks.storage.api_keys import Holder, create_key, list_keys, revoke_key
 from tasks.storage.page_links import link_file, make_link
 from tests.conftest import accounts, rows_of, with_servers
 from tests.support.shell import PROJECT
@@ -170,6 +171,29 @@ def test_platform_key_needs_a_workspace(api: Api) -> None:
         assert "letters, digits" in person.sign_in(platform, EVIL).text
         assert "belongs to another workspace" in person.sign_in(own, "other").text
         assert "Workspace sales" in text_of(person.sign_in(platform, "sales"))
+
+
+def test_key_without_a_scope_cannot_do_more_on_the_page(api: Api, visitor: Visitor) -> None:
+    """A key that can only read sees everything and changes nothing; one that cannot read is not let in."""
+    visitor.import_file(csv_of(["ann@b.co", "p"]))
+    reading = create_key(api.db, "default", "reader", [Scope.READ])
+    with Visitor(api.url, reading) as reader:
+        assert "but not import" in reader.get("/").text
+        for path in ("/imports/1", "/mailboxes/1"):
+            assert not re.search(r"Delete|Replace|Test .* again", text_of(reader.get(path))), path
+        assert reader.check(csv_of(["bob@b.co", "p"])).status_code == 403
+        for path in (
+            "/mailboxes/1/delete",
+            "/mailboxes/1/retest",
+            "/mailboxes/1/password",
+            "/imports/1/retest",
+        ):
+            assert reader.post(path, password="q").status_code == 403, path
+        assert reader.post("/imports/1/delete", count="1").status_code == 403
+    with Visitor(api.url) as person:
+        page = person.sign_in(create_key(api.db, "default", "importer", [Scope.IMPORT]))
+        assert (page.status_code, "lacks the scope “read”" in page.text) == (400, True)
+    assert len(rows_of(api.db, Mailbox)) == 1
 
 
 def test_other_workspaces_are_closed(api: Api, visitor: Visitor) -> None:
@@ -601,7 +625,7 @@ def test_retest_of_a_selection(tested: Visitor) -> None:
     """The mailboxes of a filter are tested again, except those that work."""
     assert "Testing 4 mailboxes again." in tested.post("/imports/1/retest?status=failed").text
     wait_until_tested(tested)
-    assert "Nothing to test." in tested.post("/imports/1/retest?status=active").text
+    assert "Nothing to test: these mailboxes work." in tested.post("/imports/1/retest?status=active").text
 
 
 def test_downloads(tested: Visitor) -> None:
@@ -609,7 +633,7 @@ def test_downloads(tested: Visitor) -> None:
     for kind, start in (("csv", b"\xef\xbb\xbf"), ("xlsx", b"PK"), ("html", b"<!doctype html>")):
         answer = tested.client.get(f"/imports/1/report.{kind}")
         assert answer.content.startswith(start)
-        assert answer.headers["content-disposition"] == f'attachment; filename="import-1.{kind}"'
+        assert answer.headers["content-disposition"] == f'attachment; filename="import-1-report.{kind}"'
     with zipfile.ZipFile(BytesIO(tested.client.get("/imports/1/handover.zip").content)) as archive:
         assert {"README.txt", "fix-passwords.csv"} <= set(archive.namelist())
     assert tested.get("/imports/1/report.exe").status_code == 400

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from fastapi import Depends, Request
@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from flows.api.page.sessions import BY_LINK, LONGEST_SECONDS, Session, Sessions
 from flows.api.service import Here
+from schemas.scopes import Scope
 from tasks.storage.api_keys import key_is_active
 
 LONGEST_FORM = 64 * 1024
@@ -129,6 +130,16 @@ def refuse_stale(session: Session, token: str) -> None:
     """
     if not session.owns(token):
         raise HTTPException(403, STALE)
+
+
+def may(scope: Scope) -> Any:
+    """The dependency of a route whose requests need a scope. It refuses a key without it: 403."""
+
+    def check(session: Signed) -> None:
+        if scope not in session.holder.scopes:
+            raise HTTPException(403, scope.missing)
+
+    return Depends(check)
 
 
 OwnForm = Annotated[dict[str, str], Depends(own_form)]

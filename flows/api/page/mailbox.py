@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -11,8 +12,9 @@ from fastapi.responses import RedirectResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from flows.api.changes import change_one, mailbox_of, note
 from flows.api.openapi import Id
-from flows.api.page.access import OwnForm, Signed, refuse_foreign
+from flows.api.page.access import OwnForm, Signed, may, refuse_foreign
 from flows.api.page.past_imports import STATUSES, STOP_POLLING
 from flows.api.page.rendering import render
 from flows.api.page.sessions import Session
@@ -21,6 +23,7 @@ from schemas.powershell import literal
 from schemas.reasons import Protocol, Reason
 from schemas.responses import MailboxRecord
 from schemas.rows import email_key
+from schemas.scopes import Scope
 from schemas.standing import MailboxStatus
 from tasks.storage.mailbox_changes import delete_mailboxes, make_due
 from tasks.storage.mailboxes import Filters, count_waiting, find_mailbox, find_record
@@ -36,7 +39,7 @@ def _find(service: Service, session: Session, mailbox_id: int) -> tuple[str, Mai
         HTTPException: 404 if the workspace has no such mailbox.
     """
     mailbox = find_mailbox(service.mailboxes, session.workspace, mailbox_id)
-    key = email_key(mailbox.email) if mailbox else None
+    key = email_key(mailbox.email, tuple(service.settings.overrides)) if mailbox else None
     record = find_record(service.mailboxes, session.workspace, key) if key else None
     if key is None or record is None:
         raise HTTPException(404, "No such mailbox")
@@ -75,16 +78,10 @@ def show_progress(mailbox_id: Id, session: Signed, service: Here) -> Response:
     return answer
 
 
-@router.post("/mailboxes/{mailbox_id:id}/retest")
+@router.post("/mailboxes/{mailbox_id:id}/retest", dependencies=[may(Scope.MANAGE)])
 async def retest(mailbox_id: Id, session: Signed, service: Here, _form: OwnForm) -> Response:
-    await asyncio.to_thread(_make_due, service, session, mailbox_id)
+    await change_one(partial(make_due, service.mailboxes), "retests", session.holder, service, mailbox_id)
     return _tested(mailbox_id, session, service, "Testing the mailbox again.")
-
-
-def _make_due(service: Service, session: Session, mailbox_id: int) -> None:
-    _find(service, session, mailbox_id)
-    for _ in make_due(service.mailboxes, [mailbox_id], Filters()):
-        pass
 
 
 def _tested(mailbox_id: int, session: Session, service: Service, notice: str) -> Response:
@@ -93,7 +90,7 @@ def _tested(mailbox_id: int, session: Session, service: Service, notice: str) ->
     return RedirectResponse(f"/mailboxes/{mailbox_id}", HTTPStatus.SEE_OTHER)
 
 
-@router.post("/mailboxes/{mailbox_id:id}/password")
+@router.post("/mailboxes/{mailbox_id:id}/password", dependencies=[may(Scope.MANAGE)])
 async def replace_password(mailbox_id: Id, session: Signed, service: Here, fields: OwnForm) -> Response:
     """Give the mailbox a new password, by the rules for a row of a file, and test it."""
     password = fields.get("password", "")
@@ -101,6 +98,7 @@ async def replace_password(mailbox_id: Id, session: Signed, service: Here, field
     if fault:
         values = await asyncio.to_thread(_shown, service, session, mailbox_id)
         return render("mailbox.html", session, HTTPStatus.BAD_REQUEST, fault=fault, **values)
+    note(session.holder, "replaces the password of", 1)
     return _tested(mailbox_id, session, service, "The password is replaced. Testing the mailbox.")
 
 
@@ -122,10 +120,10 @@ def ask_to_delete(mailbox_id: Id, session: Signed, service: Here) -> Response:
     return render("delete_one.html", session, record=record)
 
 
-@router.post("/mailboxes/{mailbox_id:id}/delete")
-def delete(mailbox_id: Id, session: Signed, service: Here, _form: OwnForm) -> Response:
-    _, record = _find(service, session, mailbox_id)
-    for _ in delete_mailboxes(service.mailboxes, [mailbox_id], Filters()):
-        pass
-    session.notice = f"Deleted {record.email}."
-    return RedirectResponse(f"/imports/{record.import_id}", HTTPStatus.SEE_OTHER)
+@router.post("/mailboxes/{mailbox_id:id}/delete", dependencies=[may(Scope.MANAGE)])
+async def delete(mailbox_id: Id, session: Signed, service: Here, _form: OwnForm) -> Response:
+    mailbox = await mailbox_of(session.holder, service, mailbox_id)
+    change = partial(delete_mailboxes, service.mailboxes)
+    await change_one(change, "deletes", session.holder, service, mailbox_id)
+    session.notice = f"Deleted {mailbox.email}."
+    return RedirectResponse(f"/imports/{mailbox.import_id}", HTTPStatus.SEE_OTHER)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query
@@ -16,13 +16,15 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from flows.api.changes import note
+from flows.api.exports import WORKBOOK, exported, handover_zip, report
 from flows.api.openapi import Id
-from flows.api.page.access import OwnForm, Signed, refuse_foreign
+from flows.api.page.access import OwnForm, Signed, may, refuse_foreign
 from flows.api.page.rendering import on_page, render
 from flows.api.page.sessions import Session
 from flows.api.service import Here, Service
 from schemas.actors import ORDER
-from schemas.handover import handover, zipped
+from schemas.handover import handover
 from schemas.handover.readme import FIX_PASSWORDS
 from schemas.labels import counted
 from schemas.outcomes import (
@@ -38,9 +40,9 @@ from schemas.outcomes import (
 )
 from schemas.reasons import Actor, Reason
 from schemas.report_html import HEADINGS, KINDS, kind_of
+from schemas.scopes import Scope
 from schemas.standing import MailboxStatus
 from schemas.summary import Result
-from tasks.files.report_file import report_content
 from tasks.hints import command
 from tasks.storage.imports import count_imports, count_reasons, find_imports
 from tasks.storage.mailbox_changes import delete_mailboxes, make_due
@@ -66,12 +68,9 @@ STATUSES = {
     MailboxStatus.PENDING: ("wait", "Wait for a test"),
     MailboxStatus.FAILED: ("fails", "Fail"),
 }
-MEDIA = {
-    ".csv": "text/csv; charset=utf-8",
-    ".xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
-    ".html": "text/html; charset=utf-8",
-    ".zip": "application/zip",
-}
+MEDIA = {"csv": "text/csv; charset=utf-8", "xlsx": WORKBOOK, "html": "text/html; charset=utf-8"}
+NOTHING_TO_TEST = "Nothing to test: these mailboxes work."
+T = TypeVar("T")
 
 
 class Wanted(BaseModel):
@@ -331,56 +330,55 @@ def _without_mailbox(outcomes: Iterable[Outcome], result: Result) -> list[Outcom
 # Files ---------------------------------------------------------------
 
 
-def _file(content: bytes, name: str, kind: str) -> Response:
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(content, media_type=kind, headers=headers)
-
-
 @router.get("/imports/{import_id:id}/report.{kind}")
-def download_report(
+async def download_report(
     import_id: Id, kind: Literal["csv", "xlsx", "html"], session: Signed, service: Here
 ) -> Response:
-    document, outcomes = _find(service, session, import_id)
-    content = report_content(f".{kind}", document, outcomes)
-    return _file(content, f"import-{import_id}.{kind}", MEDIA[f".{kind}"])
+    return await report(f".{kind}", MEDIA[kind], session.holder, service, import_id)
 
 
 @router.get("/imports/{import_id:id}/handover.zip")
-def download_handover(import_id: Id, session: Signed, service: Here) -> Response:
-    files = handover(*_find(service, session, import_id), program=command())
-    return _file(zipped(files), f"handover-{import_id}.zip", MEDIA[".zip"])
+async def download_handover(import_id: Id, session: Signed, service: Here) -> Response:
+    return await handover_zip(session.holder, service, import_id)
 
 
 @router.get("/imports/{import_id:id}/fix-passwords.csv")
-def download_fix_passwords(import_id: Id, session: Signed, service: Here) -> Response:
+async def download_fix_passwords(import_id: Id, session: Signed, service: Here) -> Response:
     """The list of wrong passwords, to fill in and import with an update."""
-    files = handover(*_find(service, session, import_id), program=command())
-    if FIX_PASSWORDS not in files:
-        raise HTTPException(404, "No password has to be fixed")
-    return _file(files[FIX_PASSWORDS], f"fix-passwords-{import_id}.csv", MEDIA[".csv"])
+
+    def make(document: Document, outcomes: Iterable[Outcome]) -> bytes:
+        files = handover(document, outcomes, program=command())
+        if FIX_PASSWORDS not in files:
+            raise HTTPException(404, "No password has to be fixed")
+        return files[FIX_PASSWORDS]
+
+    return await exported(make, "fix-passwords", ".csv", MEDIA["csv"], session.holder, service, import_id)
 
 
 # Changes of many mailboxes -------------------------------------------
 
 
-@router.post("/imports/{import_id:id}/retest")
+@router.post("/imports/{import_id:id}/retest", dependencies=[may(Scope.MANAGE)])
 async def retest(import_id: Id, session: Signed, service: Here, wanted: Which, _form: OwnForm) -> Response:
     """Test the selected mailboxes again that do not work."""
-    ids = await asyncio.to_thread(_make_due, service, session, import_id, wanted)
-    if ids:
-        service.tests.submit_mailboxes(ids)
-    session.notice = (
-        f"Testing {counted(len(ids), 'mailbox', 'mailboxes')} again." if ids else "Nothing to test."
-    )
+
+    def work() -> list[int]:
+        _, outcomes = _selected(service, session, import_id, wanted)
+        ids = [one.mailbox_id for one in outcomes if one.mailbox_id is not None and one.status != "active"]
+        for _ in make_due(service.mailboxes, ids, wanted.filters(import_id)):
+            pass
+        return ids
+
+    ids = await _in_worker(work, session, service)
+    note(session.holder, "retests", len(ids))
+    service.tests.submit_mailboxes(ids)
+    session.notice = f"Testing {counted(len(ids), 'mailbox', 'mailboxes')} again." if ids else NOTHING_TO_TEST
     return RedirectResponse(_back(import_id, Wanted()), HTTPStatus.SEE_OTHER)
 
 
-def _make_due(service: Service, session: Session, import_id: int, wanted: Wanted) -> list[int]:
-    _, outcomes = _selected(service, session, import_id, wanted)
-    ids = [one.mailbox_id for one in outcomes if one.mailbox_id is not None and one.status != "active"]
-    for _ in make_due(service.mailboxes, ids, wanted.filters(import_id)):
-        pass
-    return ids
+async def _in_worker(work: Callable[[], T], session: Session, service: Service) -> T:
+    with service.limits.one_job(session.holder.key_id):
+        return await asyncio.get_running_loop().run_in_executor(service.workers, work)
 
 
 def _back(import_id: int, wanted: Wanted) -> str:
@@ -406,14 +404,22 @@ def _ask(import_id: int, session: Session, service: Service, wanted: Wanted, fau
     )
 
 
-@router.post("/imports/{import_id:id}/delete")
-def delete(import_id: Id, session: Signed, service: Here, wanted: Which, fields: OwnForm) -> Response:
+@router.post("/imports/{import_id:id}/delete", dependencies=[may(Scope.MANAGE)])
+async def delete(import_id: Id, session: Signed, service: Here, wanted: Which, fields: OwnForm) -> Response:
     """Delete the selected mailboxes, if the count that the person gives is still right."""
-    _, outcomes = _selected(service, session, import_id, wanted)
-    ids = [one.mailbox_id for one in outcomes if one.mailbox_id is not None]
-    if fields.get("count", "").strip().replace(",", "") != str(len(ids)):
-        fault = f"The number does not match: {counted(len(ids), 'mailbox', 'mailboxes')} would be deleted."
-        return _ask(import_id, session, service, wanted, fault)
-    gone = sum(map(len, delete_mailboxes(service.mailboxes, ids, wanted.filters(import_id))))
-    session.notice = f"Deleted {counted(gone, 'mailbox', 'mailboxes')}."
+
+    def work() -> Response | int:
+        _, outcomes = _selected(service, session, import_id, wanted)
+        ids = [one.mailbox_id for one in outcomes if one.mailbox_id is not None]
+        if fields.get("count", "").strip().replace(",", "") != str(len(ids)):
+            found = counted(len(ids), "mailbox", "mailboxes")
+            fault = f"The number does not match: {found} would be deleted."
+            return _ask(import_id, session, service, wanted, fault)
+        return sum(map(len, delete_mailboxes(service.mailboxes, ids, wanted.filters(import_id))))
+
+    done = await _in_worker(work, session, service)
+    if isinstance(done, Response):
+        return done
+    note(session.holder, "deletes", done)
+    session.notice = f"Deleted {counted(done, 'mailbox', 'mailboxes')}."
     return RedirectResponse(_back(import_id, Wanted()), HTTPStatus.SEE_OTHER)

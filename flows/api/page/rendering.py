@@ -88,9 +88,9 @@ def render(
     Args:
         session: The session that it is for; its notice is shown now, and not again.
     """
-    notice, token, workspace = "", "", ""
+    shared: dict[str, Any] = {"signed_in": session is not None, "notice": "", "token": "", "workspace": ""}
     if session is not None:
-        notice, token, workspace = session.notice, session.token, session.workspace
+        shared |= {"notice": session.notice, "token": session.token, "workspace": session.workspace}
         session.notice = ""
-    shared = {"signed_in": session is not None, "notice": notice, "token": token, "workspace": workspace}
+    shared["may"] = session.holder.scopes if session is not None else ()
     return HTMLResponse(environment().get_template(template).render(**shared, **values), status)

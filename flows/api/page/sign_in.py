@@ -27,6 +27,7 @@ from flows.api.page.rendering import render
 from flows.api.page.sessions import BY_LINK
 from flows.api.service import Here
 from schemas.labels import LABEL_RULE, is_label
+from schemas.scopes import Scope
 from tasks.storage.api_keys import Holder
 from tasks.storage.database import NoSuchWorkspaceError, SimilarWorkspaceError, require_workspace
 from tasks.storage.page_links import use_link
@@ -70,7 +71,9 @@ async def sign_in(request: Request, service: Here, sessions: AllSessions, before
 
 
 def _fault_of(holder: Holder, named: str, service: Here) -> str:
-    """Why a key cannot open the workspace that was named, or ""."""
+    """Why a key cannot open the page of the workspace that was named, or ""."""
+    if Scope.READ not in holder.scopes:
+        return f"{Scope.READ.missing}."
     if holder.workspace is not None:
         return OTHER_WORKSPACE if named not in ("", holder.workspace) else ""
     if not named:

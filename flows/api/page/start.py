@@ -12,15 +12,15 @@ from fastapi.responses import RedirectResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from flows.api.imports import store_upload
+from flows.api.imports import prepare_upload, store_upload
 from flows.api.multipart import Part, Upload, read_parts, upload_of
-from flows.api.page.access import AllSessions, OwnForm, Signed, refuse_foreign, refuse_stale
+from flows.api.page.access import AllSessions, OwnForm, Signed, may, refuse_foreign, refuse_stale
 from flows.api.page.rendering import is_fragment, render
 from flows.api.page.sessions import Session
 from flows.api.service import Here, Service
 from schemas.headers import FIELD_OF_HEADER, FIELDS, normalise
-from schemas.prepare import prepare_rows
-from schemas.refusals import Refusal, sentence, too_large
+from schemas.refusals import Refusal, sentence
+from schemas.scopes import Scope
 from schemas.standing import Needs
 from schemas.summary import MAX_ERRORS_SHOWN, Summary
 from tasks.storage.imports import find_imports
@@ -66,7 +66,7 @@ def _start(session: Session, service: Service, checked: Mapping[str, Any] | None
     )
 
 
-@router.post("/check")
+@router.post("/check", dependencies=[may(Scope.IMPORT)])
 async def check(request: Request, session: Signed, service: Here, sessions: AllSessions) -> Response:
     """Show what an import would do. The upload is kept for the import, in memory and not for long."""
     parts = await read_parts(request)
@@ -110,10 +110,7 @@ async def _dry_run(upload: Upload, session: Session, service: Service) -> Summar
 
 
 def _check(upload: Upload, workspace: str, service: Service) -> Summary | Refusal:
-    settings = service.settings
-    limit = settings.max_file_bytes
-    data = too_large(limit) if len(upload.data) > limit else upload.data
-    prepared = prepare_rows(data, upload.reading, settings.bounds, tuple(settings.overrides))
+    prepared = prepare_upload(upload, service.settings)
     if isinstance(prepared, Refusal):
         return prepared
     return would_store(service.mailboxes, prepared, _origin(upload, workspace))
@@ -180,7 +177,7 @@ def _more_choices(summary: Summary, columns: Mapping[str, str]) -> list[Choice]:
     ]
 
 
-@router.post("/imports")
+@router.post("/imports", dependencies=[may(Scope.IMPORT)])
 async def import_kept(session: Signed, service: Here, fields: OwnForm) -> Response:
     """Import the upload that was checked. A second click leads to the same import."""
     name = fields.get("kept", "")
