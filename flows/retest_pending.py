@@ -22,6 +22,7 @@ from tasks.crash import leave_no_core_file
 from tasks.notify import tell_guard
 from tasks.storage.claims import find_due
 from tasks.storage.database import database
+from tasks.storage.mailboxes import in_parts
 from tasks.tell_changes import tell_changes
 
 MAILBOXES_AT_ONCE = 500
@@ -34,7 +35,10 @@ MAILBOXES_AT_ONCE = 500
     on_crashed=[tell_crash],
 )
 async def retest_pending(
-    workspace: str | None = None, held: bool = False, import_id: int | None = None
+    workspace: str | None = None,
+    held: bool = False,
+    import_id: int | None = None,
+    mailbox_ids: list[int] | None = None,
 ) -> State:
     """Test the logins of pending mailboxes that are due, 500 at a time, until none is left.
 
@@ -43,16 +47,25 @@ async def retest_pending(
         held: Also mailboxes held back by the lockout guard, or imported without a test.
         import_id: Only mailboxes that this import created or updated, once, even before they are due. The
             HTTP API uses it after an import.
+        mailbox_ids: Only these mailboxes; all that are due by default.
     """
     leave_no_core_file()
     settings = load_settings()
     report = ProbeReport((), 0)
     with database(settings) as mailboxes:
-        while targets := find_due(mailboxes, MAILBOXES_AT_ONCE, workspace, held=held, import_id=import_id):
-            found = await probe_all(targets, mailboxes, settings)
-            report = report + found
-            if found.stopped or not found.verdicts or import_id is not None:
-                break
+        for part in [None] if mailbox_ids is None else in_parts(mailbox_ids):
+            while not report.stopped and (
+                targets := find_due(
+                    *(mailboxes, MAILBOXES_AT_ONCE, workspace),
+                    held=held,
+                    import_id=import_id,
+                    mailbox_ids=part,
+                )
+            ):
+                found = await probe_all(targets, mailboxes, settings)
+                report = report + found
+                if not found.verdicts or import_id is not None:
+                    break
         await tell_changes(mailboxes, settings)
     about = "A retest" if import_id is None else f"Import {import_id}"
     await tell_guard(about, report, str(report), settings)

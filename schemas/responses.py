@@ -143,6 +143,8 @@ class Mailbox(BaseModel):
     next_attempt_at: datetime | None
     needs: Needs = Field(description="What the mailbox is needed for. Only that is tested.")
     can: str = Field(description="“can send and receive”, “can only send”, …, by what was accepted.")
+    smtp_reason: Reason | None = Field(description="Why SMTP is refused or put off.")
+    imap_reason: Reason | None = Field(description="Why IMAP is refused or put off.")
 
 
 class ProtocolResult(BaseModel):

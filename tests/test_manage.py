@@ -180,7 +180,9 @@ def test_filters_choose_mailboxes_and_narrow_each_other_down(desk: Desk) -> None
     for options, expected in cases.items():
         assert desk.emails(*options, code=0 if expected else 1) == expected, options
     assert desk.run("mailboxes", "list", "--workspace", "none", code=1) == ""
-    assert "No such mailbox in workspace 'none'" in desk.said
+    assert desk.said == "There is no workspace 'none'. There is: default, other\n"
+    desk.run("mailboxes", "list", "--tag", "unknown", code=1)
+    assert desk.said == "No mailbox of workspace 'default' matches these options.\n"
 
 
 @pytest.mark.usefixtures("settings")
@@ -295,7 +297,7 @@ def test_addresses_are_changed_without_a_question_and_the_missing_are_named(desk
 @pytest.mark.usefixtures("tested")
 def test_a_change_needs_mailboxes_filters_or_all(desk: Desk) -> None:
     """A change needs mailboxes, filters or --all; an empty address is not a mailbox."""
-    commands = (["tag", "vip"], ["retest"], ["delete"])
+    commands = (["tag", "vip"], ["retest", "--later"], ["delete"])
     for command in commands:
         desk.run("mailboxes", *command, "--yes", code=2)
         desk.run("mailboxes", *command, "", "--yes", code=1)
@@ -333,7 +335,8 @@ def test_a_mailbox_that_no_longer_matches_is_not_changed(desk: Desk, db: Databas
 @pytest.mark.usefixtures("tested")
 def test_retest_by_reason_withdraws_the_verdicts(desk: Desk) -> None:
     """Mailboxes with a reason become due, and no longer have the reason until they are tested."""
-    assert desk.run("mailboxes", "retest", "--reason", "wrong_credentials", "--yes") == f"Due: {BOB}\n"
+    words = ("mailboxes", "retest", "--reason", "wrong_credentials", "--yes", "--later")
+    assert desk.run(*words) == f"Due: {BOB}\n"
     (row,) = desk.json("mailboxes", "list", "--email", "bob")
     assert (row["status"], row["attempts"], row["diagnosis"]) == ("pending", 0, "")
     assert desk.emails("--reason", "wrong_credentials", code=1) == []
@@ -453,7 +456,7 @@ def test_row_errors_are_listed_by_line(desk: Desk, db: Database) -> None:
     lines = [(error["line"], error["error"]) for error in desk.json("imports", "errors", "1")]
     assert lines == [(6, "Missing email or password"), (7, "Missing email or password")]
     table = list(csv.reader(io.StringIO(desk.run("imports", "errors", "1", "--csv"))))
-    assert table[0] == ["line", "email", "error"]
+    assert table[0] == ["line", "email", "error", "code"]
     assert [row[:2] for row in table[1:]] == [["6", "unknown"], ["7", "'=cmd@contoso.com"]]
     assert "=cmd@contoso.com" in desk.run("imports", "errors", "1")
     with db.engine.begin() as connection:
@@ -463,6 +466,36 @@ def test_row_errors_are_listed_by_line(desk: Desk, db: Database) -> None:
     desk.run("imports", "errors", "2", "--workspace", "other")
     assert desk.said == "No row failed.\n"
     desk.run("imports", "errors", "99", code=1)
+
+
+@pytest.mark.usefixtures("tested")
+def test_lists_for_programs_have_reason_codes(desk: Desk) -> None:
+    """Mailboxes and imports are listed as CSV or JSON, with the codes of reasons."""
+    table = list(csv.DictReader(io.StringIO(desk.run("mailboxes", "list", "--csv"))))
+    listed = desk.json("mailboxes", "list")
+    assert [row["email"] for row in table] == [row["email"] for row in listed]
+    (bob,) = (row for row in table if row["email"] == BOB)
+    assert (bob["status"], bob["smtp_reason"]) == ("failed", "wrong_credentials")
+    assert next(row for row in listed if row["email"] == BOB)["smtp_reason"] == "wrong_credentials"
+    (one,) = csv.DictReader(io.StringIO(desk.run("imports", "list", "--csv")))
+    assert (one["id"], one["imported"]) == ("1", "4")
+    for area in ("mailboxes", "imports"):
+        desk.run(area, "list", "--csv", "--json", code=2)
+        assert desk.said == "Choose one of --csv and --json.\n"
+
+
+def test_nothing_has_three_reasons(desk: Desk, db: Database, settings: Settings, tmp_path: Path) -> None:
+    """An empty database, an unknown workspace, and an empty workspace are three different sentences."""
+    for area in ("mailboxes", "imports"):
+        desk.run(area, "list", code=1)
+        assert desk.said.startswith("Nothing is stored yet. To import a file: ")
+    import_file(db, settings, write_csv(tmp_path / "first.csv", [("ann@contoso.com", "pw")]), test=False)
+    for area in ("mailboxes", "imports"):
+        desk.run(area, "list", "--workspace", "Default", code=1)
+        assert desk.said == "There is no workspace 'Default'. There is: default\n"
+    desk.run("mailboxes", "delete", "--all", "--yes")
+    desk.run("mailboxes", "list", "--status", "failed", code=1)
+    assert desk.said == "Workspace 'default' is empty.\n"
 
 
 # --- Reports and the hand-over ---------------------------------------
@@ -523,10 +556,10 @@ def test_a_new_password_for_one_mailbox(desk: Desk, db: Database, monkeypatch: p
 
     def give(text: str, email: str = BOB, code: int = 0) -> str:
         monkeypatch.setattr("sys.stdin", io.StringIO(f"{text}\n"))
-        return desk.run("mailboxes", "password", email, code=code)
+        return desk.run("mailboxes", "password", email, "--later", code=code)
 
     said = give("Canary-n3w")
-    assert said.startswith(f"Replaced: {BOB}. To test it now: ")
+    assert said == f"Replaced: {BOB}.\n"
     (bob,) = (row for row in rows_of(db, Mailbox) if row["email"] == BOB)
     assert db.sealer.open(bob["password"], Owner("default", BOB, "password")) == "Canary-n3w"
     assert (bob["status"], bob["smtp_state"]) == ("pending", "untested")
@@ -540,8 +573,8 @@ def test_a_new_password_for_one_mailbox(desk: Desk, db: Database, monkeypatch: p
     typed = iter(["one", "other", "Typed-1", "Typed-1"])
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("flows.cli.mailboxes.getpass", lambda _prompt: next(typed))
-    desk.run("mailboxes", "password", BOB, code=2)
-    assert "Typed-1" not in desk.run("mailboxes", "password", BOB)
+    desk.run("mailboxes", "password", BOB, "--later", code=2)
+    assert "Typed-1" not in desk.run("mailboxes", "password", BOB, "--later")
 
 
 # --- Check ---------------------------------------------------------

@@ -295,7 +295,6 @@ def test_imports_and_retests_tell(shell: Shell, receiver: Receiver) -> None:
         assert receiver.told == []
         outlook.change(ANN, Account("new"))
         shell.run("mailboxes", "retest", ANN, module="flows.manage")
-        shell.run(module="flows.retest_pending")
         assert receiver.told == [(ANN, "active", "failed")]
         shell.run(write_csv(shell.folder / "new.csv", [[ANN, "new"]]), "--update")
         assert receiver.told == [(ANN, "active", "failed"), (ANN, "failed", "active")]

@@ -46,7 +46,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "list": ("mailboxes:list_mailboxes", "List mailboxes with the result of the last test."),
         "show": ("mailboxes:show_mailbox", "Show everything stored about a mailbox, except its secrets."),
         "history": ("mailboxes:show_history", "Show when a mailbox started or stopped working, and why."),
-        "retest": ("mailboxes:retest_mailboxes", "Make mailboxes due, so that the next retest tests them."),
+        "retest": ("mailboxes:retest_mailboxes", "Test mailboxes again now."),
         "password": ("mailboxes:replace_password", "Give a mailbox a new password."),
         "needs": ("mailboxes:set_needs", "Set what mailboxes are needed for: both, smtp or imap."),
         "tag": ("mailboxes:tag_mailboxes", "Set or remove the tag of mailboxes."),

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Annotated, TypeAlias
 
-from cyclopts import Parameter
 from rich.table import Column, Table
 
 from flows.cli.exit_codes import DONE, NOTHING_FOUND
-from flows.cli.options import ImportId, Json, Limit, Workspace
+from flows.cli.options import Csv, ImportId, Json, Limit, Workspace
 from flows.cli.output import (
     cell,
     no_such_import,
+    one_of,
     plain_table,
     print_json,
+    print_list,
     print_rows,
     tell,
     tell_hidden,
     terminal,
-    wrong_usage,
 )
+from flows.cli.selection import why_nothing
 from schemas.labels import DEFAULT_WORKSPACE, counted
 from schemas.outcomes import who_has_to_act
 from schemas.reasons import Reason
 from schemas.responses import Import, ImportSummary, StoredRow
 from schemas.rows import RowReason
-from schemas.summary import defused
 from tasks.configuration import load_settings
 from tasks.hints import command
 from tasks.storage.database import database
@@ -50,19 +48,25 @@ COLUMNS = (
     *("id", "created_at", "file", "tag", "rows", "imported", "skipped", "failed"),
     *("mailboxes", "tested", "active", "mailboxes_failed", "pending"),
 )
-ERROR_COLUMNS = ("line", "email", "error")
+ERROR_COLUMNS = ("line", "email", "error", "code")
 WARNING_COLUMNS = ("line", "email", "warning")
 
 
-def list_imports(*, workspace: Workspace = DEFAULT_WORKSPACE, limit: Limit = 50, json: Json = False) -> int:
+def list_imports(
+    *, workspace: Workspace = DEFAULT_WORKSPACE, limit: Limit = 50, csv: Csv = False, json: Json = False
+) -> int:
     """List imports, newest first."""
+    if (code := one_of(as_csv=csv, as_json=json)) is not None:
+        return code
     with database(load_settings()) as opened:
         imports = find_imports(opened, workspace, limit)
         total = count_imports(opened, workspace)
-    if json:
-        print_json([one.model_dump(mode="json") for one in imports])
-    elif not imports:
-        tell(f"No import in workspace {workspace!r}.")
+        nothing = "" if imports else why_nothing(opened, workspace)
+    if json or csv:
+        records = [one.model_dump(mode="json") for one in imports]
+        print_list(records if json else [_row(one) for one in imports], COLUMNS, as_csv=csv, as_json=json)
+    elif nothing:
+        tell(nothing)
     elif sys.stdout.isatty():
         terminal().print(_stacked(imports))
     else:
@@ -188,9 +192,6 @@ def _causes(what: str, rows: Iterable[tuple[int, str, str, str]]) -> Table:
     return table
 
 
-Csv: TypeAlias = Annotated[bool, Parameter(name="--csv", help="Print CSV.")]
-
-
 def list_errors(
     import_id: ImportId,
     /,
@@ -240,23 +241,18 @@ def _print_stored(
     as_json: bool,
 ) -> int | tuple[Import, list[StoredRow]]:
     """Print rows of an import; returns an exit code if there is nothing to print from."""
-    if as_csv and as_json:
-        return wrong_usage("Choose one of --csv and --json.")
+    if (code := one_of(as_csv=as_csv, as_json=as_json)) is not None:
+        return code
     with database(load_settings()) as opened:
         found = find_import(opened, workspace, import_id, 0, 0)
         if found is None:
             return no_such_import(import_id, workspace)
         stored = find_rows(opened, found.id, filters)
-    rows = [{"error": row.message, **row.model_dump(include={"line", "email", "warning"})} for row in stored]
-    if as_json:
-        print_json([{column: row[column] for column in columns} for row in rows])
-    elif as_csv:
-        writer = csv.writer(sys.stdout)
-        writer.writerow(columns)
-        for row in rows:
-            writer.writerow([defused(str("" if row[column] is None else row[column])) for column in columns])
-    elif rows:
-        print_rows(rows, columns)
+    shown = {"line", "email", "warning", "code"}
+    rows = [{"error": row.message, **row.model_dump(include=shown)} for row in stored]
+    records = [{column: row[column] for column in columns} for row in rows]
+    if not print_list(records, columns, as_csv=as_csv, as_json=as_json) and rows:
+        print_rows(rows, columns[:3])
     return found, stored
 
 

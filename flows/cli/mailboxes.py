@@ -14,25 +14,27 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from flows.cli.exit_codes import DONE, NOTHING_FOUND
-from flows.cli.options import Email, Json, Limit, Workspace
+from flows.cli.options import Csv, Email, Json, Limit, Verbose, Workspace
 from flows.cli.output import (
     cell,
+    one_of,
     plain_table,
     print_json,
+    print_list,
     print_rows,
     tell,
     tell_hidden,
     terminal,
     wrong_usage,
 )
-from flows.cli.selection import Selection, keys_of
+from flows.cli.retest import retest_now
+from flows.cli.selection import MOST_NAMED, Selection, keys_of, why_nothing
 from schemas.changes import Change as StatusChange
 from schemas.labels import DEFAULT_WORKSPACE, LABEL_RULE, counted, is_label
 from schemas.responses import Mailbox, MailboxRecord, ProtocolResult
 from schemas.standing import MailboxStatus, Needs
 from schemas.tables import now
 from tasks.configuration import load_settings
-from tasks.hints import command
 from tasks.storage import mailbox_changes
 from tasks.storage.changes import find_history
 from tasks.storage.database import Database, database
@@ -40,7 +42,6 @@ from tasks.storage.mailboxes import Filters, choose_mailboxes, count_mailboxes, 
 from tasks.storage.updates import check_password, replace_one
 
 COLUMNS = ("email", "status", "tag", "tested_at", "next_attempt", "why")
-MOST_NAMED = 5
 EVERY = Selection()
 
 # Changes the mailboxes with these ids as far as the filters still let them through; yields their addresses.
@@ -48,18 +49,25 @@ Change = Callable[[Database, Collection[int], Filters], Iterator[list[str]]]
 
 Emails = Annotated[str, Parameter(name="EMAIL", help="These mailboxes.")]
 All = Annotated[bool, Parameter(name="--all", help="Every mailbox of the workspace.")]
+Later = Annotated[bool, Parameter(name="--later", help="Leave the test to the next scheduled retest.")]
 Yes = Annotated[bool, Parameter(name="--yes", help="Change what the options select without asking.")]
 
 
-def list_mailboxes(*, limit: Limit = 50, json: Json = False, selection: Selection = EVERY) -> int:
+def list_mailboxes(
+    *, limit: Limit = 50, csv: Csv = False, json: Json = False, selection: Selection = EVERY
+) -> int:
     """List mailboxes with the result of the last test."""
+    if (code := one_of(as_csv=csv, as_json=json)) is not None:
+        return code
     with database(load_settings()) as opened:
         page = find_mailboxes(opened, selection.workspace, 0, limit, selection.filters)
         total = count_mailboxes(opened, selection.workspace, selection.filters)
-    if json:
-        print_json([mailbox.model_dump(mode="json") for mailbox in page.mailboxes])
-    elif not page.mailboxes:
-        tell(f"No such mailbox in workspace {selection.workspace!r}.")
+        nothing = "" if total else why_nothing(opened, selection.workspace, selection.filters)
+    if json or csv:
+        records = [mailbox.model_dump(mode="json") for mailbox in page.mailboxes]
+        print_list(records, list(Mailbox.model_fields), as_csv=csv, as_json=json)
+    elif nothing:
+        tell(nothing)
     elif sys.stdout.isatty():
         terminal().print(_stacked(page.mailboxes))
     else:
@@ -202,14 +210,25 @@ def delete_mailboxes(
 
 
 def retest_mailboxes(
-    *emails: Emails, selection: Selection = EVERY, all_: All = False, yes: Yes = False
+    *emails: Emails,
+    selection: Selection = EVERY,
+    all_: All = False,
+    yes: Yes = False,
+    later: Later = False,
+    verbose: Verbose = False,
 ) -> int:
-    """Make mailboxes due, so that the next retest tests them, such as failed ones whose cause is fixed.
+    """Test mailboxes again now, such as failed ones whose cause is fixed.
 
     A wrong password stays wrong, and trying it too often locks the account.
     """
-    will = "will be tested again by the next retest"
-    return _change(emails, selection, will, "Due", mailbox_changes.make_due, all_=all_, yes=yes)
+    due: list[int] = []
+
+    def make_due(opened: Database, chosen: Collection[int], filters: Filters) -> Iterator[list[str]]:
+        due.extend(chosen)
+        return mailbox_changes.make_due(opened, chosen, filters)
+
+    code = _change(emails, selection, "will be tested again", "Due", make_due, all_=all_, yes=yes)
+    return code if later or not due else max(code, retest_now(due, verbose=verbose))
 
 
 def tag_mailboxes(
@@ -230,8 +249,15 @@ def tag_mailboxes(
     return _change(emails, selection, will, word, change, all_=all_, yes=yes)
 
 
-def replace_password(email: Email, /, *, workspace: Workspace = DEFAULT_WORKSPACE) -> int:
-    """Give a mailbox a new password: typed twice without being shown, or from standard input."""
+def replace_password(
+    email: Email,
+    /,
+    *,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    later: Later = False,
+    verbose: Verbose = False,
+) -> int:
+    """Give a mailbox a new password, typed twice without being shown or from standard input, and test it."""
     (key,) = keys_of([email]).values()
     if sys.stdin.isatty():
         password = getpass("New password: ")
@@ -250,8 +276,9 @@ def replace_password(email: Email, /, *, workspace: Workspace = DEFAULT_WORKSPAC
     if known.reason is not None:
         tell(f"{known.reason.message}: {known.reason.remedy}.")
         return NOTHING_FOUND
-    sys.stdout.write(f"Replaced: {cell(email)}. To test it now: {command('retest')}\n")
-    return DONE
+    sys.stdout.write(f"Replaced: {cell(email)}.\n")
+    sys.stdout.flush()
+    return DONE if later else retest_now([known.mailbox_id], verbose=verbose)
 
 
 def set_needs(
@@ -295,12 +322,13 @@ def _change(
         for part in change(opened, chosen, filters):
             changed += len(part)
             sys.stdout.writelines(f"{word}: {email}\n" for email in part)
+        nothing = "" if chosen or keys else why_nothing(opened, workspace, filters)
     there = set(chosen.values())
     missing = [email for email, key in keys.items() if key not in there]
     for email in missing:
         tell(f"Not in workspace {workspace!r}, or not selected by the options: {cell(email)}")
-    if not chosen and not missing:
-        tell(f"No such mailbox in workspace {workspace!r}.")
+    if nothing:
+        tell(nothing)
     return DONE if chosen and not missing and changed == len(chosen) else NOTHING_FOUND
 
 

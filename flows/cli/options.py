@@ -28,6 +28,7 @@ Workspace: TypeAlias = Annotated[
     str, LABEL, Parameter(name="--workspace", help="The workspace that the mailboxes belong to.")
 ]
 Json: TypeAlias = Annotated[bool, Parameter(name="--json", help="Print JSON.")]
+Csv: TypeAlias = Annotated[bool, Parameter(name="--csv", help="Print CSV.")]
 Limit: TypeAlias = Annotated[int, POSITIVE, Parameter(name="--limit", help="Maximum rows to list.")]
 ImportId: TypeAlias = Annotated[
     int, POSITIVE, Parameter(name="ID", help="The import's number; `imports list` shows it.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,12 +14,31 @@ from rich.table import Column, Table
 
 from flows.cli.exit_codes import NOTHING_FOUND, USAGE
 from schemas.labels import printable
+from schemas.summary import defused
 
 FULL_LENGTH = 100_000
 
 
 def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def print_list(
+    records: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_csv: bool, as_json: bool
+) -> bool:
+    """Print records for a program: as JSON whole, as CSV these columns, safe to open in a spreadsheet.
+
+    Returns:
+        False if neither is asked for.
+    """
+    if as_json:
+        print_json(list(records))
+    elif as_csv:
+        writer = csv.writer(sys.stdout)
+        writer.writerow(columns)
+        for record in records:
+            writer.writerow([defused("" if record[name] is None else str(record[name])) for name in columns])
+    return as_json or as_csv
 
 
 def tell(sentence: str) -> None:
@@ -31,6 +51,11 @@ def tell(sentence: str) -> None:
 def wrong_usage(sentence: str) -> int:
     tell(sentence)
     return USAGE
+
+
+def one_of(*, as_csv: bool, as_json: bool) -> int | None:
+    """The exit code if both are asked for."""
+    return wrong_usage("Choose one of --csv and --json.") if as_csv and as_json else None
 
 
 def no_such_import(import_id: int, workspace: str) -> int:

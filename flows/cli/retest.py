@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -32,12 +32,21 @@ def retest(
     verbose: Verbose = False,
 ) -> int:
     """Test the mailboxes that are pending and due."""
+    return _run({"workspace": workspace, "held": held}, verbose=verbose)
+
+
+def retest_now(mailbox_ids: Sequence[int], *, verbose: bool = False) -> int:
+    """Test these mailboxes, which are due, and show the verdicts; returns the exit code."""
+    return _run({"mailbox_ids": list(mailbox_ids)}, verbose=verbose)
+
+
+def _run(parameters: Mapping[str, Any], *, verbose: bool) -> int:
     say = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def start() -> Awaitable[State[Any]]:
         from flows.retest_pending import retest_pending
 
-        return retest_pending(workspace=workspace, held=held, return_state=True)
+        return retest_pending(**parameters, return_state=True)
 
     def show(ended: Ended) -> int:
         state, report = ended

@@ -16,9 +16,12 @@ from schemas.reasons import Reason
 from schemas.rows import domain_key, email_key
 from schemas.standing import MailboxStatus
 from schemas.tables import now
-from tasks.storage.mailboxes import Filters
+from tasks.hints import command
+from tasks.storage.database import Database, find_workspaces, workspace_exists
+from tasks.storage.mailboxes import Filters, count_mailboxes
 
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+MOST_NAMED = 5
 WHICH = "Which mailboxes (several options narrow each other down)"
 
 
@@ -126,6 +129,19 @@ class Selection:
             self.part,
             self.changed_since,
         )
+
+
+def why_nothing(opened: Database, workspace: str, filters: Filters | None = None) -> str:
+    """Why a list is empty: no such workspace, nothing in it, or nothing that matches the options."""
+    others = find_workspaces(opened, MOST_NAMED + 1)
+    if not others:
+        return f"Nothing is stored yet. To import a file: {command('import', 'FILE')}"
+    if workspace not in others and not workspace_exists(opened, workspace):
+        more = ", …" if len(others) > MOST_NAMED else ""
+        return f"There is no workspace {workspace!r}. There is: {', '.join(others[:MOST_NAMED])}{more}"
+    if filters is not None and filters != Filters() and count_mailboxes(opened, workspace, Filters()):
+        return f"No mailbox of workspace {workspace!r} matches these options."
+    return f"Workspace {workspace!r} is empty."
 
 
 def keys_of(emails: Iterable[str]) -> dict[str, str]:

@@ -368,6 +368,20 @@ def workspace_id_of(connection: Connection, name: str, *, create: bool = True) -
     return int(connection.execute(query).scalar_one())
 
 
+def find_workspaces(database: Database, most: int) -> list[str]:
+    """The names of the first workspaces, in the order in which they were made."""
+    with for_reading(database.engine).connect() as connection:
+        query = select(col(Workspace.name)).order_by(col(Workspace.id)).limit(most)
+        return list(connection.scalars(query))
+
+
+def workspace_exists(database: Database, name: str) -> bool:
+    """Whether there is a workspace with exactly this name."""
+    with for_reading(database.engine).connect() as connection:
+        query = select(col(Workspace.id)).where(col(Workspace.name) == name)
+        return connection.scalar(query) is not None
+
+
 @through_restarts
 def require_workspace(database: Database, name: str) -> None:
     """Check that a workspace exists.

@@ -356,6 +356,7 @@ def shown(row: RowMapping) -> dict[str, Any]:
     """The fields of a `responses.Mailbox`."""
     return {name: row[name] for name in AS_STORED} | {
         "can": ability(standings_of(row)),
+        **{f"{protocol}_reason": row[f"{protocol}_reason"] or None for protocol in Protocol},
         "smtp": str(Endpoint(row["smtp_host"], row["smtp_port"])),
         "imap": str(Endpoint(row["imap_host"], row["imap_port"])),
     }
