@@ -17,6 +17,7 @@ from hatchling.builders.wheel import WheelBuilder
 from sqlalchemy import update
 
 from flows.api.multipart import Upload
+from flows.api.page import past_imports
 from flows.api.page.people import POLICY
 from flows.api.page.rendering import FOLDER, static_file
 from flows.api.page.sessions import (
@@ -480,6 +481,38 @@ def test_columns_can_be_chosen(visitor: Visitor) -> None:
     again = visitor.check(b"", "", kept=kept_in(page), map="password=Geheim")
     assert "1 new mailbox" in text_of(again)
     assert visitor.post("/imports", kept=kept_in(again)).url.path == "/imports/1"
+
+
+@pytest.mark.parametrize(
+    ("file", "fields"),
+    [
+        ("email,password,name\nann@b.co,p,Jürgen\n".encode("cp1252"), {"encoding": "cp1252"}),
+        (b'email,password\nann@b.co," abcd efgh "\nbob@b.co," q"\n', {"trim": "true"}),
+        (b"email,password,2fa\nann@b.co,p,JBSWY3DPEHPK3PXP\n", {"map": "totpsecret=2fa"}),
+        (b"a,password,b\nann@b.co,p,bob@b.co\n", {"map": "email=a"}),
+        (b"email,e-mail 2,mail,password\nann@b.co,,bob@b.co,p\n", {"map": "email=email"}),
+    ],
+)
+def test_texts_name_the_steps_of_the_page(visitor: Visitor, file: bytes, fields: dict[str, str]) -> None:
+    """Refusals and warnings name no option of the command line, and the page can do what they advise."""
+    page = visitor.check(file)
+    assert not re.search(r"--\w", text_of(page))
+    again = visitor.check(b"", "", kept=kept_in(page), **fields)
+    assert "import-button" in again.text
+    (value,) = fields.values()
+    assert f'value="{value}"' in page.text
+
+
+def test_past_imports_have_pages(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list of imports goes on where a page ends."""
+    monkeypatch.setattr(past_imports, "LISTED", 2)
+    for number in range(3):
+        visitor.import_file(csv_of([f"user{number}@b.co", "p"]))
+    page = visitor.get("/imports")
+    assert re.findall(r'href="/imports/(\d)"', page.text) == ["3", "2"]
+    assert 'href="/imports?before=2"' in page.text
+    assert re.findall(r'href="/imports/(\d)"', visitor.get("/imports?before=2").text) == ["1"]
+    assert "no older imports" in visitor.get("/imports?before=1").text
 
 
 @pytest.mark.parametrize(

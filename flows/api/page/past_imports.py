@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from flows.api.changes import note
 from flows.api.exports import WORKBOOK, exported, handover_zip, report
-from flows.api.openapi import Id
+from flows.api.openapi import LARGEST_ID, Id
 from flows.api.page.access import OwnForm, Signed, may, refuse_foreign
 from flows.api.page.rendering import on_page, render
 from flows.api.page.sessions import Session
@@ -44,7 +44,7 @@ from schemas.scopes import Scope
 from schemas.standing import MailboxStatus
 from schemas.summary import Result
 from tasks.hints import command
-from tasks.storage.imports import count_imports, count_reasons, find_imports
+from tasks.storage.imports import count_reasons, find_imports
 from tasks.storage.mailbox_changes import delete_mailboxes, make_due
 from tasks.storage.mailboxes import Filters, count_waiting
 from tasks.storage.outcomes import find_outcomes
@@ -160,10 +160,13 @@ def _each_once(outcomes: Iterable[Outcome]) -> list[Outcome]:
 
 
 @router.get("/imports")
-def list_imports(session: Signed, service: Here) -> Response:
-    found = find_imports(service.mailboxes, session.workspace, LISTED)
-    total = count_imports(service.mailboxes, session.workspace)
-    return render("imports.html", session, imports=found, total=total)
+def list_imports(
+    session: Signed, service: Here, before: Annotated[int, Query(ge=0, le=LARGEST_ID)] = 0
+) -> Response:
+    """The imports, newest first, of which each page lists some."""
+    found = find_imports(service.mailboxes, session.workspace, LISTED + 1, before)
+    more = found[LISTED - 1].id if len(found) > LISTED else None
+    return render("imports.html", session, imports=found[:LISTED], before=before, more=more)
 
 
 @router.get("/imports/{import_id:id}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from functools import cache
 from http import HTTPStatus
 from pathlib import Path
@@ -56,12 +57,26 @@ def environment() -> Environment:
     return made
 
 
-def on_page(remedy: str) -> str:
-    """A remedy with the steps of this page instead of the command line's."""
-    return remedy.replace(
-        "import a file with --update, or use “mailboxes password”",
+# The options of the command line in texts that every way in shows, and what to do on the page instead.
+_INSTEAD = (
+    (
+        re.compile("import a file with --update, or use “mailboxes password”"),
         "open the mailbox and type it, or fill in fix-passwords.csv and import it with “Replace passwords”",
-    )
+    ),
+    (
+        re.compile(r"its encoding \(usually --encoding (\S+?)( on .*)?\)"),
+        r"its encoding under “More options”, usually \1\2",
+    ),
+    (re.compile(": --trim"), ", open “More options”"),
+    (re.compile("(; to use it)?: --map .*"), ""),
+)
+
+
+def on_page(text: str) -> str:
+    """A text with the steps of this page instead of the command line's."""
+    for pattern, instead in _INSTEAD:
+        text = pattern.sub(instead, text)
+    return text
 
 
 @cache

@@ -103,7 +103,10 @@ async def open_by_link(
 
 
 def _is_here(request: Request) -> bool:
-    return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
+    try:
+        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
+    except ValueError:  # a proxy names its client in its own way
+        return False
 
 
 @router.post("/sign-out")

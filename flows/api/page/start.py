@@ -15,7 +15,7 @@ from starlette.responses import Response
 from flows.api.imports import prepare_upload, store_upload
 from flows.api.multipart import Part, Upload, read_parts, upload_of
 from flows.api.page.access import AllSessions, OwnForm, Signed, may, refuse_foreign, refuse_stale
-from flows.api.page.rendering import is_fragment, render
+from flows.api.page.rendering import is_fragment, on_page, render
 from flows.api.page.sessions import Session
 from flows.api.service import Here, Service
 from schemas.headers import FIELD_OF_HEADER, FIELDS, normalise
@@ -29,6 +29,20 @@ from tasks.store import Origin, would_store
 router = APIRouter(dependencies=[Depends(refuse_foreign)])
 
 RECENT = 5
+ENCODINGS = {
+    "": "Found out by itself (UTF-8)",
+    "cp1252": "Western Windows (cp1252)",
+    "cp1250": "Central European Windows (cp1250)",
+    "cp1251": "Cyrillic Windows (cp1251)",
+    "cp1253": "Greek Windows (cp1253)",
+    "cp1254": "Turkish Windows (cp1254)",
+    "iso-8859-15": "Western (iso-8859-15)",
+    "mac-roman": "Old Mac (mac-roman)",
+    "utf-16": "Unicode text (utf-16)",
+    "utf-16-le": "Unicode text (utf-16-le)",
+    "shift_jis": "Japanese (shift_jis)",
+    "gb18030": "Chinese (gb18030)",
+}
 GONE = "This upload is no longer kept. Choose the file again"
 FIELD_NAMES = {
     "email": "Address",
@@ -62,6 +76,7 @@ def _start(session: Session, service: Service, checked: Mapping[str, Any] | None
         needs=list(Needs),
         default_needs=service.settings.needs,
         most_bytes=service.settings.max_file_bytes,
+        encodings=ENCODINGS,
         checked=checked,
     )
 
@@ -126,10 +141,12 @@ def _shown(found: Summary | Refusal, upload: Upload | Refusal) -> dict[str, Any]
     """The values of the template `checked.html`."""
     columns = upload.reading.columns if isinstance(upload, Upload) else {}
     if isinstance(found, Refusal):
-        # The command line's option is no help here: the choices are below.
-        detail = found.detail.partition(": --map")[0]
         return {
-            "refusal": {"message": found.message, "detail": sentence(detail), "known": found.known},
+            "refusal": {
+                "message": on_page(found.message),
+                "detail": sentence(on_page(found.detail)),
+                "known": found.known,
+            },
             "file": upload.file_name if isinstance(upload, Upload) else "",
             "choices": _choices_of(found, columns),
             "kept": "",
@@ -141,7 +158,7 @@ def _shown(found: Summary | Refusal, upload: Upload | Refusal) -> dict[str, Any]
         "summary": found,
         "most": MAX_ERRORS_SHOWN,
         "errors": [(one, one.remedy) for one in found.outcomes if one.result == "failed"][:MAX_ERRORS_SHOWN],
-        "warnings": [(one.line, one.email, one.warning.partition("; to use it: --map")[0]) for one in warned],
+        "warnings": [(one.line, one.email, on_page(one.warning)) for one in warned],
         "choices": _more_choices(found, columns),
         "kept": "",
     }
