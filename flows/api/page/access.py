@@ -48,7 +48,7 @@ def set_cookie(request: Request, response: Response, cookie: str) -> None:
 
 
 async def find_session(request: Request, service: Here, sessions: AllSessions) -> Session | None:
-    """The session of a request; None if nobody is signed in, or its key was revoked."""
+    """The session of a request; None without one, or if its key was revoked."""
     cookie = request.cookies.get(cookie_name(request))
     session = sessions.find(cookie) if cookie else None
     if session is None:
@@ -67,7 +67,7 @@ async def signed_in(session: MaybeSigned, service: Here) -> Session:
     """The session of a request. Counts the request against the limit of its key.
 
     Raises:
-        HTTPException: 401 if nobody is signed in, 429 if there are too many requests.
+        HTTPException: 401 without a session, 429 if there are too many requests.
     """
     if session is None:
         raise HTTPException(401, "Sign in first")

@@ -59,8 +59,8 @@ ACTORS = {
     Actor.OWNER: "Owners of the mailboxes",
     Actor.UPLOADER: "Maker of the file",
     Actor.OPERATOR: "Operator of this program",
-    Actor.WAIT: "Nobody: tested again",
-    Actor.NOBODY: "Nobody: no password opens these",
+    Actor.WAIT: "Tested again without you",
+    Actor.NOBODY: "No password opens these",
 }
 STATUSES = {
     MailboxStatus.ACTIVE: ("works", "Work"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ router = APIRouter(dependencies=[Depends(refuse_foreign)])
 
 RECENT = 5
 ENCODINGS = {
-    "": "Found out by itself (UTF-8)",
+    "": "UTF-8, or as the file says",
     "cp1252": "Western Windows (cp1252)",
     "cp1250": "Central European Windows (cp1250)",
     "cp1251": "Cyrillic Windows (cp1251)",
@@ -54,7 +54,7 @@ FIELD_NAMES = {
 
 
 class Choice(NamedTuple):
-    """The columns that a person can choose from for one field."""
+    """The columns that a person can choose from for one field; without any, the person types a name."""
 
     field: str
     name: str
@@ -89,7 +89,7 @@ async def check(request: Request, session: Signed, service: Here, sessions: AllS
         raise HTTPException(400, parts.message)
     fields = {part.name: part for part in parts}
     refuse_stale(session, _text(fields, "token"))
-    upload = _with_kept(parts, session, _text(fields, "kept"))
+    upload = _with_kept([*parts, *_typed(fields)], session, _text(fields, "kept"))
     found: Summary | Refusal = (
         upload if isinstance(upload, Refusal) else await _dry_run(upload, session, service)
     )
@@ -104,6 +104,13 @@ async def check(request: Request, session: Signed, service: Here, sessions: AllS
 
 def _text(fields: Mapping[str, Part], name: str) -> str:
     return bytes(fields[name].data).decode(errors="replace") if name in fields else ""
+
+
+def _typed(fields: Mapping[str, Part]) -> Iterator[Part]:
+    """The choices of columns whose names a person has typed."""
+    for name in FIELDS:
+        if header := _text(fields, f"column-{name}").strip():
+            yield Part(name="map", data=bytearray(f"{name}={header}".encode()))
 
 
 def _with_kept(parts: Sequence[Part], session: Session, name: str) -> Upload | Refusal:
@@ -167,8 +174,9 @@ def _shown(found: Summary | Refusal, upload: Upload | Refusal) -> dict[str, Any]
 def _choices_of(refusal: Refusal, columns: Mapping[str, str]) -> list[Choice]:
     """What to choose where the header leaves it open which columns to read."""
     headers = tuple(dict.fromkeys(header for header in refusal.headers if not header.endswith("…")))
-    if not headers:
-        return []
+    if not headers:  # the first line may hold passwords, so it is not shown: a person types the names
+        fields = tuple(name for name in FIELDS if name in refusal.missing or name in columns)
+        return [Choice(name, FIELD_NAMES[name], (), columns.get(name, "")) for name in fields]
     fields = refusal.missing or tuple(
         dict.fromkeys(FIELD_OF_HEADER.get(normalise(header), "email") for header in headers)
     )
