@@ -423,6 +423,43 @@ def api(folder: Path) -> None:
         )
 
 
+def page(folder: Path) -> None:
+    """The page of an import with 500 mailboxes, and its progress, compared with the JSON they are made of."""
+    import httpx
+
+    data = mailboxes_csv()
+    with api_server(folder) as client:
+        import_alone(client, data, "page", 1)
+        key = {"key": client.headers["X-Api-Key"], "workspace": "page"}
+        same = {"Sec-Fetch-Site": "same-origin", "Accept": "text/html"}
+        with httpx.Client(base_url=client.base_url, headers=same, timeout=120) as browser:
+            assert browser.post("/sign-in", data=key).headers["location"] == "/"
+
+            def seconds(ask: Any, path: str) -> float:
+                begun = time.perf_counter()
+                answer = ask.get(path, headers={"X-Workspace": "page"})
+                assert answer.status_code in (200, 286), answer.text
+                return time.perf_counter() - begun
+
+            def as_json() -> float:
+                cursors = (0, ROWS // 5 * 2, ROWS // 5 * 4)
+                pages = (f"/v1/mailboxes?batch=1&limit=200&cursor={cursor}" for cursor in cursors)
+                return sum(seconds(client, path) for path in (*pages, "/v1/imports/1?limit=200"))
+
+            json_seconds = median(as_json, 15)
+            page_seconds = median(lambda: seconds(browser, "/imports/1"), 15)
+            detail = f"{page_seconds * 1000:.0f} ms / {json_seconds * 1000:.0f} ms"
+            show("page of 500 mailboxes / its JSON", page_seconds / json_seconds, 3, detail)
+            size = len(browser.get("/imports/1").content)
+            show("its size / 200 kB", size / 200_000, 1, f"{size / 1000:.0f} kB")
+            for number in range(4):
+                upload(client, data, f"beside {number}")
+            slowest = max(seconds(browser, "/imports/1/live") for _ in range(20))
+            bare = max(seconds(client, "/healthz") for _ in range(20))
+            detail = f"the slowest {slowest * 1000:.0f} ms; of /healthz {bare * 1000:.0f} ms"
+            show("progress while 4 imports are tested / a second", slowest, 1, detail)
+
+
 # Imports 500 rows, then the file that is named; prints the seconds and the peak memory in bytes after each.
 LARGE = """
 import json, re, sys, time
@@ -559,6 +596,7 @@ PARTS: dict[str, Callable[[Path], None]] = {
     "workbook": workbook,
     "large": large,
     "api": api,
+    "page": page,
     "load": load,
     "check": check,
     "start-up": start_up,
