@@ -598,6 +598,7 @@ def test_filters_and_their_counts_mean_the_same_mailboxes(tested: Visitor, query
 def test_unknown_filter_is_refused(tested: Visitor) -> None:
     """A filter that does not exist is an error, because it would select every mailbox."""
     assert tested.get("/imports/1?reason=nonsense").status_code == 400
+    assert tested.post("/imports/1/delete?reasn=wrong_credentials", count="10").status_code == 400
     assert tested.post("/imports/1/delete?status=nonsense", count="10").status_code == 400
 
 

@@ -15,9 +15,10 @@ from starlette.responses import Response
 from flows.api.changes import change_one, mailbox_of, note
 from flows.api.openapi import Id
 from flows.api.page.access import OwnForm, Signed, may, refuse_foreign
-from flows.api.page.past_imports import STATUSES, STOP_POLLING
+from flows.api.page.past_imports import STOP_POLLING
 from flows.api.page.rendering import render
 from flows.api.page.sessions import Session
+from flows.api.page.views import STATUSES
 from flows.api.service import Here, Service
 from schemas.powershell import literal
 from schemas.reasons import Protocol, Reason

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
-from urllib.parse import urlencode
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import RedirectResponse
-from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -20,28 +17,32 @@ from flows.api.changes import note
 from flows.api.exports import WORKBOOK, exported, handover_zip, report
 from flows.api.openapi import LARGEST_ID, Id
 from flows.api.page.access import OwnForm, Signed, may, refuse_foreign
-from flows.api.page.rendering import on_page, render
+from flows.api.page.rendering import render
 from flows.api.page.sessions import Session
+from flows.api.page.views import (
+    STATUSES,
+    Chip,
+    Wanted,
+    actor_chips,
+    bars,
+    each_once,
+    rows_of,
+    sections,
+    status_chips,
+)
 from flows.api.service import Here, Service
-from schemas.actors import ORDER
 from schemas.handover import handover
 from schemas.handover.readme import FIX_PASSWORDS
 from schemas.labels import counted
 from schemas.outcomes import (
-    Action,
     Document,
     Outcome,
     actions,
-    filled_in,
     forecast,
-    named_domains,
-    result_of,
     who_has_to_act,
 )
-from schemas.reasons import Actor, Reason
-from schemas.report_html import HEADINGS, KINDS, kind_of
+from schemas.report_html import kind_of
 from schemas.scopes import Scope
-from schemas.standing import MailboxStatus
 from schemas.summary import Result
 from tasks.hints import command
 from tasks.storage.imports import count_reasons, find_import, find_imports
@@ -54,84 +55,12 @@ router = APIRouter(dependencies=[Depends(refuse_foreign)])
 LISTED = 100
 MOST_ROWS = 200
 STOP_POLLING = 286  # htmx ends a poll with this status
-ACTORS = {
-    Actor.ADMIN: "Microsoft 365 admin",
-    Actor.OWNER: "Owners of the mailboxes",
-    Actor.UPLOADER: "Maker of the file",
-    Actor.OPERATOR: "Operator of this program",
-    Actor.WAIT: "Tested again without you",
-    Actor.NOBODY: "No password opens these",
-}
-STATUSES = {
-    MailboxStatus.ACTIVE: ("works", "Work"),
-    MailboxStatus.PARTIAL: ("half", "Can only send or only receive"),
-    MailboxStatus.PENDING: ("wait", "Wait for a test"),
-    MailboxStatus.FAILED: ("fails", "Fail"),
-}
 MEDIA = {"csv": "text/csv; charset=utf-8", "xlsx": WORKBOOK, "html": "text/html; charset=utf-8"}
 NOTHING_TO_TEST = "Nothing to test: these mailboxes work."
 T = TypeVar("T")
 
 
-class Wanted(BaseModel):
-    """Which mailboxes of an import to show."""
-
-    status: MailboxStatus | Literal[""] = ""
-    reason: Reason | Literal[""] = ""
-    actor: Actor | Literal[""] = ""
-    q: Annotated[str, Field(max_length=254)] = ""
-
-    def filters(self, import_id: int) -> Filters:
-        """The part of it that the database selects by; the rest is the actor."""
-        return Filters(
-            status=self.status or None,
-            import_id=import_id,
-            reason=self.reason or None,
-            part=self.q.strip().casefold() or None,
-        )
-
-    @property
-    def query(self) -> str:
-        """It as the query of an address; "" for all mailboxes."""
-        return urlencode({name: str(value) for name, value in self if value})
-
-    @property
-    def words(self) -> str:
-        """What it selects, in words; "" for all mailboxes."""
-        parts = []
-        if self.status:
-            parts.append(STATUSES[self.status][1])
-        if self.reason:
-            parts.append(self.reason.explanation.title)
-        if self.actor:
-            parts.append(ACTORS[self.actor])
-        if self.q.strip():
-            parts.append(f"“{self.q.strip()}”")
-        return ", ".join(parts)
-
-
 Which = Annotated[Wanted, Query()]
-
-
-class Chip(NamedTuple):
-    """A filter with the number of its mailboxes."""
-
-    id: str
-    query: str
-    label: str
-    number: int
-    chosen: bool
-    kind: str = ""
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A mailbox as a row of the table."""
-
-    outcome: Outcome
-    kind: str
-    result: str
-    why: str
 
 
 def _find(
@@ -151,12 +80,7 @@ def _selected(
     if wanted.actor:
         theirs = {id(one) for act in actions(outcomes) if act.actor == wanted.actor for one in act.outcomes}
         outcomes = [one for one in outcomes if id(one) in theirs]
-    return document, _each_once(outcomes)
-
-
-def _each_once(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """The rows that have a mailbox, one for each mailbox."""
-    return list({one.mailbox_id: one for one in outcomes if one.mailbox_id is not None}.values())
+    return document, each_once(outcomes)
 
 
 @router.get("/imports")
@@ -210,8 +134,13 @@ def _running(service: Service, session: Session, import_id: int) -> dict[str, An
         number = count_mailboxes(database, workspace, Filters(status=status, import_id=import_id))
         kinds[kind] += number
         mailboxes += number
-    bars = _bars(kinds, kinds.total())
-    return {"running": waiting.running, "mailboxes": mailboxes, "bars": bars, "held": 0, "sections": []}
+    return {
+        "running": waiting.running,
+        "mailboxes": mailboxes,
+        "bars": bars(kinds, kinds.total()),
+        "held": 0,
+        "sections": [],
+    }
 
 
 @router.get("/imports/{import_id:id}/mailboxes")
@@ -245,12 +174,12 @@ def _live(
         "running": waiting.running,
         "held": waiting.held,
         "mailboxes": mailboxes,
-        "bars": _bars(kinds, len(outcomes)),
+        "bars": bars(kinds, len(outcomes)),
         "who": f"{sentence[0].upper()}{sentence[1:]}." if sentence else "There is nothing to do.",
         "forecast": forecast(outcomes),
-        "sections": [] if waiting.running else _sections(found),
-        "by_status": _status_chips(outcomes, wanted),
-        "by_actor": _actor_chips(found, wanted),
+        "sections": [] if waiting.running else sections(found),
+        "by_status": status_chips(outcomes, wanted),
+        "by_actor": actor_chips(found, wanted),
         "by_reason": [
             Chip(f"reason-{reason}", f"reason={reason}", reason.explanation.title, n, wanted.reason == reason)
             for reason, n in reasons
@@ -259,88 +188,12 @@ def _live(
     }
 
 
-class Bar(NamedTuple):
-    """A part of the picture, in thousandths of its width."""
-
-    kind: str
-    words: str
-    number: int
-    at: float
-    width: float
-
-
-def _bars(kinds: Counter[str], rows: int) -> list[Bar]:
-    bars, at = [], 0.0
-    for kind, words in KINDS.items():
-        if kinds[kind]:
-            width = 1000 * kinds[kind] / rows
-            bars.append(Bar(kind, words, kinds[kind], round(at, 2), round(width, 2)))
-            at += width
-    return bars
-
-
-def _status_chips(outcomes: Iterable[Outcome], wanted: Wanted) -> list[Chip]:
-    counts = Counter({one.mailbox_id: one.status for one in outcomes if one.status}.values())
-    return [
-        Chip(f"status-{status}", f"status={status}", words, counts[status], wanted.status == status, kind)
-        for status, (kind, words) in STATUSES.items()
-        if counts[status]
-    ]
-
-
-def _actor_chips(found: Sequence[Action], wanted: Wanted) -> list[Chip]:
-    counts = Counter[Actor]()
-    for action in found:
-        if not action.of_rows:
-            counts[action.actor] += len(action.outcomes)
-    return [
-        Chip(f"actor-{actor}", f"actor={actor}", ACTORS[actor], counts[actor], wanted.actor == actor)
-        for actor in ORDER
-        if counts[actor]
-    ]
-
-
-class Section(NamedTuple):
-    """What one actor has to do about one reason. `rank` is the actor's place in the order of all lists."""
-
-    rank: int
-    actor: str
-    title: str
-    members: str
-    meaning: str
-    remedy: str
-    whom: str
-
-
-def _sections(found: Sequence[Action]) -> list[Section]:
-    return [
-        Section(
-            ORDER.index(action.actor),
-            HEADINGS[action.actor],
-            action.title,
-            counted(len(action.outcomes), *(("row", "rows") if action.of_rows else ("mailbox", "mailboxes"))),
-            action.meaning,
-            on_page(filled_in(action.remedy, action.outcomes[0])),
-            "" if action.of_rows else named_domains(action.outcomes),
-        )
-        for action in found
-    ]
-
-
 def _table(
     service: Service, session: Session, import_id: int, wanted: Wanted, every: Sequence[Outcome]
 ) -> dict[str, Any]:
     """The rows of the table. `every` are all rows of the import, so that no query repeats another."""
-    outcomes = _selected(service, session, import_id, wanted)[1] if wanted.query else _each_once(every)
-    titles, ranks = {}, {}
-    for rank, action in enumerate(actions(outcomes)):
-        for one in action.outcomes:
-            titles[one.mailbox_id], ranks[one.mailbox_id] = action.title, rank
-    rows = [Shown(one, kind_of(one), result_of(one), titles.get(one.mailbox_id, "")) for one in outcomes]
-    order = list(KINDS)
-    last = len(ranks)
-    rows.sort(key=lambda row: (ranks.get(row.outcome.mailbox_id, last), order.index(row.kind)))
-    return {"rows": rows}
+    outcomes = _selected(service, session, import_id, wanted)[1] if wanted.query else each_once(every)
+    return {"rows": rows_of(outcomes)}
 
 
 def _without_mailbox(outcomes: Iterable[Outcome], result: Result) -> list[Outcome]:
