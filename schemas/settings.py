@@ -218,6 +218,13 @@ class Settings(BaseSettings):
         description="URL that receives a POST when mailboxes stop or start working, signed by the Standard "
         "Webhooks scheme. It needs `WEBHOOK_SECRET`.",
     )
+    prefect_idle_seconds: int = Field(
+        300,
+        ge=0,
+        le=86_400,
+        description="How long the Prefect server of the command line stays for the next command, which then "
+        "starts faster. 0 ends it with the command.",
+    )
     recheck_days: int = Field(
         7,
         ge=0,

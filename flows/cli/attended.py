@@ -106,22 +106,22 @@ async def _run(start: Start, say: Console) -> Ended:
 
 
 def drain(server: TemporaryServer, state: State) -> None:
-    """Wait until the server has recorded logs and task runs: its end loses the rest."""
+    """Send logs and task runs, and wait until a server that ends now has recorded them: it loses the rest."""
     with using(server), suppress(TimeoutError):
-        asyncio.run(_drain(state.state_details.flow_run_id))
+        asyncio.run(_drain(None if server.kept else state.state_details.flow_run_id))
 
 
 async def _drain(flow_run_id: UUID | None) -> None:
-    if flow_run_id is None:
-        return
-    unfinished = TaskRunFilter(
-        state=TaskRunFilterState(type=TaskRunFilterStateType(any_=list(set(StateType) - TERMINAL_STATES)))
-    )
-    this_run = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
     async with asyncio.timeout(DRAIN_SECONDS):
         await APILogHandler.aflush()
         await asyncio.to_thread(EventsWorker.drain_all)
+        if flow_run_id is None:
+            return
         await asyncio.sleep(RECORDER_SECONDS)
+        unfinished = TaskRunFilter(
+            state=TaskRunFilterState(type=TaskRunFilterStateType(any_=list(set(StateType) - TERMINAL_STATES)))
+        )
+        this_run = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
         async with get_client() as client:
             while True:
                 found = await client.read_task_runs(flow_run_filter=this_run, task_run_filter=unfinished)

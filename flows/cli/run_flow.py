@@ -15,6 +15,7 @@ from flows.cli.output import print_json
 from flows.cli.temporary_server import ServerNotStartedError, TemporaryServer
 from schemas.envelope import failure
 from schemas.settings import SettingsError
+from tasks.configuration import load_settings
 from tasks.crash import outline
 
 if TYPE_CHECKING:
@@ -40,13 +41,16 @@ def attend(
         with sign_of_life("Starting Prefect …", say):
             from prefect.settings import PREFECT_API_URL
 
-            server = None if PREFECT_API_URL.value() else TemporaryServer(verbose=verbose)
+            if not PREFECT_API_URL.value():
+                server = TemporaryServer(verbose=verbose, idle_seconds=load_settings().prefect_idle_seconds)
             from flows.cli.attended import drain, run_attended  # the rest of Prefect, while the server starts
 
             if server is not None:
                 server.wait()
         if verbose:
-            say.print(f"Prefect started in {time.monotonic() - begun:.1f} s.", markup=False)
+            told = f"Prefect started in {time.monotonic() - begun:.1f} s"
+            ran = server is not None and server.found
+            say.print(f"{told}{'; its server still ran' if ran else ''}.", markup=False)
         try:
             ended = run_attended(start, say, server)
         except Exception as error:  # noqa: BLE001  what is not caught would exit as a refused file does

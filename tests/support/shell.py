@@ -120,7 +120,7 @@ def environment(**more: str) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("OUTLOOK_IMPORT_", "PREFECT_"))
     }
-    return kept | more
+    return kept | {f"{PREFIX}PREFECT_IDLE_SECONDS": "0"} | more
 
 
 def at(outlook: Outlook) -> dict[str, str]:
