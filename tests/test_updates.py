@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from tasks.prepare import prepare
 from tasks.probe import Probing
 from tasks.storage.claims import claim, save
 from tasks.storage.database import Database
+from tasks.storage.imports import find_import, find_imports
 from tasks.storage.key_rotation import reseal
+from tasks.storage.mailboxes import Filters, count_mailboxes, find_mailboxes
 from tasks.storage.outcomes import find_outcomes
 from tasks.storage.updates import would_replace
 from tasks.store import Origin, Stored, store
@@ -97,6 +100,30 @@ async def test_a_new_password_is_stored_and_tested(
         (BOB, "skipped", ""),
         (CAT, "imported", "failed"),
     ]
+
+
+async def test_an_import_counts_the_mailboxes_that_it_updated(
+    db: Database, either_settings: Settings, start: StartOutlook, tmp_path: Path
+) -> None:
+    """The progress of an import, its filter and its reasons mean the mailboxes that it created or updated."""
+    settings = with_servers(either_settings, await start({ANN: Account("a"), BOB: Account("b")}))
+    await run(
+        db, settings, import_file(db, settings, write_csv(tmp_path / "1.csv", [(ANN, "x"), (BOB, "b")]))
+    )
+    changed = update(db, settings, tmp_path, (ANN, "y"), (CAT, "c"))
+    await run(db, settings, changed)
+    for number, addresses in ((1, [ANN, BOB]), (changed.import_id, [ANN, CAT])):
+        filters = Filters(import_id=number)
+        page = find_mailboxes(db, "default", 0, 50, filters)
+        assert sorted(one.email for one in page.mailboxes) == addresses
+        found = find_import(db, "default", number, 0, 0)
+        assert found is not None
+        progress = found.progress
+        assert (progress.mailboxes, progress.tested) == (2, 2)
+        assert progress.failed == count_mailboxes(
+            db, "default", replace(filters, status=MailboxStatus.FAILED)
+        )
+        assert progress in [one.progress for one in find_imports(db, "default", 50) if one.id == number]
 
 
 async def test_a_refused_password_is_not_sent_again(

@@ -32,6 +32,7 @@ from tasks.storage.mailboxes import (
     Filters,
     all_rows,
     belongs_to,
+    mailboxes_of,
     needed_for,
     of_import,
     select_mailboxes,
@@ -249,15 +250,16 @@ def _summaries(
         .limit(limit)
     )
     imports = connection.execute(query).mappings().all()
+    theirs = mailboxes_of([row["id"] for row in imports])
     states = (
         select(
-            col(StoredMailbox.import_id),
+            theirs.c.import_id,
             col(StoredMailbox.status),
             func.count().label("mailboxes"),
             func.count(col(StoredMailbox.tested_at)).label("tested"),
         )
-        .where(col(StoredMailbox.import_id).in_([row["id"] for row in imports]))
-        .group_by(col(StoredMailbox.import_id), col(StoredMailbox.status))
+        .join(theirs, theirs.c.mailbox_id == col(StoredMailbox.id))
+        .group_by(theirs.c.import_id, col(StoredMailbox.status))
     )
     progress: dict[int, list[Row[*tuple[Any, ...]]]] = {}
     for state in connection.execute(states):

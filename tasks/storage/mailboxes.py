@@ -8,7 +8,19 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, case, func, or_, select, union_all
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    Select,
+    Subquery,
+    and_,
+    case,
+    func,
+    or_,
+    select,
+    union_all,
+)
 from sqlmodel import col
 
 from schemas.providers import Endpoint
@@ -111,16 +123,23 @@ def of_import(import_id: int) -> ColumnElement[bool]:
 
     All of them are in the import's workspace. A second condition about that would make SQLite go through it.
     """
+    return col(StoredMailbox.id).in_(select(mailboxes_of([import_id]).c.mailbox_id))
+
+
+def mailboxes_of(import_ids: Collection[int]) -> Subquery:
+    """Return a query for the mailboxes that imports created or updated: `import_id` and `mailbox_id`."""
     mailbox, row = table_of(StoredMailbox).alias("mailbox_of_import"), table_of(ImportRow).columns
-    created = select(mailbox.c.id).where(mailbox.c.import_id == import_id)
+    created = select(mailbox.c.import_id, mailbox.c.id.label("mailbox_id")).where(
+        mailbox.c.import_id.in_(import_ids)
+    )
     updated = (
-        select(mailbox.c.id)
+        select(col(Import.id).label("import_id"), mailbox.c.id.label("mailbox_id"))
         .join(Import, col(Import.workspace_id) == mailbox.c.workspace_id)
         .join(ImportRow, and_(row.import_id == col(Import.id), row.email_key == mailbox.c.email_key))
-        .where(col(Import.id) == import_id, row.result == Result.UPDATED)
+        .where(col(Import.id).in_(import_ids), row.result == Result.UPDATED)
     )
     # Not one condition with `or`: databases would go through all mailboxes of the workspace.
-    return col(StoredMailbox.id).in_(union_all(created, updated))
+    return union_all(created, updated).subquery("of_imports")
 
 
 def has_reason(reason: Reason) -> ColumnElement[bool]:
