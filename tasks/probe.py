@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import sys
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import nullcontext
@@ -184,7 +185,9 @@ class Probing:
         Returns:
             The verdicts of the run.
         """
-        groups = group_targets(targets, self._settings.probe_group_size)
+        # In random order: files are sorted, and the lockout guard must not judge by mailboxes with one cause.
+        mixed = random.sample(targets, len(targets))
+        groups = group_targets(mixed, self._settings.probe_group_size)
         for group in groups:  # start all preflights before anything waits for them
             self._begin_preflight(Protocol.SMTP, group.smtp)
             self._begin_preflight(Protocol.IMAP, group.imap)

@@ -27,7 +27,7 @@ from starlette.exceptions import HTTPException
 
 from flows.api.connections import Bounds, Server, address_of, bounded_server
 from flows.api.errors import on_http_error
-from flows.api.log import LOG_TO_STDERR, LogThrottle
+from flows.api.log import LOG_TO_STDERR, LogThrottle, WithoutQuery
 from flows.api.middleware import Edge
 from schemas.responses import BODY_TOO_SLOW, HEADERS_TOO_SLOW, TOO_MANY_BODIES, TOO_MANY_CONNECTIONS
 
@@ -423,6 +423,16 @@ def test_log_is_throttled_and_counts_what_it_left_out() -> None:
     assert passed(11, "Refused %d") == "Refused 7 (and 6 more like it)"
     assert passed(11, "Refused %d") == "Refused 7"
     assert passed(11, "Failed %d") == "Failed 7"
+
+
+def test_the_access_log_leaves_out_what_is_searched_for() -> None:
+    """A line about a request has its path without the query, which may hold a part of an address."""
+    arguments = ("127.0.0.1:5", "GET", "/imports/1?q=anna%40contoso", "1.1", 200)
+    record = logging.LogRecord(
+        "uvicorn.access", logging.INFO, "", 0, '%s - "%s %s HTTP/%s" %d', arguments, None
+    )
+    assert WithoutQuery().filter(record)
+    assert record.getMessage() == '127.0.0.1:5 - "GET /imports/1 HTTP/1.1" 200'
 
 
 # The process ---------------------------------------------------------

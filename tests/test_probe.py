@@ -21,7 +21,7 @@ from schemas.sealing import Sealer, UnsealError, new_key, parse_keys
 from schemas.settings import Settings
 from schemas.standing import Needs
 from schemas.tables import Mailbox, ProbeResult, now, table_of
-from schemas.verdicts import Answer, Stop, Target, Verdict, decide_verdict
+from schemas.verdicts import Answer, Group, Stop, Target, Verdict, decide_verdict
 from tasks.probe import LockoutGuard, Observer, Probing, observer
 from tasks.storage.claims import HELD_BACK, Claimed, claim, hold_back, release, save
 from tasks.storage.database import Database
@@ -414,6 +414,20 @@ async def test_the_guard_stops_a_run_of_wrong_passwords(arrange: Arrange) -> Non
             assert (row["diagnosis"], row["attempts"], row["tested_at"]) == (HELD_BACK, 0, None)
         else:
             assert row["diagnosis"].startswith("Wrong password.")
+
+
+async def test_the_guard_is_not_misled_by_a_sorted_file(arrange: Arrange) -> None:
+    """With all wrong passwords at the top of the file, a run in which most are right tests every mailbox."""
+    wrong = {f"user{n}@outlook.com": WRONG for n in range(1, 31)}
+    run = await arrange(wrong | accounts(60, "contoso.com"), guard_after=20, probe_concurrency=5)
+    probing = run.probing()
+
+    async def gather(groups: Sequence[Group]) -> None:
+        await asyncio.gather(*(probing.test_group(group, logging.getLogger()) for group in groups))
+
+    report = await probing.run(run.targets, gather)
+    assert (report.stopped, report.untested) == (None, 0)
+    assert run.statuses() == {"active": 60, "failed": 30}
 
 
 async def test_the_guard_leaves_verdicts_alone(arrange: Arrange) -> None:

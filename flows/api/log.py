@@ -38,13 +38,27 @@ class LogThrottle(logging.Filter):
         return True
 
 
+class WithoutQuery(logging.Filter):
+    """Leaves the query out of the lines about requests: a search has a part of an address."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        match record.args:
+            case (client, method, str() as target, *rest) if record.name == "uvicorn.access":
+                record.args = (client, method, target.partition("?")[0], *rest)
+        return True
+
+
 LOG_TO_STDERR: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-    "filters": {"throttle": {"()": LogThrottle}},
+    "filters": {"throttle": {"()": LogThrottle}, "without_query": {"()": WithoutQuery}},
     "handlers": {
-        "stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["throttle"]},
+        "stderr": {
+            "class": "logging.StreamHandler",
+            "formatter": "line",
+            "filters": ["throttle", "without_query"],
+        },
     },
     "loggers": {
         name: {"handlers": ["stderr"], "level": "INFO", "propagate": False}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import sys
 from contextlib import suppress
 from typing import Annotated
@@ -37,6 +38,7 @@ def serve(
         pass  # its faults are reported in a sentence before the server starts
     if not is_loopback(host):
         tell("Keys and passwords travel in clear text on this address: put a TLS proxy in front of it.")
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect reports nothing to its makers
     from flows.api.log import log_to_stderr
     from flows.api.server import server  # imports Prefect
 
