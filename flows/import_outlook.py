@@ -195,7 +195,8 @@ async def probe_all(
             configured = unmapped(await configured_limits())
             runs = await asyncio.to_thread(probe.map, groups, unmapped(probing), configured)
             await asyncio.to_thread(wait, runs)
-        await publish_verdicts(probing.report(), who_acts(mailboxes, summary) if summary else "")
+        act = who_acts(mailboxes, summary.workspace, summary.import_id or 0) if summary else ""
+        await publish_verdicts(probing.report(), act)
         for run in runs:
             run.result()  # an internal error is raised here, after every other group has ended
 

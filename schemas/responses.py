@@ -282,6 +282,14 @@ class Import(ImportSummary):
     )
 
 
+class ImportDetail(Import):
+    """An import with one page of its row errors, and what is to be done."""
+
+    who_has_to_act: str = Field(
+        description="Who has to act for the mailboxes that do not work, and for how many; empty for nobody."
+    )
+
+
 class Status(BaseModel):
     """The response of the health checks."""
 
@@ -355,7 +363,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
             }
         ]
     },
-    "Import": _IMPORT | {"errors": [_ROW | {"line": 17}], "errors_stored": 1, "next_cursor": None},
+    "ImportDetail": _IMPORT
+    | {"errors": [_ROW | {"line": 17}], "errors_stored": 1, "next_cursor": None}
+    | {"who_has_to_act": "1 needs a new app password from its owner"},
     "RowPage": {
         "rows": [
             {

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from itertools import islice
+from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.deployments import arun_deployment
 from prefect.exceptions import PrefectException
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
 
 from schemas.rows import MAX_MAILBOXES
 from schemas.settings import Settings
@@ -33,6 +34,7 @@ from tasks.tell_changes import tell_changes
 DEPLOYMENT = "retest-pending/scheduled"
 PREFECT_SECONDS = 15
 MOST_WAITING = 5000  # single mailboxes; beyond them, the next retest tests what is due
+MOST_RUNS = 100
 LOGGER = logging.getLogger(__name__)
 
 
@@ -44,6 +46,7 @@ class BackgroundTests:
         self._settings = settings
         self._imports: deque[int] = deque()
         self._mailboxes: dict[int, None] = {}  # a set that keeps its order
+        self._runs: OrderedDict[int, UUID] = OrderedDict()
         self._wake = asyncio.Event()
         self._probing: Probing | None = None
         self._closing = False
@@ -64,6 +67,11 @@ class BackgroundTests:
                 "Too many mailboxes wait for a test: the next retest tests %d", len(new) - len(taken)
             )
         self._wake.set()
+
+    def page_of_run(self, import_id: int) -> str | None:
+        """Where Prefect shows the run that tests an import; None if this process does, or if it restarted."""
+        run, ui = self._runs.get(import_id), PREFECT_UI_URL.value()
+        return f"{str(ui).rstrip('/')}/runs/flow-run/{run}" if run and ui else None
 
     async def close(self) -> None:
         """Start no more tests and interrupt those that run: their mailboxes stay pending and come due."""
@@ -89,9 +97,13 @@ class BackgroundTests:
     async def _run(self, import_id: int | None, mailbox_ids: Sequence[int] | None) -> None:
         about = "A retest" if import_id is None else f"Import {import_id}"
         try:
-            if await handed_to_prefect(import_id):
+            if run := await handed_to_prefect(import_id):
                 if import_id is None:
                     self._mailboxes.clear()  # the run tests all that are due
+                else:
+                    self._runs[import_id] = run
+                    while len(self._runs) > MOST_RUNS:
+                        self._runs.popitem(last=False)
                 return
             targets = await asyncio.to_thread(
                 find_due.fn,
@@ -126,21 +138,21 @@ class BackgroundTests:
             await tell_changes(self._database, self._settings)
 
 
-async def handed_to_prefect(import_id: int | None) -> bool:
+async def handed_to_prefect(import_id: int | None) -> UUID | None:
     """Create a flow run of the retest deployment. Two calls for one import create one run.
 
     Args:
         import_id: The import to test; None for all mailboxes that are due.
 
     Returns:
-        False if no Prefect server is configured, or it did not accept the run.
+        The id of the run; None if no Prefect server is configured, or it did not accept the run.
     """
     if not PREFECT_API_URL.value():
-        return False
+        return None
     try:
         async with asyncio.timeout(PREFECT_SECONDS):
             async with get_client() as client:
-                await arun_deployment(
+                run = await arun_deployment(
                     DEPLOYMENT,
                     client=client,
                     parameters={} if import_id is None else {"import_id": import_id},
@@ -154,5 +166,5 @@ async def handed_to_prefect(import_id: int | None) -> bool:
             "due mailboxes" if import_id is None else f"import {import_id}",
             type(error).__name__,
         )
-        return False
-    return True
+        return None
+    return run.id

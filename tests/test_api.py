@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import random
@@ -50,7 +51,7 @@ from schemas.responses import KEY_USED
 from schemas.sealing import Owner
 from schemas.settings import PREFIX, Settings
 from schemas.tables import ApiKey, Import, ImportRow, Mailbox, ProbeResult, Workspace, now
-from tasks.background import DEPLOYMENT, handed_to_prefect
+from tasks.background import DEPLOYMENT, BackgroundTests, handed_to_prefect
 from tasks.storage.api_keys import create_key, revoke_key
 from tasks.storage.database import Database, SimilarWorkspaceError, database
 from tests.conftest import import_file, rows_of, with_changes, with_servers, write_csv
@@ -1253,8 +1254,8 @@ def test_wrong_settings_give_a_message(
 # With Prefect ---------------------------------------------------------
 
 
-async def test_prefect_gets_one_run_per_import(prefect_server: str) -> None:
-    """If the retest deployment exists, each import and what is due is handed to it, and otherwise not."""
+async def test_prefect_gets_one_run_per_import(prefect_server: str, settings: Settings) -> None:
+    """If the retest deployment exists, each import and what is due is handed to it, and is found there."""
     async with get_client() as client:
         flow_id = await client.create_flow(retest_pending)
         existing = await client.read_deployments()
@@ -1266,6 +1267,14 @@ async def test_prefect_gets_one_run_per_import(prefect_server: str) -> None:
                 assert await handed_to_prefect(import_id)
             runs = [run for run in await client.read_flow_runs() if run.deployment_id == deployment]
             assert sorted(run.parameters.get("import_id", 0) for run in runs) == [0, 7]
+            (seventh,) = (run for run in runs if run.parameters)
+            with database(settings) as opened:
+                tests = BackgroundTests(opened, settings)
+                tests.submit(7)
+                while (page := tests.page_of_run(7)) is None:
+                    await asyncio.sleep(0.05)
+                await tests.close()
+            assert page.endswith(f"/runs/flow-run/{seventh.id}")
         finally:
             await client.delete_deployment(deployment)
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):

@@ -610,9 +610,9 @@ def test_progress_ends_by_itself(settings: Settings, tmp_path: Path) -> None:
         with api_with(settings, **options) as api, Visitor(api.url, api.key()) as person:
             page = person.import_file(csv_of(["ann@b.co", "p"]))
             assert "Testing the logins: 0 of 1 mailbox done" in text_of(page)
-            assert 'hx-trigger="every 1s"' in page.text
+            assert 'hx-trigger="every 500ms"' in page.text
             wait_until_tested(person)
-            assert 'hx-trigger="every 1s"' not in person.get("/imports/1").text
+            assert 'hx-trigger="every 500ms"' not in person.get("/imports/1").text
 
 
 def test_delete_by_filter_asks_for_the_count(tested: Visitor) -> None:
@@ -688,7 +688,7 @@ def test_held_back_mailboxes_wait_for_a_person(settings: Settings, outlook: Outl
             connection.execute(update(Mailbox).values(held))
         page = person.get("/imports/1")
         assert "2 mailboxes wait until you ask for a test." in text_of(page)
-        assert "every 1s" not in page.text
+        assert "every 500ms" not in page.text
         assert "Testing 2 mailboxes again." in person.post("/imports/1/retest?status=pending").text
         wait_until_tested(person)
         assert "2 fail" in text_of(person.get("/imports/1"))

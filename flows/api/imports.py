@@ -28,8 +28,8 @@ from schemas.responses import (
     NO_SUCH_IMPORT,
     CheckedFile,
     Envelope,
-    Import,
     ImportCounts,
+    ImportDetail,
     ImportPage,
     RowPage,
     StoredRow,
@@ -47,6 +47,7 @@ from tasks.storage.imports import (
     find_keyed_import,
     find_rows,
 )
+from tasks.storage.outcomes import who_acts
 from tasks.store import KeyTakenError, Origin, store, would_store
 
 router = APIRouter()
@@ -272,15 +273,16 @@ def list_imports(caller: Reader, service: Here, page: Annotated[Paging, Query()]
 @router.get(
     "/v1/imports/{import_id:id}",
     summary="Get an import: its counts, the progress of its tests, and a page of its row errors",
-    responses=documented(Import, 400, 401, 403, 404, 429, 500, 503),
+    responses=documented(ImportDetail, 400, 401, 403, 404, 429, 500, 503),
 )
 def show_import(
     caller: Reader, service: Here, import_id: Id, page: Annotated[Paging, Query()]
-) -> Envelope[Import]:
+) -> Envelope[ImportDetail]:
     found = find_import(service.mailboxes, str(caller.workspace), import_id, page.cursor, page.limit)
     if found is None:
         raise HTTPException(404, NO_SUCH_IMPORT)
-    return Envelope(data=found)
+    act = who_acts(service.mailboxes, str(caller.workspace), import_id)
+    return Envelope(data=ImportDetail(**dict(found), who_has_to_act=act))
 
 
 class RowsPaging(Paging):

@@ -228,7 +228,7 @@ def acting(summary: Summary) -> str:
     from tasks.storage.outcomes import who_acts
 
     with database(load_settings()) as opened:
-        return who_acts(opened, summary)
+        return who_acts(opened, summary.workspace, summary.import_id or 0)
 
 
 def show_summary(summary: Summary, options: ImportOptions) -> None:

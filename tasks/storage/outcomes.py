@@ -13,7 +13,7 @@ from schemas.outcomes import Answered, Document, Outcome, who_has_to_act
 from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason
 from schemas.rows import why_not_imported
-from schemas.summary import NOTE, TAKEN, Result, Summary
+from schemas.summary import NOTE, TAKEN, Result
 from schemas.tables import Import, ImportRow, Mailbox, ProbeResult, table_of
 from tasks.storage.database import Database, for_reading, through_restarts
 from tasks.storage.mailboxes import Filters, belongs_to, in_parts, of_import
@@ -164,7 +164,7 @@ def _answered(one: RowMapping, protocol: Protocol, answer: RowMapping | None) ->
     )
 
 
-def who_acts(database: Database, summary: Summary) -> str:
-    """Who has to act now for the mailboxes of a stored import, in one sentence; "" for nobody."""
-    found = find_outcomes(database, summary.workspace, summary.import_id or 0)
+def who_acts(database: Database, workspace: str, import_id: int) -> str:
+    """Who has to act now for the mailboxes of an import, in one sentence; "" for nobody."""
+    found = find_outcomes(database, workspace, import_id)
     return who_has_to_act(found[1]) if found else ""

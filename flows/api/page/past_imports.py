@@ -136,6 +136,7 @@ def _running(service: Service, session: Session, import_id: int) -> dict[str, An
         mailboxes += number
     return {
         "running": waiting.running,
+        "prefect": service.tests.page_of_run(import_id),
         "mailboxes": mailboxes,
         "bars": bars(kinds, kinds.total()),
         "held": 0,
@@ -172,6 +173,7 @@ def _live(
     sentence = who_has_to_act(outcomes)
     return {
         "running": waiting.running,
+        "prefect": service.tests.page_of_run(import_id),
         "held": waiting.held,
         "mailboxes": mailboxes,
         "bars": bars(kinds, len(outcomes)),
