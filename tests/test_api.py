@@ -55,7 +55,7 @@ from tasks.background import DEPLOYMENT, BackgroundTests, handed_to_prefect
 from tasks.storage.api_keys import create_key, revoke_key
 from tasks.storage.database import Database, SimilarWorkspaceError, database
 from tests.conftest import import_file, rows_of, with_changes, with_servers, write_csv
-from tests.support.machine import free_port
+from tests.support.machine import free_port, wait_for
 from tests.support.shell import LIMIT_SECONDS, PROJECT, SAMPLES, Shell, at
 from tests.test_retest_pending import let_time_pass, statuses
 
@@ -1271,10 +1271,9 @@ async def test_prefect_gets_one_run_per_import(prefect_server: str, settings: Se
             with database(settings) as opened:
                 tests = BackgroundTests(opened, settings)
                 tests.submit(7)
-                while (page := tests.page_of_run(7)) is None:
-                    await asyncio.sleep(0.05)
+                await asyncio.to_thread(wait_for, "the run", lambda: tests.page_of_run(7), 30)
                 await tests.close()
-            assert page.endswith(f"/runs/flow-run/{seventh.id}")
+            assert str(tests.page_of_run(7)).endswith(f"/runs/flow-run/{seventh.id}")
         finally:
             await client.delete_deployment(deployment)
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
