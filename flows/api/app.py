@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import cache
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -90,9 +92,14 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Edge, limit=settings.max_file_bytes + FRAME_BYTES, bounds=bounds_of(settings))
     for router in (health, imports.router, events.router, exports.router, mailboxes.router, changes.router):
         app.include_router(router)
-    document = tidied(get_openapi(title=app.title, version=app.version, routes=app.routes))
-    document["components"]["schemas"] |= schemas_of(changes.BODIES)
-    app.openapi = lambda: document  # type: ignore[method-assign]
+
+    @cache  # it takes as long as all the rest of the start, and few ask for it
+    def document() -> dict[str, Any]:
+        found = tidied(get_openapi(title=app.title, version=app.version, routes=app.routes))
+        found["components"]["schemas"] |= schemas_of(changes.BODIES)
+        return found
+
+    app.openapi = document  # type: ignore[method-assign]
     add_page(app, settings)
     return app
 
