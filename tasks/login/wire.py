@@ -245,8 +245,11 @@ class Wire:
         """Close the connection at once, and remember its TLS session."""
         if self._writer is not None:
             secured = self._writer.get_extra_info("ssl_object")
-            if secured is not None and secured.session is not None and secured.session.has_ticket:
-                self._sessions[self.endpoint] = secured.session
+            # Only a new one: a copy costs as much as a handshake saves, and a ticket serves more than once.
+            if secured is not None and not secured.session_reused:
+                session = secured.session
+                if session is not None and session.has_ticket:
+                    self._sessions[self.endpoint] = session
             self._writer.transport.abort()
 
 
