@@ -7,8 +7,9 @@ from collections import deque
 from types import TracebackType
 from typing import Self
 
-# An unknown host starts with so many logins at once, and each accepted one allows two more.
-FIRST = 10
+# An unknown host starts with as many logins at once as Exchange on premises takes from one address by default
+# (MaxInboundConnectionPerSource), and each accepted one allows two more.
+FIRST = 20
 GROWTH = 2
 # Above the number that the host is known to take, one more is tried after so many accepted logins per slot.
 PATIENCE = 20
