@@ -219,7 +219,7 @@ class Progress(BaseModel):
     mailboxes: int
     tested: int
     active: int
-    partial: int = Field(0, description="One protocol works, and the other never will with this password.")
+    partial: int = Field(0, description="One protocol works, and the other refuses this password.")
     failed: int
     pending: int
 

@@ -44,7 +44,7 @@ CURABLE = {
 
 
 class MailboxStatus(StrEnum):
-    """Whether a mailbox does what it is needed for. `partial`: one protocol works, the other never will."""
+    """Whether a mailbox does what it is needed for. `partial`: one protocol works, the other refuses."""
 
     FAILED = "failed"
     PARTIAL = "partial"

@@ -309,7 +309,7 @@ class ProbeReport:
 
 
 PARTIAL_MEANS = {
-    "can only send": "SMTP accepts the password and IMAP never will, so replies cannot be read here.",
+    "can only send": "SMTP accepts the password and IMAP does not, so replies cannot be read here.",
     "can only receive": "IMAP accepts the password and SMTP rejects it, so they cannot send.",
 }
 
