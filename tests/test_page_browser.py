@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html import escape
@@ -18,8 +17,8 @@ from sandbox.script import Account
 from schemas.settings import Settings
 from schemas.tables import Import, Mailbox
 from tests.conftest import accounts, rows_of, with_servers, write_csv
+from tests.support.browser import chromium_running
 from tests.test_api import Api, api_with, csv_of
-from tests.test_prefect_ui import CHROMIUM_OPTIONS
 
 pytestmark = pytest.mark.slow
 
@@ -47,14 +46,8 @@ def api(settings: Settings, tmp_path: Path) -> Iterator[Api]:
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     """A headless Chromium."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright")
-    program = shutil.which("chromium")
-    if program is None:
-        pytest.skip("no Chromium")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=CHROMIUM_OPTIONS)
+    with chromium_running() as browser:
         yield browser
-        browser.close()
 
 
 class Complaints:

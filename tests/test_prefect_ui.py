@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from http import HTTPStatus
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tasks.files.prefect_profile import read_profile
+from tests.support.browser import chromium_running
 from tests.support.machine import Machine
 from tests.support.shell import SAMPLES
 
@@ -21,25 +21,12 @@ pytestmark = pytest.mark.slow
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page, Route
 
-CHROMIUM_OPTIONS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 SAMPLE = str(SAMPLES / "mailboxes.csv")
 
 
 @pytest.fixture
 def page(machine: Machine) -> Iterator[Page]:
     """A page of a headless Chromium that can reach only the machine's own server."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no Chromium")
     own = f"http://127.0.0.1:{machine.port}/"
 
     foreign = []
@@ -51,16 +38,14 @@ def page(machine: Machine) -> Iterator[Page]:
             foreign.append(route.request.url)
             route.abort()
 
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=CHROMIUM_OPTIONS)
+    with chromium_running() as browser:
         opened = browser.new_page(base_url=f"{own}v2/", viewport={"width": 1280, "height": 920})
         opened.set_default_timeout(15_000)
         opened.route("**", only_own)
         sign_in(opened, machine)
         yield opened
         assert opened.get_by_text("Upgrade").count() == 0  # no promotion
-        browser.close()
-        assert foreign == []  # no analytics, fonts or banner pictures
+    assert foreign == []  # no analytics, fonts or banner pictures
 
 
 def open_form(page: Page, machine: Machine) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -18,6 +17,7 @@ from schemas.outcomes import Outcome
 from schemas.reasons import Reason
 from schemas.report_html import report_html
 from schemas.rows import RowReason
+from tests.support.browser import chromium_running
 from tests.support.outcomes import (
     HOSTILE_TEXTS,
     OFF,
@@ -32,14 +32,6 @@ from tests.support.outcomes import (
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-CHROMIUM_OPTIONS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 TAGS = """
 html head meta title style script body header h1 h2 h3 p b bdi small code a span button figure svg rect
 figcaption ul li aside section form input select option optgroup output table thead tbody tr th td
@@ -210,14 +202,8 @@ def test_a_warning_is_shown() -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no Chromium")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=chromium, args=CHROMIUM_OPTIONS)
+    with chromium_running() as opened:
         yield opened
-        opened.close()
 
 
 def opened(browser: Browser, path: Path, text: str, width: int) -> tuple[Page, list[str]]:
