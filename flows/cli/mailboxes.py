@@ -17,6 +17,7 @@ from flows.cli.exit_codes import DONE, NOTHING_FOUND
 from flows.cli.options import Csv, Email, Json, Limit, Verbose, Workspace
 from flows.cli.output import (
     cell,
+    no_such_mailbox,
     one_of,
     plain_table,
     print_json,
@@ -112,8 +113,7 @@ def show_mailbox(email: Email, /, *, workspace: Workspace = DEFAULT_WORKSPACE, j
     with database(load_settings()) as opened:
         record = find_record(opened, workspace, key)
     if record is None:
-        tell(f"{cell(email)} is not in workspace {workspace!r}.")
-        return NOTHING_FOUND
+        return no_such_mailbox(email, workspace)
     if json:
         print_json(record.model_dump(mode="json"))
         return DONE
@@ -139,8 +139,7 @@ def show_history(email: Email, /, *, workspace: Workspace = DEFAULT_WORKSPACE, j
     with database(load_settings()) as opened:
         changes = find_history(opened, workspace, key)
     if changes is None:
-        tell(f"{cell(email)} is not in workspace {workspace!r}.")
-        return NOTHING_FOUND
+        return no_such_mailbox(email, workspace)
     if json:
         print_json([_told(change) for change in changes])
     elif not changes:
@@ -271,8 +270,7 @@ def replace_password(
     with database(load_settings()) as opened:
         known = replace_one(opened, workspace, key, checked)
     if known is None:
-        tell(f"{cell(email)} is not in workspace {workspace!r}.")
-        return NOTHING_FOUND
+        return no_such_mailbox(email, workspace)
     if known.reason is not None:
         tell(f"{known.reason.message}: {known.reason.remedy}.")
         return NOTHING_FOUND

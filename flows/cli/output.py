@@ -63,6 +63,11 @@ def no_such_import(import_id: int, workspace: str) -> int:
     return NOTHING_FOUND
 
 
+def no_such_mailbox(email: str, workspace: str) -> int:
+    tell(f"{cell(email)} is not in workspace {workspace!r}.")
+    return NOTHING_FOUND
+
+
 def tell_hidden(shown: int, total: int) -> None:
     """Say how many rows `--limit` has left out."""
     if hidden := total - shown:

@@ -17,7 +17,13 @@ from schemas.rows import domain_key, email_key
 from schemas.standing import MailboxStatus
 from schemas.tables import now
 from tasks.hints import command
-from tasks.storage.database import Database, find_workspaces, workspace_exists
+from tasks.storage.database import (
+    Database,
+    NoSuchWorkspaceError,
+    SimilarWorkspaceError,
+    find_workspaces,
+    require_workspace,
+)
 from tasks.storage.mailboxes import Filters, count_mailboxes
 
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
@@ -136,7 +142,9 @@ def why_nothing(opened: Database, workspace: str, filters: Filters | None = None
     others = find_workspaces(opened, MOST_NAMED + 1)
     if not others:
         return f"Nothing is stored yet. To import a file: {command('import', 'FILE')}"
-    if workspace not in others and not workspace_exists(opened, workspace):
+    try:
+        require_workspace(opened, workspace)
+    except (NoSuchWorkspaceError, SimilarWorkspaceError):
         more = ", …" if len(others) > MOST_NAMED else ""
         return f"There is no workspace {workspace!r}. There is: {', '.join(others[:MOST_NAMED])}{more}"
     if filters is not None and filters != Filters() and count_mailboxes(opened, workspace, Filters()):

@@ -375,13 +375,6 @@ def find_workspaces(database: Database, most: int) -> list[str]:
         return list(connection.scalars(query))
 
 
-def workspace_exists(database: Database, name: str) -> bool:
-    """Whether there is a workspace with exactly this name."""
-    with for_reading(database.engine).connect() as connection:
-        query = select(col(Workspace.id)).where(col(Workspace.name) == name)
-        return connection.scalar(query) is not None
-
-
 @through_restarts
 def require_workspace(database: Database, name: str) -> None:
     """Check that a workspace exists.

@@ -71,9 +71,9 @@ def edit_mailboxes(
             found = connection.execute(query.where(columns["id"].in_(ids), *filters.conditions()))
             rows = found.mappings().all()
             if rows:
-                connection.execute(statement, [_needed(row, changes["needs"]) for row in rows])
-                # The user has changed it, so no notice is needed.
                 settled = [_settled(row, changes["needs"]) for row in rows]
+                connection.execute(statement, list(map(_needed, rows, settled)))
+                # The user has changed it, so no notice is needed.
                 record_changes(connection, settled, now(), tell=False)
         yield sorted(row["email"] for row in rows)
 
@@ -83,10 +83,9 @@ def _settled(row: RowMapping, needs: Needs) -> Settled:
     return Settled(row["id"], status_of(standings, needs), standings)
 
 
-def _needed(row: RowMapping, needs: Needs) -> dict[str, Any]:
-    status = status_of(standings_of(row), needs)
-    due = (row["next_attempt_at"] or now()) if status is MailboxStatus.PENDING else None
-    return {"mailbox_id": row["id"], "new_status": status, "due": due}
+def _needed(row: RowMapping, settled: Settled) -> dict[str, Any]:
+    due = (row["next_attempt_at"] or now()) if settled.status is MailboxStatus.PENDING else None
+    return {"mailbox_id": settled.mailbox_id, "new_status": settled.status, "due": due}
 
 
 def _change(

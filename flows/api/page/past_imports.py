@@ -47,7 +47,7 @@ from schemas.summary import Result
 from tasks.hints import command
 from tasks.storage.imports import count_reasons, find_import, find_imports
 from tasks.storage.mailbox_changes import delete_mailboxes, make_due
-from tasks.storage.mailboxes import Filters, count_mailboxes, count_waiting
+from tasks.storage.mailboxes import Filters, count_waiting
 from tasks.storage.outcomes import find_outcomes
 
 router = APIRouter(dependencies=[Depends(refuse_foreign)])
@@ -122,22 +122,19 @@ def show_progress(import_id: Id, session: Signed, service: Here, wanted: Which) 
 
 
 def _running(service: Service, session: Session, import_id: int) -> dict[str, Any] | None:
-    """The progress of tests that run, from counts alone, because browsers ask for it each second."""
+    """The progress of tests that run, from counts alone, because browsers ask for it again and again."""
     database, workspace = service.mailboxes, session.workspace
     waiting = count_waiting(database, workspace, Filters(import_id=import_id))
     found = find_import(database, workspace, import_id, 0, 0) if waiting.running else None
     if found is None:
         return None
     kinds = Counter(fails=found.failed, skipped=found.skipped)
-    mailboxes = 0
     for status, (kind, _) in STATUSES.items():
-        number = count_mailboxes(database, workspace, Filters(status=status, import_id=import_id))
-        kinds[kind] += number
-        mailboxes += number
+        kinds[kind] += getattr(found.progress, status)
     return {
         "running": waiting.running,
         "prefect": service.tests.page_of_run(import_id),
-        "mailboxes": mailboxes,
+        "mailboxes": found.progress.mailboxes,
         "bars": bars(kinds, kinds.total()),
         "held": 0,
         "sections": [],
