@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from functools import cached_property
 from typing import NamedTuple
 
 from schemas.classify import CREDENTIALS_REJECTED
@@ -78,7 +79,7 @@ class Verdict:
     note: str = ""
     preface: str = ""
 
-    @property
+    @cached_property
     def status(self) -> MailboxStatus:
         return status_of(self.standings, self.needs)
 

@@ -32,7 +32,7 @@ from schemas.verdicts import Answer, Group, ProbeReport, Stop, Target, Verdict, 
 from tasks.crash import unquoted
 from tasks.limits import limits_of
 from tasks.login.session import log_in
-from tasks.login.wire import Credentials, Sessions, tls_context
+from tasks.login.wire import Credentials, HostCache, tls_context
 from tasks.mail_exchangers import MailExchangers
 from tasks.slots import FIRST, Slot, Slots
 from tasks.storage.claims import Claimed, claim, hold_back, release, save
@@ -153,7 +153,7 @@ class Probing:
         self._database = database
         self._settings = settings
         self._context = tls_context(settings.ca_file)
-        self._sessions: Sessions = {}
+        self._hosts = HostCache()
         self._slots: dict[str, Slots] = {}
         # One part more than fills the slots, so that a mailbox gets a slot before its claim expires.
         size = min(settings.probe_group_size, settings.probe_concurrency)
@@ -310,9 +310,7 @@ class Probing:
                 password = self._database.sealer.open(mailbox.password, mailbox.owner)
                 credentials = Credentials(mailbox.login, password)
                 try:
-                    return await log_in(
-                        protocol, endpoint, credentials, self._context, timeout, self._sessions
-                    )
+                    return await log_in(protocol, endpoint, credentials, self._context, timeout, self._hosts)
                 finally:
                     if credentials.used:
                         self._tried.add((mailbox.mailbox_id, protocol))
@@ -363,7 +361,7 @@ class Probing:
     async def _look_ahead(self, protocol: Protocol, endpoint: Endpoint) -> Answer:
         async def session() -> Answer:
             timeout = self._settings.probe_timeout
-            return await log_in(protocol, endpoint, None, self._context, timeout, self._sessions)
+            return await log_in(protocol, endpoint, None, self._context, timeout, self._hosts)
 
         answer = await self._within_limits(endpoint, session)
         assert answer is not None  # noqa: S101  the session always gives one

@@ -19,7 +19,7 @@ from sandbox.outlook import Account, ServerFaults
 from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason, Stage
 from tasks.login.session import log_in
-from tasks.login.wire import Credentials, Sessions, tls_context
+from tasks.login.wire import Credentials, HostCache, tls_context
 from tests.conftest import StartOutlook
 from tests.support.mail_servers import ADDRESS, DEADLINE, IMAP, PASSWORD, PATIENCE, SMTP, ask, b64
 
@@ -55,11 +55,11 @@ async def test_a_good_login(start: StartOutlook, protocol: Protocol) -> None:
 async def test_logins_of_one_run_resume_their_tls_session(start: StartOutlook, protocol: Protocol) -> None:
     """After the first login, the next ones to the same server, and no other, resume its TLS session."""
     outlook, other = await start(GOOD), await start(GOOD)
-    sessions: Sessions = {}
+    hosts = HostCache()
     for server in (outlook, outlook, outlook, other):
         endpoint = Endpoint("localhost", getattr(server, f"{protocol}_port"))
         context = tls_context(server.ca_file)
-        answer = await log_in(protocol, endpoint, Credentials(ADDRESS, PASSWORD), context, PATIENCE, sessions)
+        answer = await log_in(protocol, endpoint, Credentials(ADDRESS, PASSWORD), context, PATIENCE, hosts)
         assert answer.reason is Reason.OK
     assert (outlook.seen.resumed[protocol], other.seen.resumed[protocol]) == (2, 0)
     await ask(outlook, protocol)  # of another run
@@ -73,13 +73,13 @@ async def test_a_server_that_took_the_place_of_another_is_checked(
     """A session of another server is no proof: a false certificate at the same address is refused."""
     outlook = await start(GOOD)
     false = await start(GOOD, server(protocol, "self-signed"))
-    sessions: Sessions = {}
+    hosts = HostCache()
     endpoints = [Endpoint("localhost", getattr(one, f"{protocol}_port")) for one in (outlook, false)]
     credentials, context = Credentials(ADDRESS, PASSWORD), tls_context(ca_file)
-    answer = await log_in(protocol, endpoints[0], credentials, context, PATIENCE, sessions)
+    answer = await log_in(protocol, endpoints[0], credentials, context, PATIENCE, hosts)
     assert answer.reason is Reason.OK
-    sessions[endpoints[1]] = sessions[endpoints[0]]
-    answer = await log_in(protocol, endpoints[1], credentials, context, PATIENCE, sessions)
+    hosts.sessions[endpoints[1]] = hosts.sessions[endpoints[0]]
+    answer = await log_in(protocol, endpoints[1], credentials, context, PATIENCE, hosts)
     assert answer.reason is Reason.CERTIFICATE_NOT_TRUSTED
     assert false.seen.passwords_received == 0
 
@@ -398,6 +398,47 @@ async def test_a_silent_address_of_several(start: StartOutlook, monkeypatch: pyt
         answer = await ask(outlook, SMTP, timeout=2)
     assert answer.reason is Reason.OK
     assert outlook.seen.logins == {("smtp", ADDRESS): 1}
+
+
+async def test_logins_of_one_run_look_a_host_up_once(
+    start: StartOutlook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The addresses of a host are kept for the next logins, until none of them accepts a connection."""
+    outlook, dead = await start(GOOD), await start(GOOD, ServerFaults("refused", "refused"))
+    endpoint, hosts = Endpoint("localhost", outlook.smtp_port), HostCache()
+
+    async def log_in_as_usual() -> Reason:
+        credentials = Credentials(ADDRESS, PASSWORD)
+        answer = await log_in(SMTP, endpoint, credentials, tls_context(outlook.ca_file), PATIENCE, hosts)
+        return answer.reason
+
+    resolve_to(monkeypatch, outlook.smtp_port)
+    assert await log_in_as_usual() is Reason.OK
+    resolve_to(monkeypatch, dead.smtp_port)
+    assert await log_in_as_usual() is Reason.OK
+    hosts.forget_addresses(endpoint)
+    assert await log_in_as_usual() is Reason.CONNECTION_REFUSED
+    resolve_to(monkeypatch, outlook.smtp_port)
+    assert await log_in_as_usual() is Reason.OK
+
+
+async def test_every_address_of_a_host_gets_logins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The addresses of a host change places for each login, but those of the preferred family stay first."""
+    found = [(family, socket.SOCK_STREAM, 6, "", (name, 1)) for family, name in _MIXED]
+
+    async def addresses(*_: object, **__: object) -> list[tuple[Any, ...]]:
+        return found
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", addresses)
+    hosts = HostCache()
+    orders = [await hosts.addresses(Endpoint("mail.example", 1)) for _ in range(60)]
+    assert {order[0][4][0] for order in orders} == {"::1", "::2", "::3"}
+    assert {tuple(family for family, *_ in order) for order in orders} == {
+        tuple(family for family, _ in _MIXED)
+    }
+
+
+_MIXED = [(socket.AF_INET6, f"::{number}") for number in (1, 2, 3)] + [(socket.AF_INET, "127.0.0.1")]
 
 
 @pytest.mark.parametrize("addresses", [1, 2])

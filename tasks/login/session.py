@@ -16,7 +16,7 @@ from schemas.reply_text import backoff_named, one_line, without_cut_code
 from schemas.verdicts import Answer
 from tasks.login.imap import imap_command, imap_dialogue, imap_unfinished
 from tasks.login.smtp import smtp_command, smtp_dialogue, smtp_unfinished
-from tasks.login.wire import Credentials, Sessions, Stopped, Wire, to_base64
+from tasks.login.wire import Credentials, HostCache, Stopped, Wire, to_base64
 
 GOODBYE_SECONDS = 1.0
 
@@ -42,7 +42,7 @@ async def log_in(
     credentials: Credentials | None,
     context: ssl.SSLContext,
     timeout: float,  # noqa: ASYNC109  it limits the whole session, and a timeout is a result
-    sessions: Sessions | None = None,
+    hosts: HostCache | None = None,
 ) -> Answer:
     """Log in once. Raises nothing except a cancellation.
 
@@ -51,13 +51,13 @@ async def log_in(
         credentials: None for a preflight: all steps before the password would be sent.
         context: The SSL context of the process.
         timeout: Seconds for the whole session, including the DNS lookup. The goodbye may take one more.
-        sessions: TLS sessions of earlier logins of the same run, to resume; this one is added.
+        hosts: What the run remembers of its servers.
 
     Returns:
         How the login went.
     """
     personal = credentials is not None and credentials.personal
-    wire = Wire(endpoint, context, sessions, personal=personal)
+    wire = Wire(endpoint, context, hosts, personal=personal)
     begun = time.monotonic()
     reason, text = Reason.OK, ""
     try:

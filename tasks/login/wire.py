@@ -11,16 +11,17 @@ import asyncio
 import base64
 import errno
 import os
+import random
 import re
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
-from typing import SupportsIndex, TypeAlias
+from typing import SupportsIndex
 
-from aiohappyeyeballs import start_connection
+from aiohappyeyeballs import AddrInfoType, start_connection
 
 from schemas.plaintext import Plaintext
 from schemas.providers import Endpoint, is_personal_domain
@@ -28,6 +29,7 @@ from schemas.reasons import Reason, Stage
 
 LONGEST_LINE = 16 * 1024
 MOST_LINES = 200
+ADDRESS_SECONDS = 10.0
 NEXT_ADDRESS_SECONDS = 0.25  # RFC 8305: one dead address of a host must not use up the whole deadline
 
 
@@ -64,9 +66,40 @@ class Stopped(Exception):  # noqa: N818  it is an outcome, not an error
         self.text = text
 
 
-# Endpoint → the TLS session of its last connection. A handshake that resumes one takes less processor time.
-# Keep them for one run only: a resumed session does not show that a certificate has expired meanwhile.
-Sessions: TypeAlias = dict[Endpoint, ssl.SSLSession]
+class HostCache:
+    """What a run remembers of its servers: their addresses for some seconds, and their TLS sessions.
+
+    Without the addresses, each login waits for a thread that looks them up. A handshake that resumes a
+    session takes less processor time. Keep them for one run only: a resumed session does not show that a
+    certificate has expired meanwhile.
+
+    Attributes:
+        sessions: Endpoint → the TLS session of an earlier connection.
+    """
+
+    def __init__(self) -> None:
+        self.sessions: dict[Endpoint, ssl.SSLSession] = {}
+        self._addresses: dict[Endpoint, tuple[float, Sequence[AddrInfoType]]] = {}
+
+    async def addresses(self, endpoint: Endpoint) -> Sequence[AddrInfoType]:
+        """The addresses of an endpoint, in another order each time, so that all of its machines get logins.
+
+        Raises:
+            OSError: If its name is not found.
+        """
+        loop = asyncio.get_running_loop()
+        until, found = self._addresses.get(endpoint, (0.0, []))
+        if loop.time() >= until:
+            found = await loop.getaddrinfo(endpoint.name, endpoint.port, type=socket.SOCK_STREAM)
+            self._addresses[endpoint] = loop.time() + ADDRESS_SECONDS, found
+        families = [family for family, *_ in found]  # the system's choice stays: IPv6 or IPv4 first
+        return sorted(random.sample(found, len(found)), key=lambda info: families.index(info[0]))
+
+    def forget_addresses(self, endpoint: Endpoint) -> None:
+        """Look the addresses up again for the next connection, because none of them accepted this one."""
+        self._addresses.pop(endpoint, None)
+
+
 # asyncio offers no way to hand a session to a handshake.
 _offered: ContextVar[ssl.SSLSession | None] = ContextVar("offered", default=None)
 
@@ -146,13 +179,13 @@ class Wire:
         self,
         endpoint: Endpoint,
         context: ssl.SSLContext,
-        sessions: Sessions | None = None,
+        hosts: HostCache | None = None,
         *,
         personal: bool = False,
     ) -> None:
         self.endpoint = endpoint
         self.context = context
-        self._sessions = {} if sessions is None else sessions
+        self._hosts = HostCache() if hosts is None else hosts
         self.stage = Stage.CONNECT
         self.heard: list[str] = []
         self.personal = personal
@@ -166,11 +199,12 @@ class Wire:
             OSError: If no address of the host accepts the connection.
         """
         loop = asyncio.get_running_loop()
-        addresses = await loop.getaddrinfo(self.endpoint.name, self.endpoint.port, type=socket.SOCK_STREAM)
+        addresses = await self._hosts.addresses(self.endpoint)
         try:
             # asyncio's own race loses a socket if it is cancelled at the moment an address has accepted.
             connection = await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS)
         except OSError as error:
+            self._hosts.forget_addresses(self.endpoint)
             raise _most_telling(error) from None
         protocol = asyncio.StreamReaderProtocol(self._reader)
         transport, _ = await loop.create_connection(lambda: protocol, sock=connection)
@@ -185,7 +219,7 @@ class Wire:
         loop = asyncio.get_running_loop()
         reader = _Reader()
         protocol = asyncio.StreamReaderProtocol(reader)
-        offer = _offered.set(self._sessions.get(self.endpoint))
+        offer = _offered.set(self._hosts.sessions.get(self.endpoint))
         try:
             transport = await loop.start_tls(
                 self._writer.transport, protocol, self.context, server_hostname=self.endpoint.name
@@ -249,7 +283,7 @@ class Wire:
             if secured is not None and not secured.session_reused:
                 session = secured.session
                 if session is not None and session.has_ticket:
-                    self._sessions[self.endpoint] = session
+                    self._hosts.sessions[self.endpoint] = session
             self._writer.transport.abort()
 
 

@@ -71,7 +71,8 @@ def record_changes(
             for one in changed
         ],
     )
-    _forget_the_oldest(connection, [one.mailbox_id for one in changed if one.mailbox_id in last])
+    if again := [one.mailbox_id for one in changed if one.mailbox_id in last]:
+        _forget_the_oldest(connection, again)
 
 
 def _last_statuses(connection: Connection, mailbox_ids: Sequence[int]) -> dict[int, str]:
