@@ -3,8 +3,8 @@ VENV := .venv
 PYTHON ?= python3
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
-WORKERS := 3
-SLOW_WORKERS := 3
+WORKERS := 4
+SLOW_WORKERS := 4
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-troubled demo-page up test test-postgresql test-slow lint docs audit fuzz bench bench-scale torture lock clean
@@ -34,7 +34,7 @@ up: $(READY)  ## Run the page, Prefect's server, the deployments and a worker un
 	$(RUN) -m flows.cli up
 
 test: $(READY)  ## Run the tests
-	$(RUN) -m pytest -q -n $(WORKERS) --dist loadgroup
+	$(RUN) -m pytest -q -n $(WORKERS) --dist loadgroup --database sqlite
 
 test-postgresql: $(READY)  ## Run all that uses a database on PostgreSQL
 	$(RUN) -m pytest -q -n $(WORKERS) --dist loadgroup --database postgresql

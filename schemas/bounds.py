@@ -5,6 +5,10 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+MAX_MAILBOXES = 500  # of one import
+# Column → the most characters of a cell.
+LONGEST = {"email": 254, "password": 256, "name": 200, "totpsecret": 512, "login": 254}
+
 
 @dataclass(frozen=True)
 class Bounds:

@@ -16,7 +16,8 @@ from schemas.csv_file import CsvTable
 from schemas.plaintext import Plaintext
 from schemas.reading import AS_IT_IS, Reading
 from schemas.refusals import Refusal
-from schemas.rows import Duplicate, RowError, dedupe, validate
+from schemas.row_reasons import RowError
+from schemas.rows import Duplicate, dedupe, validate
 from schemas.workbook import is_workbook
 
 

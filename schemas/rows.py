@@ -6,23 +6,20 @@ this module takes only the row number and the name of the check from it.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from typing import NamedTuple
-from urllib.parse import parse_qs, urlsplit
 
 import pandera.polars as pa
 import polars as pl
-from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 from pandera.config import ValidationDepth, config_context
 from pandera.errors import SchemaErrors
 from pandera.polars import PolarsData
-from pyotp.totp import TOTP
 
+from schemas.addresses import domain_of, email_key
+from schemas.bounds import LONGEST, MAX_MAILBOXES
 from schemas.csv_file import CsvTable
 from schemas.damage import LIKE_AN_APP_PASSWORD, Cell, blank, clean_email, clean_password, damage_of
 from schemas.labels import counted
@@ -30,175 +27,8 @@ from schemas.misspellings import intended_domain
 from schemas.other_providers import consumer_provider
 from schemas.plaintext import Plaintext
 from schemas.refusals import Refusal
-
-MAX_MAILBOXES = 500
-LONGEST = {"email": 254, "password": 256, "name": 200, "totpsecret": 512, "login": 254}
-
-
-class RowReason(StrEnum):
-    """Why a row failed. The value is the name of the check. A row gets the first reason that applies.
-
-    `EXTRA_CELLS` comes first: if a row has too many cells, it is unclear which cell belongs to which column,
-    and any other reason would be a guess.
-    """
-
-    EXTRA_CELLS = "extra_cells"
-    MISSING = "missing"
-    NOT_TEXT = "not_text"
-    FORMULA = "formula"
-    EMAIL_TOO_LONG = "email_too_long"
-    PASSWORD_TOO_LONG = "password_too_long"  # noqa: S105  the name of a check
-    NAME_TOO_LONG = "name_too_long"
-    TOTP_TOO_LONG = "totpsecret_too_long"
-    NON_ASCII_EMAIL = "non_ascii_email"
-    INVALID_EMAIL = "invalid_email"
-    NOT_AT_MICROSOFT = "not_at_microsoft"
-    MASKED = "masked_password"
-    SPREADSHEET_ERROR = "spreadsheet_error"
-    LOST_CHARACTERS = "lost_characters"
-    CONTROL_CHARACTERS = "control_characters"
-    INVALID_TOTP = "invalid_totp"
-    INVALID_LOGIN = "invalid_login"
-
-    @property
-    def message(self) -> str:
-        """The row error to show."""
-        return ROW_MESSAGES[self][0]
-
-    @property
-    def remedy(self) -> str:
-        """What the user can do about it: a short phrase."""
-        return ROW_MESSAGES[self][1]
-
-
-ROW_MESSAGES = {
-    RowReason.EXTRA_CELLS: (
-        "Row has more cells than the header",
-        "quote values that contain the delimiter",
-    ),
-    RowReason.MISSING: ("Missing email or password", "fill in both cells"),
-    RowReason.NOT_TEXT: (
-        "A cell is a number, a date or an error: Excel may have changed it",
-        "format the column as text and type the value again",
-    ),
-    RowReason.FORMULA: (
-        "A cell is a formula, not text",
-        "format the column as text, then type the value itself",
-    ),
-    RowReason.EMAIL_TOO_LONG: ("Email is longer than 254 characters", "check the cell"),
-    RowReason.PASSWORD_TOO_LONG: ("Password is longer than 256 characters", "check the cell"),
-    RowReason.NAME_TOO_LONG: ("Name is longer than 200 characters", "shorten the name"),
-    RowReason.TOTP_TOO_LONG: ("TOTP secret is longer than 512 characters", "check the cell"),
-    RowReason.NON_ASCII_EMAIL: (
-        "Address has a letter such as ü before the @, which Microsoft does not allow",
-        "enter the address as Outlook shows it",
-    ),
-    RowReason.INVALID_EMAIL: ("Invalid email address", "enter the full address, such as ann@example.com"),
-    RowReason.NOT_AT_MICROSOFT: (
-        "Not hosted at Microsoft",
-        "remove the row, or name the domain in OUTLOOK_IMPORT_SERVERS",
-    ),
-    RowReason.MASKED: (
-        "Password cell contains dots or stars, not the password",
-        "show the password before you copy it",
-    ),
-    RowReason.SPREADSHEET_ERROR: (
-        "Password cell contains an error of the spreadsheet, such as #NAME?",
-        "format the column as text and type the password again",
-    ),
-    RowReason.LOST_CHARACTERS: (
-        "Password contains �: characters were lost when the file was saved",
-        "copy the password again and save the file as “CSV UTF-8”",
-    ),
-    RowReason.CONTROL_CHARACTERS: (
-        "Password contains control characters",
-        "copy the password again, without line breaks or tabs",
-    ),
-    RowReason.INVALID_TOTP: (
-        "Invalid TOTP secret",
-        "use the base32 secret (letters and the digits 2 to 7) or its otpauth://totp/ address",
-    ),
-    RowReason.INVALID_LOGIN: (
-        "Sign-in name is longer than 254 characters or contains control characters",
-        "check the cell, or leave it empty to sign in with the address",
-    ),
-}
-
-
-class SkipReason(StrEnum):
-    """Why a valid row was skipped."""
-
-    DUPLICATE = "duplicate"
-    DUPLICATE_DIFFERS = "duplicate_differs"
-    ALREADY_STORED = "already_stored"
-    UNCHANGED = "unchanged"
-    REFUSED_BEFORE = "refused_before"
-
-    @property
-    def message(self) -> str:
-        """Why, as a sentence without its full stop."""
-        return SKIP_MESSAGES[self][0]
-
-    @property
-    def remedy(self) -> str:
-        """What the user can do about it: a short phrase."""
-        return SKIP_MESSAGES[self][1]
-
-
-SKIP_MESSAGES = {
-    SkipReason.DUPLICATE: (
-        "The same mailbox appears earlier in the file",
-        "nothing; the first row of the mailbox is used",
-    ),
-    SkipReason.DUPLICATE_DIFFERS: (
-        "The same mailbox appears earlier in the file, with another password",
-        "check that the first row has the right password",
-    ),
-    SkipReason.ALREADY_STORED: (
-        "Already stored in the workspace: credentials not changed",
-        "nothing; the mailbox is already there",
-    ),
-    SkipReason.UNCHANGED: (
-        "Already stored with this very password",
-        "nothing; the mailbox is already there",
-    ),
-    SkipReason.REFUSED_BEFORE: (
-        "The servers have refused this very password: it is not sent again",
-        "create a new app password",
-    ),
-}
-
-
-class RowError(NamedTuple):
-    """A row that failed.
-
-    Attributes:
-        line: Line of the file where the row starts; the first line is 1.
-        email: "unknown" if the row has no address that is safe to show.
-    """
-
-    line: int
-    email: str
-    reason: RowReason
-
-    @property
-    def message(self) -> str:
-        """The row error to show. It names the provider of a mailbox that is not at Microsoft."""
-        key = email_key(self.email) if self.reason is RowReason.NOT_AT_MICROSOFT else None
-        provider = consumer_provider(_domain(key)) if key else None
-        return f"{self.reason.message}: {provider}" if provider else self.reason.message
-
-    def __str__(self) -> str:
-        """All about it on one line: line, error, remedy and code."""
-        return f"line {self.line}: {self.message}; {self.reason.remedy} ({self.reason})"
-
-
-def why_not_imported(line: int, email: str, code: str) -> tuple[str, str]:
-    """Message and remedy of a row that was not imported, by its code: a `RowReason` or a `SkipReason`."""
-    if code in list(SkipReason):
-        return SkipReason(code).message, SkipReason(code).remedy
-    error = RowError(line, email, RowReason(code))
-    return error.message, error.reason.remedy
+from schemas.row_reasons import RowError, RowReason, SkipReason
+from schemas.totp import normalise_totp
 
 
 class Duplicate(NamedTuple):
@@ -425,7 +255,7 @@ def _validate_part(
     failed = sorted(reasons)
     passed = pl.Series([at not in reasons for at in range(candidates.height)], dtype=pl.Boolean)
     passing = candidates.filter(passed)
-    domains = {_domain(key) for key in passing["email_key"]}
+    domains = {domain_of(key) for key in passing["email_key"]}
     errors = [
         RowError(row["line"], _shown_email(row, domains), reasons[at])
         for at, row in zip(failed, candidates[failed].iter_rows(named=True), strict=True)
@@ -487,17 +317,13 @@ def _each(cells: pl.Series, function: Callable[[str], str | None]) -> pl.Series:
     return pl.Series([results[cell] for cell in cells], dtype=pl.String)
 
 
-def _domain(key: str) -> str:
-    return key.rpartition("@")[2]
-
-
 def _provider_elsewhere(key: str, served: Collection[str]) -> str | None:
-    domain = _domain(key)
+    domain = domain_of(key)
     return None if domain in served else consumer_provider(domain)
 
 
 def _domain_warning(key: str, served: Collection[str]) -> str | None:
-    domain = _domain(key)
+    domain = domain_of(key)
     if domain in served:
         return None
     intended = intended_domain(domain)
@@ -523,99 +349,6 @@ def _first_failed_check(candidates: pl.DataFrame) -> dict[int, RowReason]:
         if at not in reasons or order[reason] < order[reasons[at]]:
             reasons[at] = reason
     return reasons
-
-
-def email_key(address: str, served: Collection[str] = ()) -> str | None:
-    """The key of a mailbox: two spellings of the same address give the same key.
-
-    Args:
-        served: Domains with their own servers in the settings. They may be special ones, such as `.local`.
-
-    Returns:
-        The case-folded ASCII address, or None if it is not a valid address. Only the syntax is checked, not
-        DNS.
-    """
-    if not 0 < len(address) <= LONGEST["email"]:
-        return None
-    local, _, domain = address.rpartition("@")
-    if valid := _valid(address):
-        return str(valid.ascii_email).casefold()
-    # A special domain is not valid by itself, so its mailboxes are checked at another one.
-    if domain.casefold() in served and (valid := _valid(f"{local}@contoso.com")):
-        return f"{valid.ascii_local_part}@{domain}".casefold()
-    return None
-
-
-def domain_key(text: str) -> str | None:
-    """The domain as keys have it, such as `contoso.com` for `@Contoso.com`; None if it is not a domain."""
-    key = email_key(f"mailbox@{text.strip().removeprefix('@')}")
-    return None if key is None else key.removeprefix("mailbox@")
-
-
-def _valid(address: str) -> ValidatedEmail | None:
-    try:
-        return validate_email(address, check_deliverability=False, allow_smtputf8=False, strict=True)
-    except EmailNotValidError:
-        return None
-
-
-def normalise_totp(cell: str) -> str | None:
-    """Reduce a TOTP secret to base32, or to an `otpauth://` address if it does not use the defaults.
-
-    Returns:
-        A value that `totp_of` accepts, or None if the cell is blank or gives no code.
-    """
-    text = cell.strip()
-    if not text or len(text) > LONGEST["totpsecret"]:
-        return None
-    try:
-        totp = totp_of(text)
-        totp.now()
-    except ValueError:  # binascii.Error is one
-        return None
-    if (totp.digits, totp.interval, totp.digest) == (6, 30, hashlib.sha1):
-        return str(totp.secret)
-    return str(totp.provisioning_uri(name="mailbox"))
-
-
-def totp_of(secret: str) -> TOTP:
-    """Parse a TOTP secret.
-
-    Args:
-        secret: A result of `normalise_totp`, or a cell of the file.
-
-    Raises:
-        ValueError: If it is not a TOTP secret. The text never quotes it.
-    """
-    if secret.lower().startswith("otpauth:"):
-        return _totp_from_uri(secret)
-    return TOTP(_bare_secret(secret))
-
-
-def _bare_secret(text: str) -> str:
-    bare = re.sub(r"[\s-]+", "", text).rstrip("=")
-    # Check before upper-casing: some letters outside ASCII become S or I when they are upper-cased.
-    if not re.fullmatch(r"[A-Za-z2-7]+", bare):
-        raise ValueError("not base32")
-    return bare.upper()
-
-
-_DIGESTS = {"SHA1": hashlib.sha1, "SHA256": hashlib.sha256, "SHA512": hashlib.sha512}
-
-
-def _totp_from_uri(text: str) -> TOTP:
-    """Source: the Key URI format of authenticator apps."""
-    parts = urlsplit(text)
-    query = {key.lower(): values[-1] for key, values in parse_qs(parts.query).items()}
-    digits, period = query.get("digits", "6"), query.get("period", "30")
-    digest = _DIGESTS.get(query.get("algorithm", "SHA1").upper().replace("-", ""))
-    if parts.netloc.lower() != "totp" or digest is None:
-        raise ValueError("not an otpauth://totp/ address")
-    if not re.fullmatch(r"[678]", digits) or not re.fullmatch(r"[1-9][0-9]{0,4}", period):
-        raise ValueError("invalid digits or period")
-    return TOTP(
-        _bare_secret(query.get("secret", "")), digits=int(digits), interval=int(period), digest=digest
-    )
 
 
 _COMMON_ENDINGS = (".com", ".net", ".org")

@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from schemas.envelope import success
 from schemas.labels import counted
-from schemas.prepare import Prepared
-from schemas.rows import RowError, SkipReason, why_not_imported
+from schemas.row_reasons import RowError, SkipReason, why_not_imported
+
+if TYPE_CHECKING:
+    from schemas.prepare import Prepared
 
 MAX_ERRORS_SHOWN = 50
 MAX_ROWS_STORED = 1000  # of the failed and of the repeated rows of an import, each

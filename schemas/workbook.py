@@ -36,7 +36,7 @@ from schemas.headers import (
 from schemas.package import DAMAGED, OLE_MAGIC, TOO_MUCH, ZIP_MAGIC, Package, WorkbookError, old_office
 from schemas.plaintext import Plaintext
 from schemas.refusals import COLUMNS_REQUIRED, CSV_EMPTY, Refusal
-from schemas.rows import RowReason
+from schemas.row_reasons import RowReason
 from schemas.sheet_xml import (
     Budget,
     Cell,

@@ -21,7 +21,7 @@ from prefect.deployments import arun_deployment
 from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
 
-from schemas.rows import MAX_MAILBOXES
+from schemas.bounds import MAX_MAILBOXES
 from schemas.settings import Settings
 from schemas.verdicts import Group, Target
 from tasks.crash import outline

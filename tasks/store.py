@@ -16,7 +16,7 @@ from sqlmodel import col
 
 from schemas.prepare import Prepared
 from schemas.providers import Endpoint, servers_for
-from schemas.rows import SkipReason
+from schemas.row_reasons import SkipReason
 from schemas.sealing import Owner, Sealer
 from schemas.settings import Settings
 from schemas.standing import MailboxStatus, Needs

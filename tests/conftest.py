@@ -99,7 +99,11 @@ def with_changes(settings: Settings, **changes: Any) -> Settings:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--database", choices=["sqlite", "postgresql"], help="run what uses one on this only")
+    parser.addoption(
+        "--database",
+        choices=["sqlite", "postgresql"],
+        help="sqlite: without what `--database postgresql` runs; that runs what uses a database, on it",
+    )
 
 
 @pytest.fixture
@@ -336,7 +340,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run expensive tests on one worker; with `--database`, select the tests for that database only."""
+    """Run expensive tests on one worker; with `--database`, leave out those for the other database."""
     # The tests that share one machine run last, so that it disturbs no others; `test_up` stops it.
     items.sort(key=lambda item: item.path.name if "machine" in fixtures_of(item) else "")
     for item in items:
@@ -345,7 +349,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.xdist_group(costly))
                 break
     if wanted := config.getoption("--database"):
-        away = [item for item in items if not concerns(item, wanted)]
+        away = [item for item in items if not belongs_to(item, wanted)]
         config.hook.pytest_deselected(items=away)
         items[:] = [item for item in items if item not in set(away)]
 
@@ -354,14 +358,15 @@ def fixtures_of(item: pytest.Item) -> Sequence[str]:
     return getattr(item, "fixturenames", ())
 
 
-def concerns(item: pytest.Item, kind: str) -> bool:
-    """Whether a test uses a database and can use one of this kind."""
-    if "fresh_database" not in fixtures_of(item) or (kind != "sqlite" and item.get_closest_marker("sqlite")):
-        return False
+def belongs_to(item: pytest.Item, kind: str) -> bool:
+    """Whether a test is one of the run on this kind of database; tests without one belong to SQLite's."""
     parameters = (
         item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     )
-    return bool(parameters.get("either_settings", kind) == kind)
+    if kind == "sqlite":
+        return bool(parameters.get("either_settings", kind) == kind)
+    uses_one = "fresh_database" in fixtures_of(item) and not item.get_closest_marker("sqlite")
+    return uses_one and bool(parameters.get("either_settings", kind) == kind)
 
 
 # --- Commands --------------------------------------------------------

@@ -14,7 +14,7 @@ import pytest
 from flows import manage
 from sandbox.outlook import running
 from sandbox.script import Account
-from schemas.rows import SkipReason
+from schemas.row_reasons import SkipReason
 from schemas.scopes import Scope
 from schemas.settings import Settings
 from schemas.tables import Mailbox, now

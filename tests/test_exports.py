@@ -13,7 +13,7 @@ from schemas.damage import clean_email, clean_password, damage_of
 from schemas.prepare import Prepared, prepare_rows
 from schemas.reading import Reading
 from schemas.refusals import COLUMNS_REQUIRED, Refusal
-from schemas.rows import RowReason, SkipReason
+from schemas.row_reasons import RowReason, SkipReason
 from schemas.summary import summarize
 from tests.support.exports import EXPORTS, export_of
 

@@ -19,7 +19,7 @@ from schemas.handover.names import LONGEST_NAME, SafeNames
 from schemas.outcomes import Outcome
 from schemas.prepare import Prepared, prepare_rows
 from schemas.reasons import Reason
-from schemas.rows import RowReason
+from schemas.row_reasons import RowReason
 from schemas.summary import defused
 from tests.support.outcomes import OFF, SENTENCE, document, hostile, mailbox, realistic, row_error
 from tests.support.powershell import is_faulty, parsed, strings, value_of

@@ -18,7 +18,7 @@ from schemas.outcomes import (
 )
 from schemas.providers import CONSUMER_IMAP, MICROSOFT_IMAP
 from schemas.reasons import Actor, Protocol, Reason
-from schemas.rows import RowReason
+from schemas.row_reasons import RowReason
 from tests.support.outcomes import OFF, SENTENCE, document, mailbox, realistic, row_error
 
 WRONG, REFUSED, OK = Reason.WRONG_CREDENTIALS, Reason.LOGIN_REFUSED, Reason.OK

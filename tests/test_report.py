@@ -11,7 +11,7 @@ import pytest
 from sandbox.outlook import Account
 from schemas.outcomes import Document, Outcome
 from schemas.report_csv import COLUMNS
-from schemas.rows import RowError, RowReason, SkipReason
+from schemas.row_reasons import RowError, RowReason, SkipReason
 from schemas.settings import Settings
 from tasks.files.report_file import write_report_file
 from tasks.probe import Probing

@@ -8,7 +8,7 @@ import io
 from schemas.outcomes import Outcome
 from schemas.reasons import Reason
 from schemas.report_csv import report_csv
-from schemas.rows import RowReason
+from schemas.row_reasons import RowReason
 from schemas.summary import defused
 from tests.support.outcomes import hostile, mailbox, realistic, row_error
 

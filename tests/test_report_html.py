@@ -16,7 +16,7 @@ import pytest
 from schemas.outcomes import Outcome
 from schemas.reasons import Reason
 from schemas.report_html import report_html
-from schemas.rows import RowReason
+from schemas.row_reasons import RowReason
 from tests.support.browser import chromium_running
 from tests.support.outcomes import (
     HOSTILE_TEXTS,

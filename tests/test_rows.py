@@ -15,23 +15,15 @@ import pytest
 from pyotp.totp import TOTP
 
 from schemas import rows
+from schemas.addresses import email_key
+from schemas.bounds import LONGEST, MAX_MAILBOXES
 from schemas.csv_file import CsvTable, parse
 from schemas.damage import EDGE_SPACE
 from schemas.headers import FIELDS
 from schemas.refusals import Refusal
-from schemas.rows import (
-    LONGEST,
-    MAX_MAILBOXES,
-    Duplicate,
-    RowError,
-    RowReason,
-    Validated,
-    dedupe,
-    email_key,
-    normalise_totp,
-    totp_of,
-    validate,
-)
+from schemas.row_reasons import RowError, RowReason
+from schemas.rows import Duplicate, Validated, dedupe, validate
+from schemas.totp import normalise_totp, totp_of
 
 ROOT = Path(__file__).resolve().parent.parent
 CANARY = "Canary-5ecret"

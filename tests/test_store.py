@@ -15,7 +15,8 @@ import sqlalchemy as sa
 
 from schemas.prepare import Prepared
 from schemas.providers import Endpoint
-from schemas.rows import Duplicate, RowError, RowReason, SkipReason
+from schemas.row_reasons import RowError, RowReason, SkipReason
+from schemas.rows import Duplicate
 from schemas.sealing import Owner, Sealer
 from schemas.settings import Settings
 from schemas.summary import MAX_ROWS_STORED, Result

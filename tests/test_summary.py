@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.damage import EDGE_SPACE
-from schemas.rows import Duplicate, RowError, RowReason, SkipReason
+from schemas.row_reasons import RowError, RowReason, SkipReason
+from schemas.rows import Duplicate
 from schemas.summary import (
     MAX_ERRORS_SHOWN,
     Outcome,

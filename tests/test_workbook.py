@@ -22,7 +22,7 @@ from schemas.csv_file import parse as parse_csv
 from schemas.package import DAMAGED, MACROS, NO_WORKBOOK, OLD_EXCEL, OLD_OFFICE, TOO_MUCH
 from schemas.prepare import Prepared, extract_rows, prepare_rows
 from schemas.refusals import COLUMNS_REQUIRED, CSV_EMPTY, Refusal
-from schemas.rows import RowReason
+from schemas.row_reasons import RowReason
 from schemas.sheet_xml import SPREAD_OUT
 from schemas.workbook import TWO_READINGS, parse
 from tests.support.workbooks import HEADER, built, fill_sheet, hand_made, parts_of, workbook_of, zipped

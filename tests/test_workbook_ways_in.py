@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.rows import RowError, RowReason
+from schemas.row_reasons import RowError, RowReason
 from schemas.settings import Settings
 from schemas.tables import Mailbox
 from tasks.files.inbox import Folders

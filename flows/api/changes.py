@@ -20,9 +20,10 @@ from flows.api.json_body import documented_body, read_json
 from flows.api.openapi import DIGITS, LABEL_IN_ECMASCRIPT, LARGEST_ID, Id
 from flows.api.selected import Selected
 from flows.api.service import Here, Service
+from schemas.addresses import email_key
+from schemas.bounds import LONGEST
 from schemas.labels import LABEL_RULE, LONGEST_LABEL, counted, is_label
 from schemas.responses import NO_SUCH_MAILBOX, Changed, Envelope, Mailbox, NewPassword, documented
-from schemas.rows import LONGEST, email_key
 from schemas.standing import Needs
 from tasks.storage.api_keys import Holder
 from tasks.storage.mailbox_changes import delete_mailboxes, edit_mailboxes, make_due

@@ -7,9 +7,9 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from flows.api.openapi import DIGITS, LARGEST_ID
+from schemas.addresses import domain_key
 from schemas.labels import is_label
 from schemas.reasons import Reason
-from schemas.rows import domain_key
 from schemas.standing import MailboxStatus
 from tasks.storage.mailboxes import Filters
 

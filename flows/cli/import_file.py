@@ -24,7 +24,7 @@ from schemas.prepare import Prepared, prepare_rows
 from schemas.preview import preview
 from schemas.reading import Reading, parse_columns
 from schemas.refusals import CSV_REQUIRED, Refusal
-from schemas.rows import SkipReason
+from schemas.row_reasons import SkipReason
 from schemas.settings import Settings
 from schemas.standing import Needs
 from schemas.summary import Summary, summarize

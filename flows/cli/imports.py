@@ -26,7 +26,7 @@ from schemas.labels import DEFAULT_WORKSPACE, counted
 from schemas.outcomes import who_has_to_act
 from schemas.reasons import Reason
 from schemas.responses import Import, ImportSummary, StoredRow
-from schemas.rows import RowReason
+from schemas.row_reasons import RowReason
 from tasks.configuration import load_settings
 from tasks.hints import command
 from tasks.storage.database import database

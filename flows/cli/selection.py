@@ -11,9 +11,9 @@ from typing import Annotated
 from cyclopts import Parameter, Token
 
 from flows.cli.options import LABEL, POSITIVE, Workspace
+from schemas.addresses import domain_key, email_key
 from schemas.labels import DEFAULT_WORKSPACE
 from schemas.reasons import Reason
-from schemas.rows import domain_key, email_key
 from schemas.standing import MailboxStatus
 from schemas.tables import now
 from tasks.hints import command

@@ -20,7 +20,7 @@ from schemas.responses import (
     RowFault,
     StoredRow,
 )
-from schemas.rows import RowReason, why_not_imported
+from schemas.row_reasons import RowReason, why_not_imported
 from schemas.standing import MailboxStatus
 from schemas.summary import Result
 from schemas.tables import Import as StoredImport

@@ -10,10 +10,10 @@ from sqlalchemy import Delete, RowMapping, Update, and_, bindparam, case, delete
 from sqlmodel import col
 
 from schemas.reasons import Protocol
-from schemas.rows import totp_of
 from schemas.sealing import Owner
 from schemas.standing import MailboxStatus, Needs, State, status_of
 from schemas.tables import Mailbox, Workspace, now, table_of
+from schemas.totp import totp_of
 from tasks.storage.changes import Settled, record_changes
 from tasks.storage.database import Database, for_reading
 from tasks.storage.mailboxes import STATES, Filters, in_parts, nothing_known, standings_of

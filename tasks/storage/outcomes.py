@@ -12,7 +12,7 @@ from sqlmodel import col
 from schemas.outcomes import Answered, Document, Outcome, who_has_to_act
 from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason
-from schemas.rows import why_not_imported
+from schemas.row_reasons import why_not_imported
 from schemas.summary import NOTE, TAKEN, Result
 from schemas.tables import Import, ImportRow, Mailbox, ProbeResult, table_of
 from tasks.storage.database import Database, for_reading, through_restarts

@@ -6,16 +6,15 @@ import csv
 import hmac
 import io
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Connection, RowMapping, bindparam, select, update
 from sqlmodel import col
 
 from schemas.classify import CREDENTIALS_REJECTED
-from schemas.prepare import Prepared, prepare_rows
 from schemas.reasons import Protocol
 from schemas.refusals import Refusal
-from schemas.rows import SkipReason
+from schemas.row_reasons import SkipReason
 from schemas.sealing import Owner, Sealer, UnsealError
 from schemas.standing import MailboxStatus
 from schemas.tables import Mailbox, now, table_of
@@ -29,6 +28,9 @@ from tasks.storage.database import (
     workspace_id_of,
 )
 from tasks.storage.mailboxes import in_parts, nothing_known, standings_of
+
+if TYPE_CHECKING:
+    from schemas.prepare import Prepared
 
 
 class Known(NamedTuple):
@@ -88,6 +90,8 @@ def check_password(email: str, password: str) -> tuple[str, str] | str:
     Returns:
         The cleaned password and its warning, or why it is no password.
     """
+    from schemas.prepare import prepare_rows  # imports Polars, which other commands do not need
+
     file = io.StringIO(newline="")
     csv.writer(file).writerows([("email", "password"), (email, password)])
     domain = email.rpartition("@")[2].casefold()

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from schemas.outcomes import Answered, Document, Outcome
 from schemas.providers import CONSUMER_IMAP, MICROSOFT_IMAP, MICROSOFT_SMTP
 from schemas.reasons import Protocol, Reason, Stage
-from schemas.rows import RowReason
+from schemas.row_reasons import RowReason
 
 AT = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
 UNSUCCESSFUL = "535 5.7.139 Authentication unsuccessful"

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import polars as pl
 
 from schemas.prepare import Prepared
-from schemas.rows import Duplicate, RowError
+from schemas.row_reasons import RowError
+from schemas.rows import Duplicate
 from schemas.summary import Summary, summarize
 
 COLUMNS = {

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from flows.cli.app import OLD_NAMES, build
 from schemas.headers import FIELDS, SURNAME, find_columns
 from schemas.reasons import EXPLANATIONS, Reason
-from schemas.rows import ROW_MESSAGES
+from schemas.row_reasons import ROW_MESSAGES
 from schemas.settings import DATA, PREFIX, Settings
 from tests.support.exports import EXPORTS, export_of
 from tests.support.licences import licence_of, run_time_packages

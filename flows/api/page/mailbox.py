@@ -20,10 +20,10 @@ from flows.api.page.rendering import render
 from flows.api.page.sessions import Session
 from flows.api.page.views import STATUSES
 from flows.api.service import Here, Service
+from schemas.addresses import email_key
 from schemas.powershell import literal
 from schemas.reasons import Protocol, Reason
 from schemas.responses import MailboxRecord
-from schemas.rows import email_key
 from schemas.scopes import Scope
 from schemas.standing import MailboxStatus
 from tasks.storage.mailbox_changes import delete_mailboxes, make_due
