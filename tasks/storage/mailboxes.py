@@ -73,6 +73,7 @@ class Filters:
     """The conditions that select mailboxes of a workspace. None means any value.
 
     Attributes:
+        mailbox_id: This mailbox alone.
         import_id: The import that created the mailbox, or gave it a new password.
         reason: Why at least one protocol that the mailbox is needed for is refused or put off.
         domain: The part of the email key after the @.
@@ -89,10 +90,13 @@ class Filters:
     part: str | None = None
     changed_since: datetime | None = None
     workspace: str | None = None
+    mailbox_id: int | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return the conditions, for a statement about the table of mailboxes."""
         found: list[ColumnElement[bool]] = []
+        if self.mailbox_id is not None:
+            found.append(col(StoredMailbox.id) == self.mailbox_id)
         if self.status is not None:
             found.append(col(StoredMailbox.status) == self.status)
         if self.tag is not None:
