@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, RowMapping, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, RowMapping, and_, case, func, or_, select, union_all
 from sqlmodel import col
 
 from schemas.reasons import Protocol, Reason
@@ -32,11 +32,11 @@ from tasks.storage.mailboxes import (
     Filters,
     all_rows,
     belongs_to,
-    mailboxes_of,
     needed_for,
     of_import,
     select_mailboxes,
     shown,
+    updated_by,
 )
 
 
@@ -250,16 +250,16 @@ def _summaries(
         .limit(limit)
     )
     imports = connection.execute(query).mappings().all()
-    theirs = mailboxes_of([row["id"] for row in imports])
-    states = (
-        select(
-            theirs.c.import_id,
-            col(StoredMailbox.status),
-            func.count().label("mailboxes"),
-            func.count(col(StoredMailbox.tested_at)).label("tested"),
-        )
-        .join(theirs, theirs.c.mailbox_id == col(StoredMailbox.id))
-        .group_by(theirs.c.import_id, col(StoredMailbox.status))
+    ids = [row["id"] for row in imports]
+    updated = updated_by(ids)
+    counts = (func.count().label("mailboxes"), func.count(col(StoredMailbox.tested_at)).label("tested"))
+    states = union_all(
+        select(col(StoredMailbox.import_id), col(StoredMailbox.status), *counts)
+        .where(col(StoredMailbox.import_id).in_(ids))
+        .group_by(col(StoredMailbox.import_id), col(StoredMailbox.status)),
+        select(updated.c.import_id, col(StoredMailbox.status), *counts)
+        .join(updated, updated.c.mailbox_id == col(StoredMailbox.id))
+        .group_by(updated.c.import_id, col(StoredMailbox.status)),
     )
     progress: dict[int, list[Row[*tuple[Any, ...]]]] = {}
     for state in connection.execute(states):
@@ -275,11 +275,13 @@ def _summaries(
 
 
 def _progress(states: Sequence[Row[*tuple[Any, ...]]]) -> Progress:
-    counts = {state.status: state.mailboxes for state in states}
+    counts = Counter[str]()
+    for state in states:
+        counts[state.status] += state.mailboxes
     return Progress(
-        mailboxes=sum(counts.values()),
+        mailboxes=counts.total(),
         tested=sum(state.tested for state in states),
-        **{status.value: counts.get(status, 0) for status in MailboxStatus},
+        **{status.value: counts[status] for status in MailboxStatus},
     )
 
 

@@ -50,7 +50,7 @@ def _find(service: Service, session: Session, mailbox_id: int) -> tuple[str, Mai
 def _shown(service: Service, session: Session, mailbox_id: int) -> dict[str, Any]:
     key, record = _find(service, session, mailbox_id)
     results = {result.protocol: result for result in record.results}
-    running = count_waiting(service.mailboxes, session.workspace, Filters(part=key)).running > 0
+    running = count_waiting(service.mailboxes, session.workspace, Filters(key=key)).running > 0
     kind, _ = STATUSES[record.status]
     return {
         "record": record,
