@@ -27,9 +27,11 @@ from tests.tools.scale_lists import COUNTS, IMPORTS, PAGES, RUNS, SCANS, Query
 FEW, MANY = 1_000, 20_000
 STEPS_AT_ONCE = 10
 QUERIES = [query for query in (*PAGES, *COUNTS, *IMPORTS, *RUNS) if query.limit != SCANS]
-BIG_TABLES = ("mailbox", "import_row", "probe_result", "status_change")
-# An import has 500 mailboxes, which the condition and the result may read.
-MOST_READ = 2_000
+# Without the answers of servers: for those of 500 of 20,000 mailboxes, PostgreSQL reads all, which is faster.
+BIG_TABLES = ("mailbox", "import_row", "status_change")
+# An import has 500 mailboxes, which the condition and the result may read. For its reasons, PostgreSQL may
+# read the mailboxes that are refused instead, one in seven.
+MOST_READ = 3_000
 
 by_name = pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.name)
 

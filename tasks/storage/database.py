@@ -15,9 +15,6 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import alembic.command
-from alembic.config import Config
-from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, ExceptionContext
@@ -415,6 +412,11 @@ def upgrade(engine: Engine) -> None:
     Raises:
         SettingsError: If the tables are newer than this program.
     """
+    # Imported here, because a process whose tables are up to date does not need it.
+    import alembic.command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
     config = Config()
     config.set_main_option("script_location", str(Path(schemas.migrations.__file__).parent))
     with _UPGRADING, engine.begin() as connection:  # on SQLite this locks out other processes
