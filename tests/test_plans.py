@@ -26,7 +26,8 @@ from tests.tools.scale_lists import COUNTS, IMPORTS, PAGES, RUNS, SCANS, Query
 
 FEW, MANY = 1_000, 20_000
 STEPS_AT_ONCE = 10
-QUERIES = [query for query in (*PAGES, *COUNTS, *IMPORTS, *RUNS) if query.limit != SCANS]
+ALL = (*PAGES, *COUNTS, *IMPORTS, *RUNS)
+QUERIES = [query for query in ALL if query.limit != SCANS]
 # Without the answers of servers: for those of 500 of 20,000 mailboxes, PostgreSQL reads all, which is faster.
 BIG_TABLES = ("mailbox", "import_row", "status_change")
 # An import has 500 mailboxes, which the condition and the result may read. For its reasons, PostgreSQL may
@@ -109,7 +110,7 @@ def test_postgresql_reads_few_of_the_rows(on_postgresql_with_many: Database, que
 def test_each_index_is_of_use(on_sqlite: tuple[Database, Database]) -> None:
     """Each index of the table of mailboxes serves one of these queries."""
     used: set[str] = set()
-    for query in QUERIES:
+    for query in ALL:
         for _, plan in explained(on_sqlite[1], query):
             used |= set(re.findall(r"INDEX (\w+)", plan))
     mailbox = {str(index.name) for index in table_of(Mailbox).indexes}

@@ -16,7 +16,6 @@ from sqlalchemy import (
     and_,
     case,
     func,
-    literal_column,
     or_,
     select,
     union_all,
@@ -41,6 +40,7 @@ from schemas.tables import Mailbox as StoredMailbox
 from schemas.verdicts import by_frequency
 from tasks.storage.database import Database, for_reading, through_restarts
 from tasks.storage.mailboxes import (
+    NO_REASON,
     Filters,
     all_rows,
     belongs_to,
@@ -211,13 +211,12 @@ def count_reasons(database: Database, workspace: str, filters: Filters) -> list[
     """
     columns = table_of(StoredMailbox).columns
     smtp, imap = columns["smtp_reason"], columns["imap_reason"]
-    nothing: ColumnElement[str] = literal_column("''")  # in literal words, so that the index of reasons is used
     queries = (
-        (smtp, and_(needed_for(Protocol.SMTP), smtp != nothing)),
+        (smtp, and_(needed_for(Protocol.SMTP), smtp != NO_REASON)),
         # A mailbox with the same reason twice counts once.
         (
             imap,
-            and_(needed_for(Protocol.IMAP), imap != nothing, or_(~needed_for(Protocol.SMTP), imap != smtp)),
+            and_(needed_for(Protocol.IMAP), imap != NO_REASON, or_(~needed_for(Protocol.SMTP), imap != smtp)),
         ),
     )
     found: Counter[Reason] = Counter()

@@ -48,6 +48,9 @@ AS_STORED = (
 STATES = tuple(f"{protocol}_{name}" for protocol in Protocol for name in ("state", "reason", "attempts"))
 SERVERS = ("smtp_host", "smtp_port", "imap_host", "imap_port")
 
+# In literal words, because the index of reasons says that it has none of these.
+NO_REASON: ColumnElement[str] = literal_column("''")
+
 # How long a mailbox that is due waits for its turn, at most.
 TURN = timedelta(minutes=10)
 
@@ -185,7 +188,7 @@ def _each_with(reason: Reason) -> list[ColumnElement[bool]]:
         else:
             column = columns[f"{protocol}_reason"]
             # The second condition follows from the first, but the index of reasons is not used without it.
-            has = and_(column == reason.value, column != literal_column("''"))
+            has = and_(column == reason.value, column != NO_REASON)
         found.append(and_(has, needed_for(protocol)))
     return found
 

@@ -107,7 +107,7 @@ def changed(database: Database, stored: int) -> None:
     assert sum(map(len, edit_mailboxes(database, chosen, filters, {"name": "Somebody"}))) == len(chosen) > 0
 
 
-SCANS = math.inf  # it has to go through all mailboxes of the workspace
+SCANS = math.inf  # it has to go through all mailboxes of the workspace, or through all that failed
 PAGES = (
     Query("list: no filter", page()),
     Query("list: the last page", page(before_end=A_PAGE)),
@@ -173,8 +173,10 @@ RUNS = (
     Query("retest: 50 that are due or held", lambda d, _: find_due.fn(d, A_PAGE, None, held=True)),
     Query("retest: 50 of a workspace", lambda d, _: find_due.fn(d, A_PAGE, MOST, held=False)),
     Query("retest: claim 50 and give them up", claimed),
-    Query("recheck: 50", lambda d, _: find_to_recheck.fn(d, A_PAGE, now() - WEEK, None)),
-    Query("recheck: 50 of a workspace", lambda d, _: find_to_recheck.fn(d, A_PAGE, now() - WEEK, MOST)),
+    Query("recheck: 50", lambda d, _: find_to_recheck.fn(d, A_PAGE, now() - WEEK, None), SCANS),
+    Query(
+        "recheck: 50 of a workspace", lambda d, _: find_to_recheck.fn(d, A_PAGE, now() - WEEK, MOST), SCANS
+    ),
     Query("recheck: the share of an hour", lambda d, _: share_of_recheck(d, 7, None), SCANS),
     Query("notice of changes", lambda d, _: take_notice(d)),
     Query("change the mailboxes of an import", changed),
