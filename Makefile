@@ -59,7 +59,7 @@ fuzz: $(READY)  ## Look for 20 minutes for files, uploads and servers that break
 bench: $(READY)  ## Measure speed, as ratios
 	$(RUN) -m tests.tools.bench
 
-bench-scale: $(READY)  ## Measure many workers, sizes of groups and a growing table (hours)
+bench-scale: $(READY)  ## Measure many workers, sizes of groups and a million mailboxes (half an hour)
 	$(RUN) -m tests.tools.bench_scale
 
 torture: $(READY)  ## Import by all four ways while everything is killed 100 times (half an hour)

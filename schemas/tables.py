@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import sqlalchemy
-from sqlalchemy import BigInteger, DateTime, Dialect, Index, Integer, MetaData, Text, UniqueConstraint
+from sqlalchemy import BigInteger, DateTime, Dialect, Index, Integer, MetaData, Text, UniqueConstraint, text
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
 
@@ -42,6 +42,11 @@ class UtcDateTime(TypeDecorator[datetime]):
 def now() -> datetime:
     """Return the current time, aware, in UTC."""
     return datetime.now(UTC)
+
+
+def _partial(name: str, *columns: str, where: str) -> Index:
+    """An index of the rows that meet a condition. A query has to imply it in literal words to use it."""
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
 
 
 class Table(SQLModel):
@@ -115,6 +120,9 @@ class ImportRow(Table, table=True):
     """
 
     __tablename__ = "import_row"
+    __table_args__ = (
+        _partial("ix_import_row_import_id_email_key", "import_id", "email_key", where="result = 'updated'"),
+    )
 
     import_id: int = Field(foreign_key="import.id", ondelete="CASCADE", primary_key=True, sa_type=Key)
     line: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
@@ -144,6 +152,17 @@ class Mailbox(Table, table=True):
         UniqueConstraint("workspace_id", "email_key"),
         Index("ix_mailbox_status_next_attempt_at", "status", "next_attempt_at"),
         Index("ix_mailbox_status_tested_at", "status", "tested_at"),
+        # Each of these gives a page of a list in the order of ids. The first one also serves searches for a
+        # part of the address, which read no mailbox that they do not find.
+        Index("ix_mailbox_workspace_id_id_email_key", "workspace_id", "id", "email_key"),
+        Index("ix_mailbox_workspace_id_status_id", "workspace_id", "status", "id"),
+        _partial("ix_mailbox_workspace_id_tag_id", "workspace_id", "tag", "id", where="tag IS NOT NULL"),
+        *(
+            _partial(
+                f"ix_mailbox_workspace_id_{reason}_id", "workspace_id", reason, "id", where=f"{reason} <> ''"
+            )
+            for reason in ("smtp_reason", "imap_reason")
+        ),
     )
 
     id: int | None = Field(default=None, primary_key=True, sa_type=Key)
@@ -204,10 +223,12 @@ class StatusChange(Table, table=True):
     """
 
     __tablename__ = "status_change"
+    # Without the first verdicts, which are nearly all rows.
+    __table_args__ = (_partial("ix_status_change_at", "at", where="before IS NOT NULL"),)
 
     id: int | None = Field(default=None, primary_key=True, sa_type=Key)
     mailbox_id: int = Field(foreign_key="mailbox.id", ondelete="CASCADE", index=True, sa_type=Key)
-    at: datetime = Field(index=True, sa_type=UtcDateTime)
+    at: datetime = Field(sa_type=UtcDateTime)
     before: str | None = Field(default=None, max_length=10)
     after: str = Field(max_length=10)
     smtp_reason: str = Field(default="", max_length=40)

@@ -19,7 +19,7 @@ from flows.cli.temporary_server import TemporaryServer
 from flows.deployments import WORK_POOL
 from schemas.settings import PREFIX, SettingsError
 from tasks.configuration import load_settings
-from tasks.files.prefect_profile import VARIABLE, read_profile, write_profile
+from tasks.files.prefect_profile import QUERY_SECONDS, VARIABLE, read_profile, write_profile
 from tests.support.machine import Machine
 
 ORIGINS = (None, "http://evil.example", "null")
@@ -61,7 +61,7 @@ def test_stranger_makes_the_worker_run_nothing(machine: Machine, origin: str | N
             assert answer.status_code in REFUSED, (path, answer.text)
         assert client.post("/flow_runs/filter", json={}).status_code in REFUSED
     assert machine.api.get(f"/work_pools/{WORK_POOL}").json()["base_job_template"] == pool
-    time.sleep(2 * float(machine.environment["PREFECT_WORKER_QUERY_SECONDS"]))
+    time.sleep(2 * QUERY_SECONDS)
     assert not marker.exists()
 
 

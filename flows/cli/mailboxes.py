@@ -62,7 +62,9 @@ def list_mailboxes(
         return code
     with database(load_settings()) as opened:
         page = find_mailboxes(opened, selection.workspace, 0, limit, selection.filters)
-        total = count_mailboxes(opened, selection.workspace, selection.filters)
+        total = len(page.mailboxes)
+        if page.next_cursor is not None:
+            total = count_mailboxes(opened, selection.workspace, selection.filters)
         nothing = "" if total else why_nothing(opened, selection.workspace, selection.filters)
     if json or csv:
         records = [mailbox.model_dump(mode="json") for mailbox in page.mailboxes]

@@ -20,6 +20,7 @@ VARIABLE = "PREFECT_PROFILES_PATH"
 NAME = "outlook-import"
 USER = "outlook-import"
 HEARTBEAT_SECONDS = 30
+QUERY_SECONDS = 2
 # Task runs reach the server's database as events, one at a time unless the recorder batches them.
 RECORDER_SETTINGS = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
@@ -65,6 +66,8 @@ def write_profile(path: Path, origin: str) -> None:
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         # The automation listens for heartbeats to find runs whose process has died.
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+        # Prefect's default of 10 would let a worker rest for half of that after each run.
+        "PREFECT_WORKER_QUERY_SECONDS": str(QUERY_SECONDS),
         **RECORDER_SETTINGS,
     }
     lines = [f'active = "{NAME}"', "", f"[profiles.{NAME}]"]

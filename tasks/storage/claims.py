@@ -17,6 +17,7 @@ from sqlalchemy import (
     Boolean,
     ColumnElement,
     Connection,
+    Row,
     RowMapping,
     Select,
     and_,
@@ -48,7 +49,7 @@ from schemas.tables import Mailbox, ProbeResult, Workspace, now, table_of
 from schemas.verdicts import Answer, Target, Verdict
 from tasks.storage.changes import Settled, record_changes
 from tasks.storage.database import Database, for_reading, insert_for, through_restarts
-from tasks.storage.mailboxes import needed_for, of_import, standings_of
+from tasks.storage.mailboxes import find_workspace_id, needed_for, of_import, standings_of
 
 # How long a recheck leaves out a mailbox whose recheck was killed: its password may have been sent.
 KILLED_PAUSE = timedelta(days=1)
@@ -113,8 +114,7 @@ def find_due(
     waits = col(Mailbox.next_attempt_at).is_(None)
     due = col(Mailbox.next_attempt_at) <= moment if import_id is None else ~waits
     query = (
-        _targets(workspace)
-        .where(
+        _TARGETS.where(
             col(Mailbox.status) == MailboxStatus.PENDING, _unclaimed(moment), or_(due, waits) if held else due
         )
         .order_by(col(Mailbox.next_attempt_at), col(Mailbox.id))
@@ -124,7 +124,8 @@ def find_due(
         query = query.where(of_import(import_id))
     if mailbox_ids is not None:
         query = query.where(col(Mailbox.id).in_(mailbox_ids))
-    return _found(database, query)
+    with for_reading(database.engine).connect() as connection:
+        return tuple(map(_target, connection.execute(_within(connection, query, workspace))))
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
@@ -143,16 +144,17 @@ def find_to_recheck(
         DatabaseLostError: If the database goes away and does not come back in time.
     """
     query = (
-        _targets(workspace)
-        .where(
-            _worth_a_recheck(),
-            col(Mailbox.tested_at) < tested_before,
-            _unclaimed(now() - KILLED_PAUSE),
-        )
+        _TARGETS.add_columns(col(Mailbox.tested_at))
+        .where(col(Mailbox.tested_at) < tested_before, _unclaimed(now() - KILLED_PAUSE))
         .order_by(col(Mailbox.tested_at), col(Mailbox.id))
         .limit(most)
     )
-    return _found(database, query)
+    # One query for each status. Its index gives the first ones, and with `or` all of them would be sorted.
+    with for_reading(database.engine).connect() as connection:
+        query = _within(connection, query, workspace)
+        found = [row for worth in _worth_a_recheck() for row in connection.execute(query.where(worth))]
+    found.sort(key=lambda row: (row.tested_at, row.id))
+    return tuple(map(_target, found[:most]))
 
 
 @through_restarts
@@ -164,34 +166,33 @@ def share_of_recheck(database: Database, days: int, workspace: str | None) -> in
     Raises:
         DatabaseLostError: If the database goes away and does not come back in time.
     """
-    query = _targets(workspace).where(_worth_a_recheck()).with_only_columns(func.count())
+    query = select(func.count()).where(or_(*_worth_a_recheck()))
     with for_reading(database.engine).connect() as connection:
-        total = connection.execute(query).scalar_one()
+        total = int(connection.execute(_within(connection, query, workspace)).scalar_one())
     return ceil(1.25 * total / (days * RECHECKS_PER_DAY))
 
 
-def _targets(workspace: str | None) -> Select[*tuple[Any, ...]]:
-    query = select(
-        *(col(Mailbox.id), col(Mailbox.smtp_host), col(Mailbox.smtp_port)),
-        *(col(Mailbox.imap_host), col(Mailbox.imap_port)),
-    )
+_TARGETS = select(
+    *(col(Mailbox.id), col(Mailbox.smtp_host), col(Mailbox.smtp_port)),
+    *(col(Mailbox.imap_host), col(Mailbox.imap_port)),
+)
+
+
+def _within(
+    connection: Connection, query: Select[*tuple[Any, ...]], workspace: str | None
+) -> Select[*tuple[Any, ...]]:
+    """Restrict a query for mailboxes to a workspace; None for all."""
     if workspace is None:
         return query
-    return query.join(Workspace, col(Workspace.id) == col(Mailbox.workspace_id)).where(
-        col(Workspace.name) == workspace
-    )
+    return query.where(col(Mailbox.workspace_id) == find_workspace_id(connection, workspace))
 
 
-def _found(database: Database, query: Select[*tuple[Any, ...]]) -> tuple[Target, ...]:
-    with for_reading(database.engine).connect() as connection:
-        return tuple(
-            Target(row.id, Endpoint(row.smtp_host, row.smtp_port), Endpoint(row.imap_host, row.imap_port))
-            for row in connection.execute(query)
-        )
+def _target(row: Row[*tuple[Any, ...]]) -> Target:
+    return Target(row.id, Endpoint(row.smtp_host, row.smtp_port), Endpoint(row.imap_host, row.imap_port))
 
 
-def _worth_a_recheck() -> ColumnElement[bool]:
-    """The condition that `to_recheck` finds a protocol to ask."""
+def _worth_a_recheck() -> list[ColumnElement[bool]]:
+    """The condition that `to_recheck` finds a protocol to ask, for the mailboxes of each status."""
     columns = table_of(Mailbox).columns
     refused = or_(*(columns[f"{protocol}_reason"].in_(sorted(CREDENTIALS_REJECTED)) for protocol in Protocol))
     curable = or_(
@@ -204,10 +205,11 @@ def _worth_a_recheck() -> ColumnElement[bool]:
             for protocol in Protocol
         )
     )
-    return or_(
-        columns["status"].in_((MailboxStatus.ACTIVE, MailboxStatus.PARTIAL)),
+    return [
+        columns["status"] == MailboxStatus.ACTIVE,
+        columns["status"] == MailboxStatus.PARTIAL,
         and_(columns["status"] == MailboxStatus.FAILED, curable, ~refused),
-    )
+    ]
 
 
 @through_restarts
@@ -239,7 +241,7 @@ def claim(
         select(col(Mailbox.id))
         .where(
             col(Mailbox.id).in_(mailbox_ids),
-            _worth_a_recheck() if recheck else col(Mailbox.status) == MailboxStatus.PENDING,
+            or_(*_worth_a_recheck()) if recheck else col(Mailbox.status) == MailboxStatus.PENDING,
             _unclaimed(now()),
             or_(col(Mailbox.tested_at).is_(None), col(Mailbox.tested_at) < begun),
         )

@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, RowMapping, and_, case, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    RowMapping,
+    and_,
+    case,
+    func,
+    or_,
+    select,
+    union_all,
+)
 from sqlmodel import col
 
 from schemas.reasons import Protocol, Reason
@@ -29,14 +40,16 @@ from schemas.tables import Mailbox as StoredMailbox
 from schemas.verdicts import by_frequency
 from tasks.storage.database import Database, for_reading, through_restarts
 from tasks.storage.mailboxes import (
+    NO_REASON,
     Filters,
     all_rows,
     belongs_to,
-    mailboxes_of,
+    find_workspace_id,
     needed_for,
     of_import,
     select_mailboxes,
     shown,
+    updated_by,
 )
 
 
@@ -199,19 +212,24 @@ def count_reasons(database: Database, workspace: str, filters: Filters) -> list[
     columns = table_of(StoredMailbox).columns
     smtp, imap = columns["smtp_reason"], columns["imap_reason"]
     queries = (
-        (smtp, and_(needed_for(Protocol.SMTP), smtp != "")),
+        (smtp, and_(needed_for(Protocol.SMTP), smtp != NO_REASON)),
         # A mailbox with the same reason twice counts once.
-        (imap, and_(needed_for(Protocol.IMAP), imap != "", or_(~needed_for(Protocol.SMTP), imap != smtp))),
+        (
+            imap,
+            and_(needed_for(Protocol.IMAP), imap != NO_REASON, or_(~needed_for(Protocol.SMTP), imap != smtp)),
+        ),
     )
     found: Counter[Reason] = Counter()
-    for reason, condition in queries:
-        query = (
-            select(reason.label("reason"), func.count().label("mailboxes"))
-            .where(belongs_to(workspace, StoredMailbox), *filters.conditions(), condition)
-            .group_by(reason)
-        )
-        for row in all_rows(database, query):
-            found[Reason(row["reason"])] += row["mailboxes"]
+    with for_reading(database.engine).connect() as connection:
+        within = columns["workspace_id"] == find_workspace_id(connection, workspace)
+        for reason, condition in queries:
+            query = (
+                select(reason.label("reason"), func.count().label("mailboxes"))
+                .where(within, *filters.conditions(), condition)
+                .group_by(reason)
+            )
+            for row in connection.execute(query):
+                found[Reason(row.reason)] += row.mailboxes
     return by_frequency(found)
 
 
@@ -250,16 +268,16 @@ def _summaries(
         .limit(limit)
     )
     imports = connection.execute(query).mappings().all()
-    theirs = mailboxes_of([row["id"] for row in imports])
-    states = (
-        select(
-            theirs.c.import_id,
-            col(StoredMailbox.status),
-            func.count().label("mailboxes"),
-            func.count(col(StoredMailbox.tested_at)).label("tested"),
-        )
-        .join(theirs, theirs.c.mailbox_id == col(StoredMailbox.id))
-        .group_by(theirs.c.import_id, col(StoredMailbox.status))
+    ids = [row["id"] for row in imports]
+    updated = updated_by(ids)
+    counts = (func.count().label("mailboxes"), func.count(col(StoredMailbox.tested_at)).label("tested"))
+    states = union_all(
+        select(col(StoredMailbox.import_id), col(StoredMailbox.status), *counts)
+        .where(col(StoredMailbox.import_id).in_(ids))
+        .group_by(col(StoredMailbox.import_id), col(StoredMailbox.status)),
+        select(updated.c.import_id, col(StoredMailbox.status), *counts)
+        .join(updated, updated.c.mailbox_id == col(StoredMailbox.id))
+        .group_by(updated.c.import_id, col(StoredMailbox.status)),
     )
     progress: dict[int, list[Row[*tuple[Any, ...]]]] = {}
     for state in connection.execute(states):
@@ -275,11 +293,13 @@ def _summaries(
 
 
 def _progress(states: Sequence[Row[*tuple[Any, ...]]]) -> Progress:
-    counts = {state.status: state.mailboxes for state in states}
+    counts = Counter[str]()
+    for state in states:
+        counts[state.status] += state.mailboxes
     return Progress(
-        mailboxes=sum(counts.values()),
+        mailboxes=counts.total(),
         tested=sum(state.tested for state in states),
-        **{status.value: counts.get(status, 0) for status in MailboxStatus},
+        **{status.value: counts[status] for status in MailboxStatus},
     )
 
 

@@ -17,6 +17,7 @@ from sqlalchemy import (
     and_,
     case,
     func,
+    literal_column,
     or_,
     select,
     union_all,
@@ -47,6 +48,9 @@ AS_STORED = (
 STATES = tuple(f"{protocol}_{name}" for protocol in Protocol for name in ("state", "reason", "attempts"))
 SERVERS = ("smtp_host", "smtp_port", "imap_host", "imap_port")
 
+# In literal words, because the index of reasons says that it has none of these.
+NO_REASON: ColumnElement[str] = literal_column("''")
+
 # How long a mailbox that is due waits for its turn, at most.
 TURN = timedelta(minutes=10)
 
@@ -73,13 +77,13 @@ class Filters:
     """The conditions that select mailboxes of a workspace. None means any value.
 
     Attributes:
-        mailbox_id: This mailbox alone.
         import_id: The import that created the mailbox, or gave it a new password.
         reason: Why at least one protocol that the mailbox is needed for is refused or put off.
         domain: The part of the email key after the @.
         part: Any part of the email key.
         changed_since: When the status last changed, at the earliest. A first verdict is no change.
         workspace: The workspace, for statements that do not name it otherwise.
+        key: The whole email key.
     """
 
     status: MailboxStatus | None = None
@@ -90,25 +94,45 @@ class Filters:
     part: str | None = None
     changed_since: datetime | None = None
     workspace: str | None = None
-    mailbox_id: int | None = None
+    key: str | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return the conditions, for a statement about the table of mailboxes."""
-        found: list[ColumnElement[bool]] = []
-        if self.mailbox_id is not None:
-            found.append(col(StoredMailbox.id) == self.mailbox_id)
-        if self.status is not None:
-            found.append(col(StoredMailbox.status) == self.status)
-        if self.tag is not None:
-            found.append(col(StoredMailbox.tag) == self.tag)
+        found = self._of_one_column()
         if self.import_id is not None:
             found.append(of_import(self.import_id))
         if self.reason is not None:
             found.append(has_reason(self.reason))
+        return found
+
+    def branches(self) -> list[list[ColumnElement[bool]]]:
+        """Return lists of conditions: a mailbox matches the filters if it meets those of any list.
+
+        For each list, an index gives the first mailboxes. With `conditions`, a database may go through all
+        mailboxes of the workspace to find the first, because no index has the reasons of both protocols, nor
+        what an import created and what it updated.
+        """
+        imports: list[list[ColumnElement[bool]]] = [[]]
+        reasons: list[list[ColumnElement[bool]]] = [[]]
+        if self.import_id is not None:
+            updated = select(updated_by([self.import_id]).c.mailbox_id)
+            imports = [[_created_by([self.import_id])], [col(StoredMailbox.id).in_(updated)]]
+        if self.reason is not None:
+            reasons = [[condition] for condition in _each_with(self.reason)]
+        return [[*self._of_one_column(), *one, *other] for one in imports for other in reasons]
+
+    def _of_one_column(self) -> list[ColumnElement[bool]]:
+        found: list[ColumnElement[bool]] = []
+        if self.status is not None:
+            found.append(col(StoredMailbox.status) == self.status)
+        if self.tag is not None:
+            found.append(col(StoredMailbox.tag) == self.tag)
         if self.domain is not None:
             found.append(col(StoredMailbox.email_key).endswith(f"@{self.domain}", autoescape=True))
         if self.part is not None:
             found.append(col(StoredMailbox.email_key).contains(self.part, autoescape=True))
+        if self.key is not None:
+            found.append(col(StoredMailbox.email_key) == self.key)
         if self.changed_since is not None:
             found.append(col(StoredMailbox.id).in_(_changed_since(self.changed_since)))
         if self.workspace is not None:
@@ -123,27 +147,28 @@ def _changed_since(moment: datetime) -> Select[int]:
 
 
 def of_import(import_id: int) -> ColumnElement[bool]:
-    """Return the condition that an import created the mailbox, or gave it a new password.
+    """Return the condition that an import created the mailbox, or gave it a new password."""
+    mailbox, updated = table_of(StoredMailbox).alias("mailbox_of_import"), updated_by([import_id])
+    created = select(mailbox.c.id).where(mailbox.c.import_id == import_id)
+    # Not one condition with `or`: databases would go through all mailboxes of the workspace.
+    return col(StoredMailbox.id).in_(union_all(created, select(updated.c.mailbox_id)))
 
-    All of them are in the import's workspace. A second condition about that would make SQLite go through it.
-    """
-    return col(StoredMailbox.id).in_(select(mailboxes_of([import_id]).c.mailbox_id))
+
+def _created_by(import_ids: Collection[int]) -> ColumnElement[bool]:
+    return col(StoredMailbox.import_id).in_(import_ids)
 
 
-def mailboxes_of(import_ids: Collection[int]) -> Subquery:
-    """Return a query for the mailboxes that imports created or updated: `import_id` and `mailbox_id`."""
-    mailbox, row = table_of(StoredMailbox).alias("mailbox_of_import"), table_of(ImportRow).columns
-    created = select(mailbox.c.import_id, mailbox.c.id.label("mailbox_id")).where(
-        mailbox.c.import_id.in_(import_ids)
-    )
-    updated = (
+def updated_by(import_ids: Collection[int]) -> Subquery:
+    """Return a query for the mailboxes that imports gave new passwords: `import_id` and `mailbox_id`."""
+    mailbox, row = table_of(StoredMailbox).alias("updated_mailbox"), table_of(ImportRow).columns
+    return (
         select(col(Import.id).label("import_id"), mailbox.c.id.label("mailbox_id"))
         .join(Import, col(Import.workspace_id) == mailbox.c.workspace_id)
         .join(ImportRow, and_(row.import_id == col(Import.id), row.email_key == mailbox.c.email_key))
-        .where(col(Import.id).in_(import_ids), row.result == Result.UPDATED)
+        # In literal words, so that the index of these rows is used.
+        .where(col(Import.id).in_(import_ids), row.result == literal_column(f"'{Result.UPDATED}'"))
+        .subquery("of_imports")
     )
-    # Not one condition with `or`: databases would go through all mailboxes of the workspace.
-    return union_all(created, updated).subquery("of_imports")
 
 
 def has_reason(reason: Reason) -> ColumnElement[bool]:
@@ -151,9 +176,21 @@ def has_reason(reason: Reason) -> ColumnElement[bool]:
 
     For `Reason.OK`: that one of them accepted the password.
     """
-    columns = table_of(StoredMailbox).columns
-    name, value = ("state", State.ACCEPTED.value) if reason is Reason.OK else ("reason", reason.value)
-    return or_(*(and_(columns[f"{protocol}_{name}"] == value, needed_for(protocol)) for protocol in Protocol))
+    return or_(*_each_with(reason))
+
+
+def _each_with(reason: Reason) -> list[ColumnElement[bool]]:
+    """The conditions that SMTP, or IMAP, is needed and has this reason."""
+    columns, found = table_of(StoredMailbox).columns, []
+    for protocol in Protocol:
+        if reason is Reason.OK:
+            has = columns[f"{protocol}_state"] == State.ACCEPTED
+        else:
+            column = columns[f"{protocol}_reason"]
+            # The second condition follows from the first, but the index of reasons is not used without it.
+            has = and_(column == reason.value, column != NO_REASON)
+        found.append(and_(has, needed_for(protocol)))
+    return found
 
 
 def needed_for(protocol: Protocol) -> ColumnElement[bool]:
@@ -192,8 +229,16 @@ def find_mailboxes(
     Raises:
         DatabaseLostError: If the database goes away and does not come back in time.
     """
-    query = _mailboxes(workspace).where(col(StoredMailbox.id) > cursor, *filters.conditions())
-    rows = all_rows(database, query.order_by(col(StoredMailbox.id)).limit(limit + 1))
+    with for_reading(database.engine).connect() as connection:
+        owner = find_workspace_id(connection, workspace)
+        query = select_mailboxes(col(StoredMailbox.workspace_id) == owner, col(StoredMailbox.id) > cursor)
+        first = query.order_by(col(StoredMailbox.id)).limit(limit + 1)
+        found = {
+            row["id"]: row
+            for conditions in filters.branches()
+            for row in connection.execute(first.where(*conditions)).mappings()
+        }
+    rows = [found[key] for key in sorted(found)][: limit + 1]
     return MailboxPage(
         mailboxes=[Mailbox(**shown(row)) for row in rows[:limit]],
         next_cursor=rows[limit - 1]["id"] if len(rows) > limit else None,
@@ -251,16 +296,17 @@ def choose_mailboxes(
     Args:
         keys: Only mailboxes with one of these email keys; all if empty.
     """
-    query = (
-        _mailboxes(workspace)
-        .where(*filters.conditions())
-        .order_by(col(StoredMailbox.id))
-        .with_only_columns(col(StoredMailbox.id), col(StoredMailbox.email_key))
-    )
+    query = _mailboxes(workspace).with_only_columns(col(StoredMailbox.id), col(StoredMailbox.email_key))
     key = col(StoredMailbox.email_key)
     parts = [query.where(key.in_(part)) for part in in_parts(sorted(keys))] or [query]
     with for_reading(database.engine).connect() as connection:
-        return dict(sorted((row.id, row.email_key) for part in parts for row in connection.execute(part)))
+        found = {
+            row.id: row.email_key
+            for part in parts
+            for conditions in filters.branches()
+            for row in connection.execute(part.where(*conditions))
+        }
+    return dict(sorted(found.items()))
 
 
 def in_parts(values: Sequence[V]) -> Iterator[list[V]]:
@@ -363,6 +409,14 @@ def belongs_to(workspace: str, model: type[StoredMailbox] | type[Import]) -> Col
     """Return the condition that selects the mailboxes or imports of a workspace."""
     owner = select(col(Workspace.id)).where(col(Workspace.name) == workspace).scalar_subquery()
     return col(model.workspace_id) == owner
+
+
+def find_workspace_id(connection: Connection, workspace: str) -> int | None:
+    """Find the id of a workspace, for queries with a limit.
+
+    PostgreSQL knows how many mailboxes a workspace has only if its id is a value, and plans with that.
+    """
+    return connection.scalar(select(col(Workspace.id)).where(col(Workspace.name) == workspace))
 
 
 def select_mailboxes(*conditions: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:

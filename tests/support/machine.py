@@ -177,7 +177,6 @@ def machine_running(folder: Path, port: int, outlook: Outlook, webhook: Webhook)
     settings = folders | {
         "OUTLOOK_IMPORT_PREFECT_PROFILE": str(folder / "prefect.toml"),
         "PREFECT_HOME": str(folder / "prefect"),
-        "PREFECT_WORKER_QUERY_SECONDS": "2",
         "OUTLOOK_IMPORT_SETTLE_SECONDS": "0.5",
         "OUTLOOK_IMPORT_NOTIFY_WEBHOOK": webhook.address,
     }

@@ -48,9 +48,9 @@ def _find(service: Service, session: Session, mailbox_id: int) -> tuple[str, Mai
 
 
 def _shown(service: Service, session: Session, mailbox_id: int) -> dict[str, Any]:
-    _, record = _find(service, session, mailbox_id)
+    key, record = _find(service, session, mailbox_id)
     results = {result.protocol: result for result in record.results}
-    running = count_waiting(service.mailboxes, session.workspace, Filters(mailbox_id=mailbox_id)).running > 0
+    running = count_waiting(service.mailboxes, session.workspace, Filters(key=key)).running > 0
     kind, _ = STATUSES[record.status]
     return {
         "record": record,
