@@ -28,6 +28,7 @@ from sqlalchemy import (
     true,
     update,
 )
+from sqlalchemy.orm import Mapped
 from sqlmodel import col
 
 from schemas.classify import CREDENTIALS_REJECTED
@@ -52,6 +53,9 @@ from tasks.storage.mailboxes import needed_for, of_import, standings_of
 
 # How long a recheck leaves out a mailbox whose recheck was killed: its password may have been sent.
 KILLED_PAUSE = timedelta(days=1)
+# No claim and no pause is this long. A time further ahead was stored while the clock was wrong, and the
+# mailbox would not be tested until then.
+AHEAD = timedelta(days=2)
 RECHECKS_PER_DAY = 24  # as `recheck-active` is scheduled
 HELD_BACK = "Held back by the lockout guard: the passwords of this import look wrong as a whole."
 
@@ -111,7 +115,7 @@ def find_due(
     """
     moment = now()
     waits = col(Mailbox.next_attempt_at).is_(None)
-    due = col(Mailbox.next_attempt_at) <= moment if import_id is None else ~waits
+    due = _past(col(Mailbox.next_attempt_at), moment) if import_id is None else ~waits
     query = (
         _targets(workspace)
         .where(
@@ -146,7 +150,7 @@ def find_to_recheck(
         _targets(workspace)
         .where(
             _worth_a_recheck(),
-            col(Mailbox.tested_at) < tested_before,
+            _past(col(Mailbox.tested_at), tested_before),
             _unclaimed(now() - KILLED_PAUSE),
         )
         .order_by(col(Mailbox.tested_at), col(Mailbox.id))
@@ -241,7 +245,7 @@ def claim(
             col(Mailbox.id).in_(mailbox_ids),
             _worth_a_recheck() if recheck else col(Mailbox.status) == MailboxStatus.PENDING,
             _unclaimed(now()),
-            or_(col(Mailbox.tested_at).is_(None), col(Mailbox.tested_at) < begun),
+            or_(col(Mailbox.tested_at).is_(None), _past(col(Mailbox.tested_at), begun)),
         )
         .order_by(col(Mailbox.id))
         # Wait for locked rows. A mailbox whose password is being re-encrypted must not miss its test.
@@ -278,7 +282,12 @@ def _attempts(protocol: Protocol) -> ColumnElement[int]:
 
 
 def _unclaimed(moment: datetime) -> ColumnElement[bool]:
-    return or_(col(Mailbox.claimed_until).is_(None), col(Mailbox.claimed_until) < moment)
+    return or_(col(Mailbox.claimed_until).is_(None), _past(col(Mailbox.claimed_until), moment))
+
+
+def _past(column: Mapped[Any], moment: datetime) -> ColumnElement[bool]:
+    """Whether a stored time is not after a moment, or so far ahead that the clock was wrong; see `AHEAD`."""
+    return or_(column <= moment, column > now() + AHEAD)
 
 
 def _claimed(row: RowMapping, until: datetime) -> Claimed:
@@ -322,7 +331,7 @@ def _claim_of(
 def _due_now(row: RowMapping, protocols: Sequence[Protocol]) -> tuple[Protocol, ...]:
     """Of the protocols that are still to ask, those whose time has come; all if none's has."""
     soon = now() + timedelta(minutes=1)
-    due = tuple(p for p in protocols if (moment := row[f"{p}_due"]) is None or moment <= soon)
+    due = tuple(p for p in protocols if (at := row[f"{p}_due"]) is None or at <= soon or at > soon + AHEAD)
     return due or tuple(protocols)
 
 
