@@ -22,6 +22,7 @@ from schemas.bounds import DEFAULT_BOUNDS, UNBOUNDED, Bounds
 from schemas.csv_file import ERROR_HEADER, TITLE_LINES, CsvTable, skipped_note, table_frame
 from schemas.headers import (
     FIELD_OF_HEADER,
+    FILLS_GAPS,
     NO_CHOICE,
     SURNAME,
     Columns,
@@ -301,7 +302,7 @@ def _texts(row: Row) -> list[str]:
 
 
 def _read_table(workbook: _Workbook, found: _Table, bounds: Bounds) -> CsvTable | Refusal:
-    position = found.columns.position
+    position = found.columns.read
     rows = workbook.read(found.sheet, bounds, set(position.values()), start=found.line)[1:]
     if not rows:
         return Refusal(CSV_EMPTY)
@@ -347,7 +348,7 @@ def _same(field: str, cell: Cell, again: Any) -> bool:
     """Whether both readings of a cell agree. Spaces at the edges matter in secrets only."""
     if cell.kind is not Kind.TEXT:
         return True
-    if field in _SECRETS:
+    if _is_secret(field):
         return bool(again == cell.text)
     return isinstance(again, str) and again.strip() == cell.text.strip()
 
@@ -372,13 +373,17 @@ def _fault(cells: Mapping[str, Cell], again: Mapping[str, Any]) -> str:
     """Why a row fails for what kind of cells it has: a `RowReason`, or ""."""
     if any(cell.kind is Kind.UNKNOWN for cell in cells.values()):
         return RowReason.FORMULA
-    faults = [_fault_of(cells[field]) for field in _SECRETS if field in cells]
+    faults = [_fault_of(cell) for field, cell in cells.items() if _is_secret(field)]
     faults += [
         RowReason.NOT_TEXT
         for field in ("name", SURNAME, "login")
         if field in cells and cells[field].kind is not Kind.TEXT and not _is_number(again[field])
     ]
     return next(filter(None, faults), "")
+
+
+def _is_secret(field: str) -> bool:
+    return field.partition(FILLS_GAPS)[0] in _SECRETS
 
 
 def _fault_of(secret: Cell) -> str:
