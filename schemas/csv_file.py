@@ -348,16 +348,28 @@ def _without_header(text: str, line: int, bounds: Bounds, choice: Mapping[str, s
         return Refusal(CSV_EMPTY)
     starts = enumerate(_line_starts(text, 0, HEADER_LOOKED_FOR))
     headers = [line + n for n, at in starts if _is_header_line(text, at, choice, HEADER_LOOKED_FOR)]
-    if len(headers) > 1:
-        what = f"lines {headers[0]} and {headers[1]} are both a header; keep one, as the first line"
-        return Refusal(COLUMNS_REQUIRED, what, line=headers[0])
-    if headers and headers[0] > line:
-        what = f"the header is on line {headers[0]}; delete the lines above it"
-        return Refusal(COLUMNS_REQUIRED, what, line=headers[0])
+    if refusal := header_not_first(headers, line):
+        return refusal
     one_column = all(
         len(record.cells) == 1 and _OTHER_SEPARATOR.search(record.cells[0].strip()) for record in records
     )
     return without_columns(records[0].cells, choice, line, one_column=one_column)
+
+
+def header_not_first(headers: Sequence[int], first: int) -> Refusal | None:
+    """The refusal of a file whose header is not found because there are two, or too much stands above it.
+
+    Args:
+        headers: The lines that are a header.
+        first: The first line of the file that is not blank.
+    """
+    if len(headers) > 1:
+        what = f"lines {headers[0]} and {headers[1]} are both a header; keep one, as the first line"
+    elif headers and headers[0] > first:
+        what = f"the header is on line {headers[0]}; delete the lines above it"
+    else:
+        return None
+    return Refusal(COLUMNS_REQUIRED, what, line=headers[0])
 
 
 _OTHER_SEPARATOR = re.compile(r"[:\s/，،；]")

@@ -388,7 +388,7 @@ def without_columns(
     if not _surely_header(cells, names):
         named = f"no line has a column “{shown(lost[0])}”; " if lost else ""
         if all(re.fullmatch(r"\s*'.*'\s*", cell) for cell in cells):
-            why = f"line {line} has apostrophes around its values; remove them, and name the columns in "
+            why = f"the values of line {line} are in apostrophes; remove them, and name the columns in "
         else:
             why = "none of the first lines names both; name the columns in "
         return Refusal(COLUMNS_REQUIRED, f"{named}{why}{_EXAMPLE}", missing=missing, known=_known(*missing))

@@ -19,7 +19,15 @@ import polars as pl
 from python_calamine import CalamineError, CalamineWorkbook
 
 from schemas.bounds import DEFAULT_BOUNDS, UNBOUNDED, Bounds
-from schemas.csv_file import ERROR_HEADER, TITLE_LINES, CsvTable, skipped_note, table_frame
+from schemas.csv_file import (
+    ERROR_HEADER,
+    HEADER_LOOKED_FOR,
+    TITLE_LINES,
+    CsvTable,
+    header_not_first,
+    skipped_note,
+    table_frame,
+)
 from schemas.headers import (
     FIELD_OF_HEADER,
     FILLS_GAPS,
@@ -34,6 +42,7 @@ from schemas.headers import (
     unused_secrets,
     without_columns,
 )
+from schemas.labels import counted
 from schemas.package import DAMAGED, OLE_MAGIC, TOO_MUCH, ZIP_MAGIC, Package, WorkbookError, old_office
 from schemas.plaintext import Plaintext
 from schemas.refusals import COLUMNS_REQUIRED, CSV_EMPTY, Refusal
@@ -236,6 +245,7 @@ class _Table:
         skipped: The rows above it that hold text.
         rows: Returns the rows below it.
         others: Names of the other sheets whose header matches too.
+        rivals: Those of them that are not hidden.
     """
 
     sheet: SheetPart
@@ -244,17 +254,18 @@ class _Table:
     skipped: tuple[int, ...]
     rows: Rows
     others: tuple[str, ...] = ()
+    rivals: tuple[str, ...] = ()
 
 
 def _find_table(
     workbook: _Workbook, bounds: Bounds, choice: Mapping[str, str] = NO_CHOICE
 ) -> _Table | Refusal:
     matching: list[_Table] = []
-    first_rows: list[Row] = []
+    first_rows: list[tuple[SheetPart, Row]] = []
     for sheet in workbook.sheets:
         rows = workbook.read(sheet, bounds, most=TITLE_LINES)
-        if len(rows) > 1 and not sheet.hidden:
-            first_rows.append(rows[0])
+        if not sheet.hidden and (len(rows) > 1 or any("@" in text for row in rows for text in _texts(row))):
+            first_rows.append((sheet, rows[0]))
         found = _find_columns(workbook, sheet, rows, bounds, choice)
         if found is not None:
             matching.append(found)
@@ -265,14 +276,21 @@ def _find_table(
             return Refusal(COLUMNS_REQUIRED, f"only the hidden sheet “{name}” has them: unhide it")
         if not first_rows:
             return Refusal(CSV_EMPTY)
-        return without_columns(_texts(first_rows[0]), choice, first_rows[0].line)
+        return _no_columns(workbook, *first_rows[0], choice)
     # A sheet with too many columns is probably not the one that is meant.
     table = next((found for found in visible if found.columns.position), visible[0])
     if table.columns.fault:
         return table.columns.fault
     others = [found.sheet for found in matching if found is not table]
     names = [f"{'hidden sheet' if other.hidden else 'sheet'} {shown(other.name)}" for other in others]
-    return replace(table, others=tuple(names))
+    rivals = tuple(other.name for other in others if not other.hidden)
+    return replace(table, others=tuple(names), rivals=rivals)
+
+
+def _no_columns(workbook: _Workbook, sheet: SheetPart, first: Row, choice: Mapping[str, str]) -> Refusal:
+    rows = workbook.read(sheet, UNBOUNDED, most=HEADER_LOOKED_FOR)
+    headers = [row.line for row in rows if is_header(_texts(row), choice)]
+    return header_not_first(headers, first.line) or without_columns(_texts(first), choice, first.line)
 
 
 def _find_columns(
@@ -331,12 +349,25 @@ def _read_table(workbook: _Workbook, found: _Table, bounds: Bounds) -> CsvTable 
         (*found.columns.ignored, *found.others),
         found.line,
         tuple(faults.items()),
-        (*_skipped_note(found), *unused_secrets(found.columns, found.rows)),
+        (*_skipped_note(found), *_left_open(found, rows), *unused_secrets(found.columns, found.rows)),
     )
 
 
 def _skipped_note(found: _Table) -> list[str]:
     return [skipped_note(found.skipped[0], found.skipped[-1], found.line)] if found.skipped else []
+
+
+def _left_open(found: _Table, rows: Sequence[Row]) -> list[str]:
+    """Notes on another sheet that could be meant, and on rows that the person may not see."""
+    notes = [
+        f"Only sheet “{shown(found.sheet.name)}” was read, although sheet “{shown(name)}” has the columns too"
+        for name in found.rivals
+    ]
+    if hidden := [row.line for row in rows if row.hidden]:
+        notes.append(
+            f"Hidden rows were read too: {counted(len(hidden), 'row')}, the first on line {hidden[0]}"
+        )
+    return notes
 
 
 def _at(values: list[list[Any]], line: int, column: int) -> Any:

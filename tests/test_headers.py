@@ -386,8 +386,8 @@ NOT_NAMED = (
         ),
         (
             ["'email'", "'password'"],
-            "line 1 has apostrophes around its values; remove them, and name the columns in a header line such "
-            "as email,password,name",
+            "the values of line 1 are in apostrophes; remove them, and name the columns in a header line "
+            "such as email,password,name",
         ),
     ],
 )  # fmt: skip
