@@ -110,7 +110,7 @@ def extract_rows(data: bytes, errors: Mapping[int, str]) -> bytes:
 
     Returns:
         A CSV in UTF-8 with a byte order mark, with all columns of the sheet. A password or TOTP secret that
-        is not text is left out, so that nobody imports what Excel has made of it.
+        is not text is left out, so that no one imports what Excel has made of it.
     """
     workbook = _Workbook(data, UNBOUNDED)
     found = _find_table(workbook, UNBOUNDED)

@@ -19,7 +19,7 @@ from tasks.hints import command
 
 WORTH_LISTING = {
     MailboxStatus.FAILED: "The mailboxes that failed",
-    MailboxStatus.PARTIAL: "The mailboxes of which one protocol works",
+    MailboxStatus.PARTIAL: "The mailboxes that can only send or only receive",
 }
 REPORT_LISTS_ALL = "--report PATH writes them all"
 
