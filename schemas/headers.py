@@ -321,9 +321,11 @@ def unused_secrets(columns: Columns, rows: Rows) -> list[str]:
     Args:
         rows: Returns the rows below the header. Called only if there are unused columns.
     """
-    notes = []
+    if not columns.unused:
+        return []
+    notes, below = [], rows()
     for at, header in columns.unused.items():
-        filled = (value for _, cells in rows() if (value := _cell(cells, at)))
+        filled = (value for _, cells in below if (value := _cell(cells, at)))
         values = list(islice(filled, VALUES_LOOKED_AT))
         if values and (field := _secret_held(normalise(header), values)):
             what = "TOTP secrets" if field == "totpsecret" else "passwords"

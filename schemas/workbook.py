@@ -13,6 +13,7 @@ import io
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import polars as pl
@@ -303,6 +304,7 @@ def _find_columns(
     headers = [row for row in top if is_header(_texts(row), choice)]
     header = headers[0] if len(headers) == 1 else rows[0]
 
+    @cache  # several columns may have to be compared, and each reading costs the budget of the workbook
     def rows_below() -> list[tuple[int, list[str]]]:
         try:
             below = workbook.read(sheet, bounds, start=header.line)[1:]

@@ -286,6 +286,14 @@ def test_rows_that_are_hidden_are_read_with_a_note() -> None:
     assert table.notes == ("Hidden rows were read too: 2 rows, the first on line 3",)
 
 
+def test_many_columns_are_compared_in_one_reading() -> None:
+    """A sheet with many rows, unused columns and pairs of columns that agree is read."""
+    names = ["email", "username", "smtp_login", "password", "imap_password", *(f"c{at}" for at in range(60))]
+    row = ["ann@x.co", "ann@x.co", "ann@x.co", "pw", "pw", *["x"] * 60]
+    table = table_of(workbook_of([names, *[row] * 2_000]))
+    assert table.frame.height == 2_000
+
+
 def test_what_keeps_the_header_from_being_found_is_said() -> None:
     """As in a CSV, a header far down, two headers, and a row without a header each get an explanation."""
     row = ["ann@x.co", "pw"]
