@@ -36,6 +36,9 @@ class Cell(NamedTuple):
     warning: str = ""
 
 
+# A longer cell fails its row whatever is cleaned, and some of the expressions take the square of its length.
+LONGEST_CLEANED = 1000
+
 ADDRESS_CLEANED = "Characters around the address were removed"
 FORMULA_UNWRAPPED = 'Password was inside ="…": the text between the quotes was imported'
 
@@ -118,6 +121,8 @@ def clean_password(cell: str, *, trim: bool = False) -> Cell:
         trim: Whether to remove spaces around the password first.
     """
     cell = cell.strip(" ") if trim else cell
+    if len(cell) > LONGEST_CLEANED:
+        return Cell(cell)
     bare = _EDGES.sub("", cell)
     if _GROUPS.fullmatch(bare):
         return Cell("".join(re.findall(r"[a-z]", bare)))
@@ -149,6 +154,8 @@ _WIDE = str.maketrans("＠﹫．。｡", "@@...")
 def clean_email(cell: str) -> Cell:
     """Reduce `mailto:`, a link, a tag, `Name <address>` and punctuation around it to the address."""
     plain = cell.strip()
+    if len(plain) > LONGEST_CLEANED:
+        return Cell(plain)
     visible = re.sub(rf"[{_INVISIBLE}]", "", plain).strip()
     if "@" not in (text := visible.translate(_WIDE)):
         return Cell(visible, ADDRESS_CLEANED if visible != plain else "")

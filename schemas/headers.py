@@ -122,7 +122,7 @@ def normalise(header: str) -> str:
     """Reduce a header to the form that is compared: `E-Mail Address` and `email_address` become equal."""
     if "[" in header and (found := _PROPERTY.fullmatch(header)):
         header = found[1]
-    return _DECORATION.sub("", header).casefold()
+    return _DECORATION.sub("", header).removesuffix(":").casefold()
 
 
 def is_header(cells: Iterable[str], choice: Mapping[str, str] = NO_CHOICE) -> bool:
@@ -350,7 +350,8 @@ def _secret_held(name: str, values: Sequence[str]) -> str:
     return "" if flags else next((f for f, pattern in _SECRET_NAMES.items() if pattern.search(name)), "")
 
 
-_PLAIN_HEADER = re.compile(r"[^\W\d_][^\W\d]*(?:[ _./()\[\]*'-]+[^\W\d]+)*[ )\]*]*\d?")
+# No character fits two neighbouring parts: otherwise a line of underscores could be matched in 2^n ways.
+_PLAIN_HEADER = re.compile(r"[^\W\d_]+(?:[ _./()\[\]*'-]+[^\W\d_]+)*[ _)\]*]*\d?")
 _EXAMPLE = "a header line such as email,password,name"
 _ONE_COLUMN = "the values are not separated by commas, semicolons, tabs or pipes; separate them, below "
 

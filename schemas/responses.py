@@ -78,7 +78,7 @@ class FailedRow(BaseModel):
 
 
 class WarnedRow(BaseModel):
-    """A warning about an imported row, or a note about the file."""
+    """A warning about a row, or a note about the file."""
 
     line: int
     email: str | None = Field(description="null in a note about the file, which has the header's line.")

@@ -26,6 +26,7 @@ from pyotp.totp import TOTP
 from schemas.csv_file import CsvTable
 from schemas.damage import (
     LIKE_AN_APP_PASSWORD,
+    LONGEST_CLEANED,
     Cell,
     blank,
     clean_email,
@@ -656,8 +657,10 @@ def _shown_email(row: dict[str, str], domains: Collection[str]) -> str:
     email = row["email"]
     if row["email_key"] is not None:
         return email
-    slipped = row["extra_cells"] or any(
-        "@" in row[field] for field in ("password", "name", "totpsecret") if row[field]
+    slipped = (
+        row["extra_cells"]
+        or len(email) > LONGEST_CLEANED
+        or any("@" in row[field] for field in ("password", "name", "totpsecret") if row[field])
     )
     # If the password is blank, it may be in the email cell (“ann@example.com;password”).
     if slipped or row["password"].strip() in ("", email) or not _like_an_address(email, domains):

@@ -49,6 +49,7 @@ def no_values() -> list[tuple[int, list[str]]]:
         ("Initial password [passwordProfile] Required", "password"),
         ("Password [Required]", "password"),
         ("NAME (optional)", "name"),
+        ("Password: ", "password"),
         ("otpUrl", "totpsecret"),
         (" \tE - M _ A\u00a0I\u2011L \n", "email"),
         ("\ufeffPassword", "password"),
