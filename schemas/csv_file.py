@@ -7,7 +7,6 @@ account. If the readers disagree, the file is refused.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import re
@@ -23,6 +22,7 @@ from polars.exceptions import PolarsError
 from schemas.bounds import DEFAULT_BOUNDS, Bounds
 from schemas.headers import (
     FIELDS,
+    FILLS_GAPS,
     NO_CHOICE,
     SURNAME,
     Columns,
@@ -32,31 +32,15 @@ from schemas.headers import (
     unused_secrets,
     without_columns,
 )
+from schemas.other_formats import text_format
 from schemas.plaintext import Plaintext
-from schemas.refusals import CSV_EMPTY, TWO_READINGS, Refusal
+from schemas.refusals import COLUMNS_REQUIRED, CSV_EMPTY, TWO_READINGS, Refusal
+from schemas.text_file import decode
 
 DELIMITERS = (",", ";", "\t", "|")
-
-
 ERROR_HEADER = "error"
 WIDEST_COMPARED = 1000  # cells of a row
 _ALL_ROWS = Bounds(rows=sys.maxsize)  # for a file that `parse` has already accepted
-BYTE_ORDER_MARKS = (  # the UTF-32 mark begins with the UTF-16 mark, so UTF-32 comes first
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
-
-
-FOREIGN_FORMATS = (
-    (b"\x1f\x8b", "a gzip archive; unpack it first"),
-    (b"\x28\xb5\x2f\xfd", "a Zstandard archive; unpack it first"),
-    (b"BZh", "a bzip2 archive; unpack it first"),
-    (b"\xfd7zXZ", "an xz archive; unpack it first"),
-    (b"%PDF", "a PDF document; save the table as CSV"),
-)
 
 
 @dataclass(frozen=True, repr=False)
@@ -100,7 +84,7 @@ def parse(
     text = decode(data, encoding)
     if isinstance(text, Refusal):
         return text
-    if foreign := _foreign_text(text):
+    if foreign := text_format(text):
         return Refusal(f"CSV file is {foreign}")
     first_line, skipped, text = _skip_to_header(text, choice)
     if not text:
@@ -159,119 +143,9 @@ def extract_rows(data: bytes, errors: Mapping[int, str], encoding: str | None = 
     return copy.getvalue().encode("utf-8-sig")
 
 
-def decode(data: bytes, encoding: str | None = None) -> str | Refusal:
-    """Decode a file strictly and convert its line endings to LF.
-
-    Args:
-        data: The whole file.
-        encoding: Name of the text encoding to use instead of UTF-8. A byte order mark takes precedence.
-
-    Returns:
-        The text without its byte order mark, or a refusal.
-    """
-    for magic, what in FOREIGN_FORMATS:
-        if data.startswith(magic):
-            return Refusal(f"CSV file is {what}")
-    codec = encoding or "utf-8"
-    for mark, marked in BYTE_ORDER_MARKS:
-        if data.startswith(mark):
-            codec, data = marked, data[len(mark) :]
-            break
-    try:
-        text = data.decode(codec)
-        text.encode()  # some codecs produce lone surrogates, which cannot be stored
-        if _is_damaged_by(codec, data):
-            return Refusal(
-                f"The file is UTF-8: read as {codec}, its letters would be damaged; leave out the encoding"
-            )
-    except UnicodeError as error:
-        return Refusal(_not_text(data, codec, getattr(error, "start", 0)))
-    except (LookupError, ValueError):
-        return Refusal(f"Unknown text encoding {codec!r}: try cp1252 or utf-16")
-    if "\0" in text:
-        return Refusal(
-            "CSV file is not text: it contains NUL bytes; save it as “CSV UTF-8”, "
-            "or specify its encoding (usually --encoding utf-16-le)"
-        )
-    return re.sub(r"\x1a\s*\Z", "", _unix_line_ends(text))  # the end-of-file mark of old DOS programs
-
-
-_FOREIGN_TEXTS = (
-    (
-        re.compile(r"<\?xml|<(?:\w+:)?workbook\b"),
-        "an XML spreadsheet; open it in Excel and save it as “CSV UTF-8”",
-    ),
-    (
-        re.compile(r"<(!doctype|html|head|body|table|meta)\b"),
-        "a web page (HTML); export the table as CSV",
-    ),
-    (re.compile(r"\[\s*[{\]]|\{\s*[\"}]"), "JSON; export the table as CSV"),
-)
-
-
-def _foreign_text(text: str) -> str:
-    """The format of a text that is not a table, with what to do; "" for a table."""
-    start = text[:500].lstrip().casefold()
-    return next((what for pattern, what in _FOREIGN_TEXTS if pattern.match(start)), "")
-
-
-MOST_RETURNS = 16  # before a line feed
-
-
-def _unix_line_ends(text: str) -> str:
-    if "\n" not in text:
-        return text.replace("\r", "\n")  # classic Mac OS
-    # `replace` is faster than the expression, which would keep other threads waiting.
-    for _ in range(MOST_RETURNS):
-        if "\r\n" not in text:
-            break
-        text = text.replace("\r\n", "\n")
-    if "\r\n" in text or text.endswith("\r"):
-        # Without the look-behind, the search would restart at each carriage return of a long run.
-        text = re.sub(r"(?<!\r)\r++(\n|\Z)", "\n", text)
-    return text
-
-
-_UTF8_CHARACTER = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
-# The beginning of a letter or a typographic mark in UTF-8. In cp1252 it would be Â, Ã, â or ð.
-_CUT_CHARACTER = re.compile(rb"[\xc2\xc3\xe2\xf0][\x80-\xbf]{0,2}")
-_NOT_IN_CP1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
-
-
-def _is_damaged_by(codec: str, data: bytes) -> bool:
-    """Whether a file that a one-byte codec reads is UTF-8, so that `ü` would become `Ã¼`."""
-    if not codecs.lookup(codec).name.startswith(("cp125", "iso8859", "latin", "mac")):
-        return False
-    try:
-        return any(ord(char) > 127 for char in data.decode())
-    except UnicodeDecodeError:
-        return False
-
-
-def _advice(data: bytes, start: int) -> str:
-    """What to do about a file that is not UTF-8 from a byte on."""
-    if _CUT_CHARACTER.fullmatch(data, start):
-        return "the file was cut in the middle of a character; export it again"
-    if _UTF8_CHARACTER.search(data):
-        return "other lines are UTF-8, so the file is damaged; export it again"
-    if _NOT_IN_CP1252.search(data):
-        return "save it as “CSV UTF-8”, or specify its encoding"
-    return "save it as “CSV UTF-8”, or specify its encoding (usually --encoding cp1252 on Western Windows)"
-
-
-def _not_text(data: bytes, codec: str, start: int) -> str:
-    """Name the line where the text stops being valid, without quoting it."""
-    try:
-        before = data[:start].decode(codec, errors="ignore")
-    except UnicodeError:  # some codecs, such as idna, do not support `ignore`
-        before = ""
-    line = _unix_line_ends(before).count("\n") + 1
-    advice = _advice(data, start) if codec == "utf-8" else "save it as “CSV UTF-8”"
-    return f"Line {line}: the file is not valid {codec.upper()} text; {advice}"
-
-
 _SEPARATOR_LINE = re.compile(r'[^\S\n]*("?)sep=[,;|\t]\1[^\S\n]*(\n|\Z)', re.IGNORECASE)
 TITLE_LINES = 20
+HEADER_LOOKED_FOR = 1000  # lines of at most so many characters, to say where it is
 
 
 def _skip_to_header(text: str, choice: Mapping[str, str] = NO_CHOICE) -> tuple[int, list[str], str]:
@@ -302,18 +176,18 @@ def skipped_note(first: int, last: int, header: int) -> str:
     return f"{lines} skipped: the header is on line {header}"
 
 
-def _line_starts(text: str, start: int) -> Iterator[int]:
-    for _ in range(TITLE_LINES):
+def _line_starts(text: str, start: int, most: int = TITLE_LINES) -> Iterator[int]:
+    for _ in range(most):
         if start >= len(text):
             return
         yield start
         start = text.find("\n", start) + 1 or len(text)
 
 
-def _is_header_line(text: str, start: int, choice: Mapping[str, str]) -> bool:
+def _is_header_line(text: str, start: int, choice: Mapping[str, str], longest: int | None = None) -> bool:
     end = text.find("\n", start)
     line = text[start : end if end >= 0 else None]
-    if len(line) > LONGEST_ROW:
+    if len(line) > (longest or LONGEST_ROW):
         return False
     return any(is_header(line.replace('"', "").split(delimiter), choice) for delimiter in DELIMITERS)
 
@@ -470,13 +344,40 @@ def _without_header(text: str, line: int, bounds: Bounds, choice: Mapping[str, s
     first_line = text[: text.find("\n") + 1 or None]
     delimiter = max(DELIMITERS, key=first_line.count)
     records = list(islice(_records(text, delimiter, bounds), 2))
-    return Refusal(CSV_EMPTY) if len(records) < 2 else without_columns(records[0].cells, choice, line)
+    if len(records) < 2 and not any("@" in cell for record in records for cell in record.cells):
+        return Refusal(CSV_EMPTY)
+    starts = enumerate(_line_starts(text, 0, HEADER_LOOKED_FOR))
+    headers = [line + n for n, at in starts if _is_header_line(text, at, choice, HEADER_LOOKED_FOR)]
+    if refusal := header_not_first(headers, line):
+        return refusal
+    one_column = all(
+        len(record.cells) == 1 and _OTHER_SEPARATOR.search(record.cells[0].strip()) for record in records
+    )
+    return without_columns(records[0].cells, choice, line, one_column=one_column)
 
 
+def header_not_first(headers: Sequence[int], first: int) -> Refusal | None:
+    """The refusal of a file whose header is not found because there are two, or too much stands above it.
+
+    Args:
+        headers: The lines that are a header.
+        first: The first line of the file that is not blank.
+    """
+    if len(headers) > 1:
+        what = f"lines {headers[0]} and {headers[1]} are both a header; keep one, as the first line"
+    elif headers and headers[0] > first:
+        what = f"the header is on line {headers[0]}; delete the lines above it"
+    else:
+        return None
+    return Refusal(COLUMNS_REQUIRED, what, line=headers[0])
+
+
+_OTHER_SEPARATOR = re.compile(r"[:\s/，،；]")
 ALL_IN_ONE = (
     "Every row is in one pair of quotation marks: in Excel, choose Data → Text to Columns, then save the "
     "file as “CSV UTF-8”"
 )
+OTHER_DELIMITER = "The rows are separated by another character than the header: use the same one in both"
 
 
 def _read_table(
@@ -486,21 +387,25 @@ def _read_table(
     texts: list[str] = []
     lines: list[int] = []
     extra: list[bool] = []
-    expected: dict[str, list[str]] = {field: [] for field in columns.position}
+    expected: dict[str, list[str]] = {field: [] for field in columns.read}
+    others = {*DELIMITERS} - {delimiter}  # what separates the cells of every row, if the delimiter does not
     for line, cells, record in _records(text, delimiter, bounds):
         widest = max(widest, len(cells))
         texts.append(record)
         lines.append(first_line + line - 1)
         extra.append(_filled(cells[columns.width :]))
-        split = split or _filled(cells[1:]) or delimiter not in cells[0]
-        for field, at in columns.position.items():
+        for field, at in columns.read.items():
             expected[field].append(cells[at] if at < len(cells) else "")
         if len(lines) == 1:
-            split = False  # the header itself
+            continue  # the header itself
+        split = split or _filled(cells[1:]) or delimiter not in cells[0]
+        others = set() if _filled(cells[1:]) else {other for other in others if other in cells[0]}
     if len(lines) < 2:  # the header only
         return Refusal(CSV_EMPTY)
     if not split:
         return Refusal(ALL_IN_ONE)
+    if others:
+        return Refusal(OTHER_DELIMITER)
 
     values = _read_with_polars("".join(texts), delimiter, columns, widest)
     if values is None or values.height != len(lines):
@@ -511,17 +416,17 @@ def _read_table(
         {
             "line": pl.Series(lines, dtype=pl.UInt32),
             "extra_cells": pl.Series(extra, dtype=pl.Boolean),
-            **{field: values[field] for field in columns.position},
+            **{field: values[field] for field in columns.read},
         }
     )
     return CsvTable(table_frame(frame).slice(1), columns.ignored, first_line)
 
 
 def table_frame(frame: pl.DataFrame) -> pl.DataFrame:
-    """Join the halves of a name, and add the fields that have no column.
+    """Join the halves of a name, fill gaps from columns that agree, and add the fields that have no column.
 
     Args:
-        frame: `line`, `extra_cells`, and the fields that have a column.
+        frame: `line`, `extra_cells`, and the fields of `Columns.read`.
 
     Returns:
         The frame of a `CsvTable`.
@@ -529,6 +434,11 @@ def table_frame(frame: pl.DataFrame) -> pl.DataFrame:
     if SURNAME in frame.columns:
         halves = (pl.col(half).str.strip_chars() for half in ("name", SURNAME))
         frame = frame.with_columns(pl.concat_str(halves, separator=" ").str.strip_chars().alias("name"))
+    for name in frame.columns:
+        held, fills_gaps, _ = name.partition(FILLS_GAPS)
+        if fills_gaps:
+            blank = pl.col(held).str.strip_chars() == ""
+            frame = frame.with_columns(pl.when(blank).then(pl.col(name)).otherwise(pl.col(held)).alias(held))
     missing = [pl.lit("").alias(field) for field in FIELDS if field not in frame.columns]
     return frame.with_columns(missing).select("line", "extra_cells", *FIELDS)
 
@@ -542,7 +452,7 @@ def _read_with_polars(text: str, delimiter: str, columns: Columns, widest: int) 
     try:
         frame = pl.read_csv(
             f"{header}\n{text}".encode(),
-            columns=[f"c{at}" for at in sorted(columns.position.values())],
+            columns=[f"c{at}" for at in sorted(columns.read.values())],
             separator=delimiter,
             infer_schema=False,
             truncate_ragged_lines=True,
@@ -550,4 +460,4 @@ def _read_with_polars(text: str, delimiter: str, columns: Columns, widest: int) 
         )
     except PolarsError:  # its text quotes cells
         return None
-    return frame.select(pl.col(f"c{at}").fill_null("").alias(field) for field, at in columns.position.items())
+    return frame.select(pl.col(f"c{at}").fill_null("").alias(field) for field, at in columns.read.items())

@@ -6,34 +6,37 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from itertools import islice, pairwise
 from types import MappingProxyType
 from typing import TypeAlias
 
 from schemas.bounds import DEFAULT_BOUNDS, Bounds
-from schemas.damage import LIKE_AN_APP_PASSWORD
+from schemas.damage import APP_PASSWORD_IN_GROUPS, LIKE_AN_APP_PASSWORD
 from schemas.labels import shortened
 from schemas.refusals import COLUMNS_REQUIRED, Refusal
 
 FIELDS = ("email", "password", "name", "totpsecret", "login")
 # Half of a name: the first and the last name are joined if there is no column with both.
 SURNAME = "surname"
+FILLS_GAPS = " "  # between a field and a number
 
 # Normalised: lower case, without spaces, underscores and hyphens. Of several optional columns the first of
 # these names is used.
 KNOWN_HEADERS = {
     "email": (
         *("email", "emailaddress", "mail", "mailaddress", "userprincipalname", "upn", "primarysmtpaddress"),
-        *("fromemail", "senderemail", "accountemail", "primaryemail", "workemail"),
+        *("fromemail", "senderemail", "accountemail", "primaryemail", "workemail", "smtpemail", "imapemail"),
     ),
     "password": (
         *("password", "apppassword", "pass", "pwd", "passwd", "loginpassword", "smtppassword"),
         *("imappassword", "emailpassword", "mailpassword", "accountpassword"),
+        *("initialpassword", "temporarypassword", "passwordprofile"),
     ),
-    "name": ("displayname", "fullname", "fromname", "sendername", "name"),
+    "name": ("displayname", "fullname", "fromname", "sendername", "smtpfromname", "name"),
     "totpsecret": (
         *("totpsecret", "totp", "2fasecret", "otpsecret", "logintotp", "otpauth", "otpauthuri", "totpuri"),
-        "otp",
+        *("otpurl", "otp"),
     ),
     "login": ("signinname", "signin"),
 }
@@ -43,11 +46,28 @@ FIELD_OF_HEADER = {header: field for field, headers in KNOWN_HEADERS.items() for
 # They may hold addresses, or other sign-in names.
 USER_NAMES = {
     *("username", "loginusername", "login", "loginname", "user", "userid"),
-    *("smtpusername", "imapusername"),
+    *("smtpusername", "imapusername", "smtplogin", "imaplogin"),
 }
 # With one of these columns a file comes from a password manager, and its `name` is the name of a site.
 SITE_ADDRESSES = {"url", "uri", "loginuri", "website", "hostname", "origin", "formactionorigin"}
 _HELD = {"email": "addresses", "password": "passwords"}
+# Names in other languages. They are not used by themselves: the refusal offers them to choose.
+_FOREIGN = {
+    "email": (
+        *("emailadresse", "mailadresse", "benutzerprinzipalname", "adresseemail", "adressemail", "courriel"),
+        *("adressedemessagerie", "correo", "correoelectrónico", "correoelectronico", "indirizzoemail"),
+        *("endereçodeemail", "emailadres", "epost", "epostadress", "почта", "электроннаяпочта", "邮箱"),
+        *("电子邮件", "メールアドレス", "이메일"),
+        # Names to sign in with, which often are the addresses.
+        *("benutzername", "nomd'utilisateur", "utilisateur", "usuario", "usuário", "nomeutente", "utente"),
+        *("gebruikersnaam", "användarnamn", "brugernavn", "имяпользователя", "логин", "用户名", "账号"),
+    ),
+    "password": (
+        *("kennwort", "passwort", "motdepasse", "contraseña", "contrasena", "clave", "senha", "palavrapasse"),
+        *("wachtwoord", "lösenord", "passord", "adgangskode", "hasło", "heslo", "parola", "пароль", "密码"),
+        *("密碼", "パスワード", "비밀번호", "şifre"),
+    ),
+}
 # The file of a Microsoft 365 migration: `UserName` is the sign-in name, which may differ from the address.
 _MIGRATION = {"emailaddress", "username", "password", "userroot"}
 
@@ -65,6 +85,7 @@ class Columns:
         position: Field name → 0-based column. Has email and password unless there are too many columns. May
             have `surname`, to be joined to the name.
         width: Number of cells in the header.
+        also: Field name with a number → 0-based column that fills the gaps of the field's own column.
         unused: 0-based column → header, shortened for display, of the columns that are not used.
         fault: Why the file is refused: two columns have one name or disagree, or there are too many.
     """
@@ -73,6 +94,12 @@ class Columns:
     width: int
     unused: dict[int, str]
     fault: Refusal | None = None
+    also: dict[str, int] = dataclass_field(default_factory=dict)
+
+    @property
+    def read(self) -> dict[str, int]:
+        """Field name, with a number for a column that fills gaps → 0-based column."""
+        return self.position | self.also
 
     @property
     def ignored(self) -> tuple[str, ...]:
@@ -82,14 +109,20 @@ class Columns:
 
 # What programs add to a name: marks of required columns, and characters that are not visible.
 _DECORATION = re.compile(
-    r"\[required\]|\(required\)|[\s_\-*\u2010-\u2015\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]+",
+    r"[\[(](?:required|optional)[\])]|[\s_\-*\u2010-\u2015\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]+",
     re.IGNORECASE,
 )
 
 
+# Microsoft Entra's template of new users: `User name [userPrincipalName] Required`.
+_PROPERTY = re.compile(r".*\[(?!required\])(\w+)\](?:\s*required)?\s*", re.IGNORECASE | re.DOTALL)
+
+
 def normalise(header: str) -> str:
     """Reduce a header to the form that is compared: `E-Mail Address` and `email_address` become equal."""
-    return _DECORATION.sub("", header).casefold()
+    if "[" in header and (found := _PROPERTY.fullmatch(header)):
+        header = found[1]
+    return _DECORATION.sub("", header).removesuffix(":").casefold()
 
 
 def is_header(cells: Iterable[str], choice: Mapping[str, str] = NO_CHOICE) -> bool:
@@ -132,14 +165,7 @@ def find_columns(
     if claims is None or "password" not in claims:
         return None
     if "email" not in choice:
-        user_names = [at for at, name in enumerate(names) if name in USER_NAMES and at not in _all(claims)]
-        migration = {cell.strip().casefold() for cell in header} <= _MIGRATION
-        if migration and "email" in claims and "login" not in claims:
-            claims |= {"login": user_names} if user_names else {}
-        else:
-            claims["email"] = claims.get("email", []) + [
-                at for at in user_names if _mostly_addresses(rows(), at)
-            ]
+        _claim_user_names(header, names, claims, rows)
     if not claims.get("email"):
         return None
     fault = _same_names(header, names, claims) or next(
@@ -149,9 +175,10 @@ def find_columns(
     if "name" not in position:
         position |= _halves_of_a_name(names, {*position.values()})
     # A column that agrees with the chosen one is used as well: nothing of it is lost.
-    used = {at for field in _HELD for at in claims[field]} | set(position.values())
+    also = {f"{held}{FILLS_GAPS}{at}": at for held in _HELD for at in claims[held] if at != position[held]}
+    used = {*position.values(), *also.values()}
     unused = {at: shown(cell) for at, cell in enumerate(header) if at not in used and cell.strip()}
-    return Columns(position, len(header), unused, fault)
+    return Columns(position, len(header), unused, fault, also)
 
 
 def _claims(
@@ -172,6 +199,22 @@ def _claims(
             continue
         claims.setdefault(field, []).append(at)
     return claims
+
+
+def _claim_user_names(
+    header: Sequence[str], names: Sequence[str], claims: dict[str, list[int]], rows: Rows
+) -> None:
+    """Add the columns that hold addresses, or sign-in names beside the addresses, under a name for both."""
+    unclaimed = [at for at, name in enumerate(names) if name in USER_NAMES and at not in _all(claims)]
+    migration = {cell.strip().casefold() for cell in header} <= _MIGRATION
+    if migration and "email" in claims and "login" not in claims:
+        claims |= {"login": unclaimed} if unclaimed else {}
+        return
+    addresses = [at for at in unclaimed if _mostly_addresses(rows(), at)]
+    logins = [at for at in unclaimed if names[at] == "login" and at not in addresses]
+    if logins and "email" in claims:
+        claims["login"] = claims.get("login", []) + logins
+    claims["email"] = claims.get("email", []) + addresses
 
 
 def _all(claims: Mapping[str, Sequence[int]]) -> set[int]:
@@ -262,10 +305,14 @@ _SECRET_NAMES = {
 }
 # A word that shows that a column is about passwords and holds none.
 _ABOUT_PASSWORDS = re.compile(
-    r"change|expire|never|strong|required|policy|hint|last|strength|age|reset|force"
+    r"change|expire|never|strong|required|policy|hint|last|strength|age|reset|force|name|url"
 )
 _BASE32 = re.compile(r"[A-Z2-7 ]{16,}={0,6}")
-ROWS_LOOKED_AT = 50
+# `App password: abcd efgh`, as people and programs write it into notes.
+_PASSWORD_IN_TEXT = re.compile(
+    r"(?:passw(?:ord|ort)|passcode|pwd|kennwort|secret)\s*[:=$]\s*\S", re.IGNORECASE
+)
+VALUES_LOOKED_AT = 50
 
 
 def unused_secrets(columns: Columns, rows: Rows) -> list[str]:
@@ -276,10 +323,10 @@ def unused_secrets(columns: Columns, rows: Rows) -> list[str]:
     """
     if not columns.unused:
         return []
-    first = [cells for _, cells in islice(rows(), ROWS_LOOKED_AT)]
-    notes = []
+    notes, below = [], rows()
     for at, header in columns.unused.items():
-        values = [value for cells in first if (value := _cell(cells, at))]
+        filled = (value for _, cells in below if (value := _cell(cells, at)))
+        values = list(islice(filled, VALUES_LOOKED_AT))
         if values and (field := _secret_held(normalise(header), values)):
             what = "TOTP secrets" if field == "totpsecret" else "passwords"
             advice = "" if field in columns.position else f"; to use it: {choosing(field, header)}"
@@ -289,32 +336,51 @@ def unused_secrets(columns: Columns, rows: Rows) -> list[str]:
 
 def _secret_held(name: str, values: Sequence[str]) -> str:
     """The field whose secrets a column seems to hold, or ""."""
-    if any(value.casefold().startswith("otpauth://") for value in values):
+    if any("otpauth://" in value.casefold() for value in values):
         return "totpsecret"
-    if all(_BASE32.fullmatch(value) and re.search(r"[2-7]", value) for value in values):
+    if 2 * sum(bool(_BASE32.fullmatch(value) and re.search(r"[2-7]", value)) for value in values) >= len(
+        values
+    ):
         return "totpsecret"
+    if any(_PASSWORD_IN_TEXT.search(value) or APP_PASSWORD_IN_GROUPS.fullmatch(value) for value in values):
+        return "password"
     if _ABOUT_PASSWORDS.search(name):
         return ""
     flags = all(value.casefold() in ("true", "false", "yes", "no", "0", "1") for value in values)
     return "" if flags else next((f for f, pattern in _SECRET_NAMES.items() if pattern.search(name)), "")
 
 
-_PLAIN_HEADER = re.compile(r"[^\W\d_][^\W\d]*(?:[ _./()\[\]*'-]+[^\W\d]+)*[ )\]*]*\d?")
-_EXAMPLE = "add a header line such as email,password,name"
+# No character fits two neighbouring parts: otherwise a line of underscores could be matched in 2^n ways.
+_PLAIN_HEADER = re.compile(r"[^\W\d_]+(?:[ _./()\[\]*'-]+[^\W\d_]+)*[ _)\]*]*\d?")
+_EXAMPLE = "a header line such as email,password,name"
+_ONE_COLUMN = "the values are not separated by commas, semicolons, tabs or pipes; separate them, below "
 
 
-def without_columns(cells: Sequence[str], choice: Mapping[str, str] = NO_CHOICE, line: int = 1) -> Refusal:
+def without_columns(
+    cells: Sequence[str], choice: Mapping[str, str] = NO_CHOICE, line: int = 1, *, one_column: bool = False
+) -> Refusal:
     """The refusal of a file in which no email or no password column is found.
 
     Args:
         cells: The cells of the first line. They are named only if it is surely a header.
         choice: Field → header, where a person has chosen.
         line: The number of that line.
+        one_column: Whether the cells of the first lines are separated, but by no delimiter.
     """
+    if one_column:
+        known = _known("email", "password")
+        return Refusal(
+            COLUMNS_REQUIRED, f"{_ONE_COLUMN}{_EXAMPLE}", line=line, missing=tuple(known), known=known
+        )
     if any("@" in cell for cell in cells):
+        why = (
+            f"{_ONE_COLUMN}"
+            if one_column
+            else f"line {line} contains an address, so the file has no header; add "
+        )
         return Refusal(
             COLUMNS_REQUIRED,
-            f"line {line} contains an address, so the file has no header; {_EXAMPLE}",
+            f"{why}{_EXAMPLE}",
             line=line,
             missing=("email", "password"),
             known=_known("email", "password"),
@@ -324,12 +390,11 @@ def without_columns(cells: Sequence[str], choice: Mapping[str, str] = NO_CHOICE,
     missing = tuple(field for field in _HELD if field not in choice and not names & _accepted(field))
     if not _surely_header(cells, names):
         named = f"no line has a column “{shown(lost[0])}”; " if lost else ""
-        return Refusal(
-            COLUMNS_REQUIRED,
-            f"{named}none of the first lines names both; {_EXAMPLE}",
-            missing=missing,
-            known=_known(*missing),
-        )
+        if all(re.fullmatch(r"\s*'.*'\s*", cell) for cell in cells):
+            why = f"the values of line {line} are in apostrophes; remove them, and name the columns in "
+        else:
+            why = "none of the first lines names both; name the columns in "
+        return Refusal(COLUMNS_REQUIRED, f"{named}{why}{_EXAMPLE}", missing=missing, known=_known(*missing))
     headers = tuple(shown(cell) for cell in cells if cell.strip())
     found = ", ".join(f"“{header}”" for header in headers[:MOST_HEADERS_NAMED])
     more = f" and {len(headers) - MOST_HEADERS_NAMED} more" if len(headers) > MOST_HEADERS_NAMED else ""
@@ -338,7 +403,7 @@ def without_columns(cells: Sequence[str], choice: Mapping[str, str] = NO_CHOICE,
     elif missing:
         what = (
             f"line {line} has no {' and no '.join(missing)} column, only {found}{more}; "
-            f"rename one, or choose it: {choosing(missing[0], 'HEADER')}"
+            f"rename one, or choose it: {' '.join(_offered(field, headers) for field in missing)}"
         )
     else:  # a user name column without addresses
         what = f"line {line} has {found}{more}, but no column holds addresses; choose one: " + choosing(
@@ -347,6 +412,19 @@ def without_columns(cells: Sequence[str], choice: Mapping[str, str] = NO_CHOICE,
     return Refusal(
         COLUMNS_REQUIRED, what, line=line, missing=missing, headers=headers, known=_known(*missing)
     )
+
+
+_MEANS_AN_ADDRESS = re.compile(r"e?mail|upn|principalname")
+
+
+def _offered(field: str, headers: Sequence[str]) -> str:
+    """The option that chooses the column which probably holds a field, or a place for its name."""
+    means = _MEANS_AN_ADDRESS if field == "email" else _SECRET_NAMES[field]
+    names = {header: normalise(header) for header in headers}
+    likely = [h for h in headers if names[h] in _FOREIGN[field]] or [
+        h for h in headers if means.search(names[h]) and not _ABOUT_PASSWORDS.search(names[h])
+    ]
+    return choosing(field, likely[0] if len(likely) == 1 else "HEADER")
 
 
 MOST_HEADERS_NAMED = 8
@@ -363,6 +441,7 @@ def _known(*fields: str) -> dict[str, tuple[str, ...]]:
 def _surely_header(cells: Sequence[str], names: set[str]) -> bool:
     """Whether no cell of a line may be a password or an address, and one is a name that is known."""
     known = {*FIELD_OF_HEADER, *USER_NAMES, *SITE_ADDRESSES, *FIRST_NAMES, *LAST_NAMES}
+    known |= {name for foreign in _FOREIGN.values() for name in foreign}
     return bool(names & known) and all(
         normalise(cell) in known
         or not cell.strip()

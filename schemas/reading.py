@@ -11,7 +11,7 @@ from schemas.refusals import Refusal
 
 @dataclass(frozen=True)
 class Reading:
-    """The choices of whoever imports a file.
+    """The choices of the person who imports a file.
 
     Attributes:
         encoding: Name of the text encoding to use instead of UTF-8. A byte order mark takes precedence.

@@ -29,8 +29,8 @@ class Actor(StrEnum):
 
     ADMIN = "admin"  # of the organisation's Microsoft 365 or Exchange
     OWNER = "owner"  # of the mailbox
-    UPLOADER = "uploader"  # whoever made the file
-    OPERATOR = "operator"  # whoever runs this program
+    UPLOADER = "uploader"  # the person who made the file
+    OPERATOR = "operator"  # the person who runs this program
     NOBODY = "nobody"  # no password opens the mailbox, only OAuth
     WAIT = "wait"  # this program tries again
 
@@ -185,14 +185,14 @@ EXPLANATIONS = {
         Actor.ADMIN,
     ),
     Reason.PASSWORDS_RETIRED: Explanation(
-        "Server takes no passwords",
+        "Server has disabled password sign-in",
         "The server has turned off password sign-in for this protocol, so every password is rejected. In "
         "Exchange Online it has been off for IMAP since January 2023, and no admin can turn it on again.",
         "A new password will not help: use OAuth sign-in, or a host that accepts passwords.",
         Actor.NOBODY,
     ),
     Reason.PERSONAL_PASSWORDS_RETIRED: Explanation(
-        "Microsoft takes no passwords for personal accounts",
+        "Microsoft has disabled passwords for personal accounts",
         "The address is a personal account (Outlook.com, Hotmail, Live or MSN). Microsoft has accepted "
         "only OAuth for these since 16 September 2024.",
         "A new password or app password will not help: use OAuth sign-in.",

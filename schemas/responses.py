@@ -78,7 +78,7 @@ class FailedRow(BaseModel):
 
 
 class WarnedRow(BaseModel):
-    """A warning about an imported row, or a note about the file."""
+    """A warning about a row, or a note about the file."""
 
     line: int
     email: str | None = Field(description="null in a note about the file, which has the header's line.")
@@ -286,7 +286,7 @@ class ImportDetail(Import):
     """An import with one page of its row errors, and what is to be done."""
 
     who_has_to_act: str = Field(
-        description="Who has to act for the mailboxes that do not work, and for how many; empty for nobody."
+        description="Who has to act for the mailboxes that do not work, and for how many; empty for no one."
     )
 
 

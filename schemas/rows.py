@@ -21,7 +21,16 @@ from pandera.polars import PolarsData
 from schemas.addresses import domain_of, email_key
 from schemas.bounds import LONGEST, MAX_MAILBOXES
 from schemas.csv_file import CsvTable
-from schemas.damage import LIKE_AN_APP_PASSWORD, Cell, blank, clean_email, clean_password, damage_of
+from schemas.damage import (
+    LIKE_AN_APP_PASSWORD,
+    LONGEST_CLEANED,
+    Cell,
+    blank,
+    clean_email,
+    clean_password,
+    damage_of,
+    is_misread,
+)
 from schemas.labels import counted
 from schemas.misspellings import intended_domain
 from schemas.other_providers import consumer_provider
@@ -143,7 +152,8 @@ class MailboxRow(pa.DataFrameModel):
     @classmethod
     def email_is_ascii(cls, data: PolarsData) -> pl.LazyFrame:
         local = pl.col("email").str.extract(r"^(.*)@", 1).fill_null("")
-        return data.lazyframe.select(pl.col("email_key").is_not_null() | ~local.str.contains(r"[^\x00-\x7f]"))
+        foreign = local.str.contains(r"[\p{L}&&[^\x00-\x7f]]")
+        return data.lazyframe.select(pl.col("email_key").is_not_null() | ~foreign)
 
     @pa.dataframe_check(name=RowReason.INVALID_EMAIL)
     @classmethod
@@ -225,7 +235,11 @@ def validate(table: CsvTable, served: Collection[str] = (), *, trim: bool = Fals
     return Validated(
         valid,
         tuple(error for _, errors in parts for error in errors),
-        (*_blanked_note(frame), *(() if trim else _spaced_note(frame["password"]))),
+        (
+            *_blanked_note(frame),
+            *_misread_note(frame["name"]),
+            *(() if trim else _spaced_note(frame["password"])),
+        ),
     )
 
 
@@ -235,6 +249,16 @@ def _blanked_note(frame: pl.DataFrame) -> list[str]:
     counts = {field: sum(bool(cell) and not blank(cell) for cell in frame[field]) for field in fields}
     found = [f"{field} ({counted(count, 'row')})" for field, count in counts.items() if count]
     return [f"Read as empty because of a word such as N/A or none: {', '.join(found)}"] if found else []
+
+
+def _misread_note(names: pl.Series) -> list[str]:
+    """A note if names look like text read with the wrong encoding. A password has a warning of its own."""
+    if not (count := sum(is_misread(name) for name in names)):
+        return []
+    where = f"in {counted(count, 'row')}"
+    return [
+        f"Names look damaged by a wrong encoding, such as Ã¼ for ü, {where}; export the file again as UTF-8"
+    ]
 
 
 def _spaced_note(passwords: pl.Series) -> list[str]:
@@ -366,8 +390,10 @@ def _shown_email(row: dict[str, str], domains: Collection[str]) -> str:
     email = row["email"]
     if row["email_key"] is not None:
         return email
-    slipped = row["extra_cells"] or any(
-        "@" in row[field] for field in ("password", "name", "totpsecret") if row[field]
+    slipped = (
+        row["extra_cells"]
+        or len(email) > LONGEST_CLEANED
+        or any("@" in row[field] for field in ("password", "name", "totpsecret") if row[field])
     )
     # If the password is blank, it may be in the email cell (“ann@example.com;password”).
     if slipped or row["password"].strip() in ("", email) or not _like_an_address(email, domains):

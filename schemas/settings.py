@@ -271,6 +271,12 @@ class Settings(BaseSettings):
         600, gt=0, description="HTTP API: seconds after which an event stream ends; clients then reconnect."
     )
 
+    api_proxies: str = Field(
+        "",
+        description="HTTP API: addresses of the proxies in front of it, separated by commas. "
+        "`X-Forwarded-For` and `X-Forwarded-Proto` are believed only from these.",
+    )
+
     keep_results_days: int = Field(
         90, ge=1, description="Days after which superseded probe results and row errors are deleted."
     )

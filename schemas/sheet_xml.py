@@ -243,6 +243,7 @@ class Row(NamedTuple):
 
     line: int
     cells: dict[int, Cell]
+    hidden: bool = False
 
 
 _KINDS = {"s": Kind.TEXT, "str": Kind.TEXT, "inlineStr": Kind.TEXT, "n": Kind.NUMBER, "b": Kind.OTHER}
@@ -286,6 +287,7 @@ class SheetReader:
         self._size = 0  # of all texts together: many cells can refer to one long string
         self._widest = 0
         self._line = 0
+        self._hidden = False
         self._filled = False
         self._kept: dict[int, Cell] = {}
         self._column = -1
@@ -332,6 +334,7 @@ class SheetReader:
         if not self._line < line <= LAST_ROW:
             raise WorkbookError(DAMAGED)
         self._line = line
+        self._hidden = attributes.get("hidden", "0") in ("1", "true")
         self._column = -1
         self._kept, self._filled = {}, False
 
@@ -410,7 +413,7 @@ class SheetReader:
     def _end_row(self) -> None:
         if not self._filled or self._line < self._first:
             return
-        self.rows.append(Row(self._line, self._kept))
+        self.rows.append(Row(self._line, self._kept, self._hidden))
         if len(self.rows) == self._most:
             raise _Enough
         if self._most is None and len(self.rows) > self._bounds.rows + 1:

@@ -55,13 +55,18 @@ class Outcome(NamedTuple):
     code: str = ""
 
     @property
+    def warning(self) -> str:
+        """The warning of an imported row, or of a repeated one whose password is lost; "" for none."""
+        return self.reason if self.result in TAKEN or self.code == SkipReason.DUPLICATE_DIFFERS else ""
+
+    @property
     def remedy(self) -> str:
         """What the user can do about a row that was not imported, or ""."""
         return why_not_imported(self.line, self.email, self.code)[1] if self.code else ""
 
 
 class Warned(NamedTuple):
-    """A warning about an imported row, or a note about the file, which has no email."""
+    """A warning about a row, or a note about the file, which has no email."""
 
     line: int
     email: str | None
@@ -144,15 +149,15 @@ class Summary:
         ]
 
     def warned(self) -> list[Warned]:
-        """The notes about the file, then the imported rows with a warning, in the order of the file."""
+        """The notes about the file, then the rows with a warning, in the order of the file."""
         return [Warned(self.header_line, None, note) for note in self.notes] + [
-            Warned(o.line, o.email, o.reason) for o in self.outcomes if o.result in TAKEN and o.reason
+            Warned(o.line, o.email, o.warning) for o in self.outcomes if o.warning
         ]
 
     def warnings(self) -> list[Cause]:
         """The warnings of imported rows, the most frequent first."""
         found = Counter(
-            text for one in self.warned() if one.email is not None for text in one.warning.split("; ")
+            text for o in self.outcomes if o.result in TAKEN and o.reason for text in o.reason.split("; ")
         )
         return [Cause(reason, rows, "check it in the file") for reason, rows in found.most_common()]
 

@@ -228,7 +228,7 @@ class ProbeReport:
         return ", ".join(parts)
 
     def partial(self) -> list[tuple[str, int]]:
-        """What mailboxes can do of which only one protocol works, and how many they are."""
+        """What mailboxes with only one working protocol can do, and how many they are."""
         found = Counter(
             ability(verdict.standings) for verdict in self.verdicts if verdict.status is MailboxStatus.PARTIAL
         )

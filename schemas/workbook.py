@@ -13,15 +13,25 @@ import io
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import polars as pl
 from python_calamine import CalamineError, CalamineWorkbook
 
 from schemas.bounds import DEFAULT_BOUNDS, UNBOUNDED, Bounds
-from schemas.csv_file import ERROR_HEADER, TITLE_LINES, CsvTable, skipped_note, table_frame
+from schemas.csv_file import (
+    ERROR_HEADER,
+    HEADER_LOOKED_FOR,
+    TITLE_LINES,
+    CsvTable,
+    header_not_first,
+    skipped_note,
+    table_frame,
+)
 from schemas.headers import (
     FIELD_OF_HEADER,
+    FILLS_GAPS,
     NO_CHOICE,
     SURNAME,
     Columns,
@@ -33,6 +43,7 @@ from schemas.headers import (
     unused_secrets,
     without_columns,
 )
+from schemas.labels import counted
 from schemas.package import DAMAGED, OLE_MAGIC, TOO_MUCH, ZIP_MAGIC, Package, WorkbookError, old_office
 from schemas.plaintext import Plaintext
 from schemas.refusals import COLUMNS_REQUIRED, CSV_EMPTY, Refusal
@@ -100,7 +111,7 @@ def extract_rows(data: bytes, errors: Mapping[int, str]) -> bytes:
 
     Returns:
         A CSV in UTF-8 with a byte order mark, with all columns of the sheet. A password or TOTP secret that
-        is not text is left out, so that nobody imports what Excel has made of it.
+        is not text is left out, so that no one imports what Excel has made of it.
     """
     workbook = _Workbook(data, UNBOUNDED)
     found = _find_table(workbook, UNBOUNDED)
@@ -235,6 +246,7 @@ class _Table:
         skipped: The rows above it that hold text.
         rows: Returns the rows below it.
         others: Names of the other sheets whose header matches too.
+        rivals: Those of them that are not hidden.
     """
 
     sheet: SheetPart
@@ -243,17 +255,18 @@ class _Table:
     skipped: tuple[int, ...]
     rows: Rows
     others: tuple[str, ...] = ()
+    rivals: tuple[str, ...] = ()
 
 
 def _find_table(
     workbook: _Workbook, bounds: Bounds, choice: Mapping[str, str] = NO_CHOICE
 ) -> _Table | Refusal:
     matching: list[_Table] = []
-    first_rows: list[Row] = []
+    first_rows: list[tuple[SheetPart, Row]] = []
     for sheet in workbook.sheets:
         rows = workbook.read(sheet, bounds, most=TITLE_LINES)
-        if len(rows) > 1 and not sheet.hidden:
-            first_rows.append(rows[0])
+        if not sheet.hidden and (len(rows) > 1 or any("@" in text for row in rows for text in _texts(row))):
+            first_rows.append((sheet, rows[0]))
         found = _find_columns(workbook, sheet, rows, bounds, choice)
         if found is not None:
             matching.append(found)
@@ -264,14 +277,21 @@ def _find_table(
             return Refusal(COLUMNS_REQUIRED, f"only the hidden sheet “{name}” has them: unhide it")
         if not first_rows:
             return Refusal(CSV_EMPTY)
-        return without_columns(_texts(first_rows[0]), choice, first_rows[0].line)
+        return _no_columns(workbook, *first_rows[0], choice)
     # A sheet with too many columns is probably not the one that is meant.
     table = next((found for found in visible if found.columns.position), visible[0])
     if table.columns.fault:
         return table.columns.fault
     others = [found.sheet for found in matching if found is not table]
     names = [f"{'hidden sheet' if other.hidden else 'sheet'} {shown(other.name)}" for other in others]
-    return replace(table, others=tuple(names))
+    rivals = tuple(other.name for other in others if not other.hidden)
+    return replace(table, others=tuple(names), rivals=rivals)
+
+
+def _no_columns(workbook: _Workbook, sheet: SheetPart, first: Row, choice: Mapping[str, str]) -> Refusal:
+    rows = workbook.read(sheet, UNBOUNDED, most=HEADER_LOOKED_FOR)
+    headers = [row.line for row in rows if is_header(_texts(row), choice)]
+    return header_not_first(headers, first.line) or without_columns(_texts(first), choice, first.line)
 
 
 def _find_columns(
@@ -284,6 +304,7 @@ def _find_columns(
     headers = [row for row in top if is_header(_texts(row), choice)]
     header = headers[0] if len(headers) == 1 else rows[0]
 
+    @cache  # several columns may have to be compared, and each reading costs the budget of the workbook
     def rows_below() -> list[tuple[int, list[str]]]:
         try:
             below = workbook.read(sheet, bounds, start=header.line)[1:]
@@ -301,7 +322,7 @@ def _texts(row: Row) -> list[str]:
 
 
 def _read_table(workbook: _Workbook, found: _Table, bounds: Bounds) -> CsvTable | Refusal:
-    position = found.columns.position
+    position = found.columns.read
     rows = workbook.read(found.sheet, bounds, set(position.values()), start=found.line)[1:]
     if not rows:
         return Refusal(CSV_EMPTY)
@@ -330,12 +351,25 @@ def _read_table(workbook: _Workbook, found: _Table, bounds: Bounds) -> CsvTable 
         (*found.columns.ignored, *found.others),
         found.line,
         tuple(faults.items()),
-        (*_skipped_note(found), *unused_secrets(found.columns, found.rows)),
+        (*_skipped_note(found), *_left_open(found, rows), *unused_secrets(found.columns, found.rows)),
     )
 
 
 def _skipped_note(found: _Table) -> list[str]:
     return [skipped_note(found.skipped[0], found.skipped[-1], found.line)] if found.skipped else []
+
+
+def _left_open(found: _Table, rows: Sequence[Row]) -> list[str]:
+    """Notes on another sheet that could be meant, and on rows that the person may not see."""
+    notes = [
+        f"Only sheet “{shown(found.sheet.name)}” was read, although sheet “{shown(name)}” has the columns too"
+        for name in found.rivals
+    ]
+    if hidden := [row.line for row in rows if row.hidden]:
+        notes.append(
+            f"Hidden rows were read too: {counted(len(hidden), 'row')}, the first on line {hidden[0]}"
+        )
+    return notes
 
 
 def _at(values: list[list[Any]], line: int, column: int) -> Any:
@@ -347,7 +381,7 @@ def _same(field: str, cell: Cell, again: Any) -> bool:
     """Whether both readings of a cell agree. Spaces at the edges matter in secrets only."""
     if cell.kind is not Kind.TEXT:
         return True
-    if field in _SECRETS:
+    if _is_secret(field):
         return bool(again == cell.text)
     return isinstance(again, str) and again.strip() == cell.text.strip()
 
@@ -372,13 +406,17 @@ def _fault(cells: Mapping[str, Cell], again: Mapping[str, Any]) -> str:
     """Why a row fails for what kind of cells it has: a `RowReason`, or ""."""
     if any(cell.kind is Kind.UNKNOWN for cell in cells.values()):
         return RowReason.FORMULA
-    faults = [_fault_of(cells[field]) for field in _SECRETS if field in cells]
+    faults = [_fault_of(cell) for field, cell in cells.items() if _is_secret(field)]
     faults += [
         RowReason.NOT_TEXT
         for field in ("name", SURNAME, "login")
         if field in cells and cells[field].kind is not Kind.TEXT and not _is_number(again[field])
     ]
     return next(filter(None, faults), "")
+
+
+def _is_secret(field: str) -> bool:
+    return field.partition(FILLS_GAPS)[0] in _SECRETS
 
 
 def _fault_of(secret: Cell) -> str:

@@ -20,7 +20,7 @@ from schemas.row_reasons import SkipReason
 from schemas.sealing import Owner, Sealer
 from schemas.settings import Settings
 from schemas.standing import MailboxStatus, Needs
-from schemas.summary import MAX_ROWS_STORED, NOTE, TAKEN, Result, Summary, summarize
+from schemas.summary import MAX_ROWS_STORED, NOTE, Result, Summary, summarize
 from schemas.tables import Import, ImportRow, Mailbox, now
 from schemas.verdicts import Target
 from tasks.crash import unquoted
@@ -212,11 +212,10 @@ def _rows(prepared: Prepared, summary: Summary) -> Iterator[dict[str, Any]]:
     others: Counter[Result] = Counter()
     if prepared.notes:
         yield _row(prepared.header_line, NOTE, warning="\n".join(prepared.notes))
-    for line, email, result, reason, code in summary.outcomes:
-        others[result] += line not in keys
-        if line in keys or others[result] <= MAX_ROWS_STORED:
-            warning = reason if result in TAKEN else ""
-            yield _row(line, result, email[:254], code, keys.get(line), warning)
+    for row in summary.outcomes:
+        others[row.result] += row.line not in keys
+        if row.line in keys or others[row.result] <= MAX_ROWS_STORED:
+            yield _row(row.line, row.result, row.email[:254], row.code, keys.get(row.line), row.warning)
 
 
 def _row(

@@ -433,6 +433,9 @@ def test_the_access_log_leaves_out_what_is_searched_for() -> None:
     )
     assert WithoutQuery().filter(record)
     assert record.getMessage() == '127.0.0.1:5 - "GET /imports/1 HTTP/1.1" 200'
+    record.args = ("127.0.0.1:5", "GET", "/" * 60_000, "1.1", 404)
+    assert WithoutQuery().filter(record)
+    assert len(record.getMessage()) < 300
 
 
 # The process ---------------------------------------------------------

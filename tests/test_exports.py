@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 import pytest
@@ -27,8 +28,8 @@ def prepared(data: str | bytes) -> Prepared:
     return found
 
 
-def refusal_of(data: str) -> Refusal:
-    found = prepare_rows(data.encode())
+def refusal_of(data: str | bytes) -> Refusal:
+    found = prepare_rows(data.encode() if isinstance(data, str) else data)
     assert isinstance(found, Refusal)
     return found
 
@@ -51,6 +52,8 @@ def test_export_is_recognised(program: str) -> None:
         'Notes: "draft\n',
         '"sep=,"\n',
         "\ufeff\n",
+        "version:v1.0,,\n",
+        "Account,Security\n",
     ],
 )
 def test_lines_above_the_header_are_skipped(above: str) -> None:
@@ -74,11 +77,85 @@ def test_two_headers_are_no_title() -> None:
         ('{"email": "ann@contoso.com"}', "JSON"),
         ('<?xml version="1.0"?>\n<Workbook/>', "an XML spreadsheet"),
         ('email,password\n"ann@contoso.com,pw"\n"bob@contoso.com,pw"\n', "in one pair of quotation marks"),
+        ("<!-- saved --><!-- from --> <html>", "a web page (HTML)"),
+        ('<?xml version="1.0"?><!DOCTYPE html><html/>', "a web page (HTML)"),
+        ('<?xml version="1.0"?>\n<KeePassFile><Root/></KeePassFile>', "a KeePass file in XML"),
+        ('<accounts><account email="ann@contoso.com" password="pw"/></accounts>', "is XML"),
+        ("{\\rtf1\\ansi email,password\\par}", "an RTF document"),
+        ("-- dump\nINSERT INTO x (email, password) VALUES ('a@x.co', 'pw');\n", "a dump in SQL"),
+        ("BEGIN:VCARD\nEMAIL:ann@contoso.com\nEND:VCARD\n", "contacts (vCard)"),
+        ("dn: CN=Ann\nmail: ann@contoso.com\nuserPassword: pw\n", "a directory in LDIF"),
+        ("-----BEGIN PGP MESSAGE-----\n\nhQ\n", "an encrypted message"),
+        ("Received: from x\nSubject: y\n\nemail,password\nann@contoso.com,pw\n", "an email message"),
+        ("| email | password |\n|---|:---:|\n| ann@contoso.com | pw |\n", "a Markdown table"),
+        (b"\x03\xd9\xa2\x9ag\xfbK\xb5\x00", "a KeePass database"),
+        (b"7z\xbc\xaf'\x1c\x00\x04", "a 7-Zip archive"),
+        (b"Rar!\x1a\x07\x01\x00", "a RAR archive"),
+        (b"\x89PNG\r\n\x1a\n\x00", "a picture"),
+        (b"SQLite format 3\x00", "an SQLite database"),
+        ("email,password\nann@contoso.com;pw\nbob@contoso.com;p;w\n", "another character than the header"),
     ],
 )
-def test_other_formats_are_named(data: str, says: str) -> None:
+def test_other_formats_are_named(data: str | bytes, says: str) -> None:
     """A file of another format is refused by its name."""
     assert says in refusal_of(data).message
+
+
+def test_many_comments_cost_no_time() -> None:
+    """A text that begins like a web page and is none is recognised in one pass."""
+    started = time.monotonic()
+    assert "is XML" in refusal_of("<!---->" * 300 + "x,y\nz").message
+    assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("data", "line", "detail"),
+    [
+        (
+            "note\n" * 24 + "email,password\nann@contoso.com,pw\n",
+            25,
+            "the header is on line 25; delete the lines above",
+        ),
+        (
+            "Sales\nemail,password\nmail,pwd\nann@contoso.com,pw\n",
+            2,
+            "lines 2 and 3 are both a header; keep one",
+        ),
+        ("email:password\nann@contoso.com:pw\n", 1, "not separated by commas, semicolons, tabs or pipes"),
+        ("ann@contoso.com:pw\nbob@contoso.com:pw\n", 1, "not separated by commas, semicolons, tabs or pipes"),
+        (
+            "email    password\nann@contoso.com    pw\n",
+            1,
+            "not separated by commas, semicolons, tabs or pipes",
+        ),
+        ("email，password\nann@contoso.com，pw\n", 1, "not separated by commas, semicolons, tabs or pipes"),
+        ("ann@contoso.com,pw\n", 1, "line 1 contains an address, so the file has no header"),
+    ],
+)
+def test_what_keeps_the_header_from_being_found_is_said(data: str, line: int, detail: str) -> None:
+    """Without a header that can be used, the explanation says why and on which line."""
+    found = refusal_of(data)
+    assert (found.message, found.line) == (COLUMNS_REQUIRED, line)
+    assert detail in found.detail
+
+
+def test_names_that_were_read_with_the_wrong_encoding_are_noted() -> None:
+    """Names with pairs such as Ã¼ give a note, because a password of the file may be damaged as well."""
+    found = prepared("email,password,name\nann@contoso.com,pw,JÃ¼rgen\nbob@contoso.com,pw,Jürgen\n")
+    assert found.notes == (
+        "Names look damaged by a wrong encoding, such as Ã¼ for ü, in 1 row; export the file again as UTF-8",
+    )
+
+
+def test_gaps_are_filled_from_a_column_that_agrees() -> None:
+    """Where a file has an address or a password in the other column of two that agree, it is used."""
+    file = "email,username,SMTP password,IMAP password\n,ann@contoso.com,a,\nbob@contoso.com,,,b\n"
+    found = prepared(file)
+    assert found.kept.select("email", "password").rows() == [
+        ("ann@contoso.com", "a"),
+        ("bob@contoso.com", "b"),
+    ]
+    assert found.errors == ()
 
 
 def test_file_without_a_header_says_so() -> None:
@@ -123,6 +200,20 @@ def test_end_of_file_mark_is_no_row() -> None:
         ("Ann Bell <ann@contoso.com>", "ann@contoso.com"),
         ("ann@contoso.com;", "ann@contoso.com"),
         ("ann@contoso.com.", "ann@contoso.com"),
+        ("'ann@contoso.com'", "ann@contoso.com"),
+        ("“ann@contoso.com”", "ann@contoso.com"),
+        ("«ann@contoso.com»", "ann@contoso.com"),
+        ("'Ann Bell' <ann@contoso.com>;", "ann@contoso.com"),
+        ("Ann Bell (ann@contoso.com)", "ann@contoso.com"),
+        ("[ann@contoso.com]", "ann@contoso.com"),
+        ("ann@contoso.com (work)", "ann@contoso.com"),
+        ("• ann@contoso.com", "ann@contoso.com"),
+        ("Email: ann@contoso.com", "ann@contoso.com"),
+        ("mailto:ann@contoso.com?subject=Hello", "ann@contoso.com"),
+        ("%20ann@contoso.com", "ann@contoso.com"),
+        ('<a href="mailto:ann@contoso.com">ann@contoso.com</a>', "ann@contoso.com"),
+        ("ann@contoso.com<br>", "ann@contoso.com"),
+        ("ann＠contoso。com", "ann@contoso.com"),
         ("\u200bann@contoso.com\u00ad", "ann@contoso.com"),
     ],
 )
@@ -159,6 +250,20 @@ def test_app_password_is_its_16_letters(cell: str) -> None:
         ("1.23457E+15", "1.23457E+15", "a number that a spreadsheet has shortened"),
         ("Tom&amp;Jerry", "Tom&amp;Jerry", "HTML code"),
         ("grÃ¼n1", "grÃ¼n1", "wrong encoding"),
+        ("10â‚¬x", "10â‚¬x", "wrong encoding"),
+        ("naÃ¯veâ€“x", "naÃ¯veâ€“x", "wrong encoding"),
+        ("Abcd efgh ijkl mnop", "Abcd efgh ijkl mnop", "capital letters"),
+        ("e\u0301", "e\u0301", "an accent as a character of its own"),
+        ("xxxxxxxx", "xxxxxxxx", "in place of the password"),
+        ("<hidden>", "<hidden>", "in place of the password"),
+        ("[object Object]", "[object Object]", "in place of the password"),
+        ("System.Security.SecureString", "System.Security.SecureString", "in place of the password"),
+        ("undefined", "undefined", "a word that programs write"),
+        ("{SSHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=", "{SSHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=", "a hash"),
+        ("5f4dcc3b5aa765d61d8327deb882cf99", "5f4dcc3b5aa765d61d8327deb882cf99", "a hash"),
+        ("Secret12…", "Secret12…", "as if it was cut"),
+        ('"Secret12"', '"Secret12"', "between quotation marks"),
+        ("gr\\u00fcn", "gr\\u00fcn", "a code such as"),
     ],
 )
 def test_possible_damage_is_kept_and_warned_of(cell: str, stored: str, kind: str) -> None:
@@ -173,6 +278,7 @@ def test_possible_damage_is_kept_and_warned_of(cell: str, stored: str, kind: str
     [
         ("••••••••", RowReason.MASKED),
         ("********", RowReason.MASKED),
+        ("○○○○○○", RowReason.MASKED),
         ("#NAME?", RowReason.SPREADSHEET_ERROR),
         ("#N/A", RowReason.SPREADSHEET_ERROR),
         ("########", RowReason.SPREADSHEET_ERROR),

@@ -93,7 +93,7 @@ CASES = {
     "title and no header": Case(
         "Passwords of sales\nann@contoso.com,pw\n",
         refused=COLUMNS,
-        because="None of the first lines names both",
+        because="None of the first lines names both; name the columns in a header line",
     ),
     "no header": Case(
         "ann@outlook.com|Passw0rd1|x\nbob@outlook.com|Passw0rd2|y\n",
@@ -103,7 +103,8 @@ CASES = {
     "a header in another language": Case(
         rows("ann@contoso.com,pw", header="E-Mail,Kennwort"),
         refused=COLUMNS,
-        because="Line 1 has no password column, only “E-Mail”, “Kennwort”",
+        because="Line 1 has no password column, only “E-Mail”, “Kennwort”; rename one, or choose it: "
+        "--map password=Kennwort",
     ),
     "the same, chosen": Case(
         rows("ann@contoso.com,pw", header="E-Mail,Kennwort"),
@@ -266,7 +267,45 @@ CASES = {
         (2, 0, 0),
         warnings=((1, "name (1 row), totpsecret (2 rows)"),),
     ),
-    "one address, two passwords": Case(rows("ann@contoso.com,old", "ann@contoso.com,new"), (1, 1, 0)),
+    "one address, two passwords": Case(
+        rows("ann@contoso.com,old", "ann@contoso.com,new"),
+        (1, 1, 0),
+        warnings=((3, "appears earlier in the file, with another password"),),
+    ),
+    "one address twice": Case(rows("ann@contoso.com,pw", "ANN@contoso.com,pw"), (1, 1, 0)),
+    "NordPass with a person": Case(
+        rows(
+            f"Outlook,{LINK},ann@outlook.com,{APP},,",
+            "Me,,,,Ann Bell,ann.bell@contoso.com",
+            header="name,url,username,password,full_name,email",
+        ),
+        (1, 0, 1),
+        (("ann.bell@contoso.com", "Missing"),),
+    ),
+    "secrets in notes": Case(
+        rows(f"ann@contoso.com,{APP},App password: qrst uvwx", header="email,password,notes"),
+        (1, 0, 0),
+        warnings=((1, "Column “notes” is not used, but seems to hold passwords"),),
+    ),
+    "a KeePass database": Case(
+        b"\x03\xd9\xa2\x9ag\xfbK\xb5" + bytes(40),
+        refused="CSV file is a KeePass database; open it in KeePass and export it as CSV",
+    ),
+    "a colon between address and password": Case(
+        rows("ann@contoso.com:pw1", "bob@contoso.com:pw2", header="email:password"),
+        refused=COLUMNS,
+        because="The values are not separated by commas, semicolons, tabs or pipes",
+    ),
+    "Cyrillic": Case(
+        rows("ann@contoso.com,пароль").encode("cp1251"),
+        refused="Line 2: the file is not valid UTF-8 text; save it as “CSV UTF-8”, or specify its encoding",
+    ),
+    "values in typographic quotes": Case(
+        rows("“ann@contoso.com”,“pw1”"),
+        (1, 0, 0),
+        warnings=((2, "typographic quotes"),),
+    ),
+    "a sign-in name": Case(rows("ann@contoso.com,CONTOSO\\ann,pw", header="email,login,password"), (1, 0, 0)),
     "60 errors": Case(
         rows(*(f"u{at}@contoso.com," for at in range(60))), (0, 0, 60), (("u0@contoso.com", "Missing"),)
     ),

@@ -202,7 +202,7 @@ def test_every_row_is_kept(upgraded: Database, stored: dict[str, Rows]) -> None:
 
 
 def status_now(mailbox: dict[str, Any], stored: dict[str, Rows]) -> str:
-    """The status of a mailbox now: a failed one of which one protocol works is `partial`."""
+    """The status of a mailbox now: a failed one with one protocol that works is `partial`."""
     answers = {row["reason"] == "ok" for row in stored["probe_result"] if row["mailbox_id"] == mailbox["id"]}
     return "partial" if mailbox["status"] == "failed" and answers == {True, False} else mailbox["status"]
 

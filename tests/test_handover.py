@@ -1,4 +1,4 @@
-"""The files of a hand-over: complete, addressed to whoever has to act, safe to unpack, open and import."""
+"""The files of a hand-over: complete, addressed to who has to act, safe to unpack, open and import."""
 
 from __future__ import annotations
 

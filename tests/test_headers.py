@@ -45,6 +45,12 @@ def no_values() -> list[tuple[int, list[str]]]:
         ("2FA Secret", "totpsecret"),
         ("OTP secret", "totpsecret"),
         ("Sign-in name", "login"),
+        ("User name [userPrincipalName] Required", "email"),
+        ("Initial password [passwordProfile] Required", "password"),
+        ("Password [Required]", "password"),
+        ("NAME (optional)", "name"),
+        ("Password: ", "password"),
+        ("otpUrl", "totpsecret"),
         (" \tE - M _ A\u00a0I\u2011L \n", "email"),
         ("\ufeffPassword", "password"),
     ],
@@ -260,6 +266,12 @@ def test_first_and_last_name_are_one_name() -> None:
         ("Old password", "hunter2", "passwords"),
         ("Passwort", "hunter2", "passwords"),
         ("Notes", "call her on Monday", ""),
+        ("Notes", "App password: hunter2", "passwords"),
+        ("fields", "backup codes; PWD=hunter2", "passwords"),
+        ("Comment", "abcd efgh ijkl mnop", "passwords"),
+        ("Notes", "see otpauth://totp/x?secret=JBSWY3DPEHPK3PXP", "TOTP secrets"),
+        ("Password Name", "Outlook", ""),
+        ("Password URL", "https://outlook.com", ""),
         ("Strong password required", "True", ""),
         ("Last password change time stamp", "2026-01-01", ""),
         ("MFA", "yes", ""),
@@ -280,18 +292,76 @@ def test_unused_columns_with_secrets_are_named(header: str, value: str, note: st
         assert found == []
 
 
+def test_secrets_far_down_an_unused_column_are_found() -> None:
+    """The first filled cells of an unused column are looked at, however far down they are."""
+    rows = [(line, ["ann@x.co", "pw", ""]) for line in range(2, 900)]
+    rows.append((900, ["ann@x.co", "pw", "otpauth://totp/x?secret=JBSWY3DPEHPK3PXP"]))
+    columns = find_columns(["email", "password", "Custom"], lambda: rows)
+    assert columns is not None
+    (note,) = unused_secrets(columns, lambda: rows)
+    assert note.startswith("Column “Custom” is not used, but seems to hold TOTP secrets")
+
+
+def test_a_column_named_login_holds_sign_in_names() -> None:
+    """A column `login` beside the addresses is the sign-in name, unless it holds other addresses."""
+    header = ["email", "login", "password"]
+    names = find_columns(header, lambda: [(2, ["ann@x.co", "CONTOSO\\ann", "p"]), (3, ["bob@x.co", "", "p"])])
+    assert names is not None
+    assert names.position == {"email": 0, "login": 1, "password": 2}
+    addresses = find_columns(header, lambda: [(2, ["ann@x.co", "me@gmail.com", "p"])])
+    assert addresses is not None
+    assert addresses.fault is not None
+
+
+def test_columns_that_agree_fill_each_others_gaps() -> None:
+    """A second column of a field is read too, for the rows in which the first one is empty."""
+    header = ["email", "SMTP password", "IMAP password", "username"]
+    rows = [(2, ["ann@x.co", "p", "", ""]), (3, ["", "", "q", "bob@x.co"]), (4, ["", "r", "r", "cid@x.co"])]
+    columns = find_columns(header, lambda: rows)
+    assert columns is not None
+    assert columns.fault is None
+    assert columns.position == {"email": 3, "password": 1}
+    assert columns.read == {"email": 3, "password": 1, "email 0": 0, "password 2": 2}
+    assert columns.ignored == ()
+
+
+NOT_NAMED = (
+    "none of the first lines names both; name the columns in a header line such as email,password,name"
+)
+
+
 @pytest.mark.parametrize(
     ("header", "detail"),
     [
         (
             ["Email", "Kennwort"],
             "line 1 has no password column, only “Email”, “Kennwort”; rename one, or choose it: "
-            "--map password=HEADER",
+            "--map password=Kennwort",
+        ),
+        (
+            ["E-Mail-Adresse", "Passwort"],
+            "line 1 has no email and no password column, only “E-Mail-Adresse”, “Passwort”; "
+            "rename one, or choose it: --map email=E-Mail-Adresse --map password=Passwort",
+        ),
+        (
+            ["Nom d'utilisateur", "Mot de passe"],
+            "line 1 has no email and no password column, only “Nom d'utilisateur”, “Mot de passe”; rename "
+            """one, or choose it: --map 'email=Nom d'"'"'utilisateur' --map 'password=Mot de passe'""",
+        ),
+        (
+            ["Username", "New password", "Password expires"],
+            "line 1 has no password column, only “Username”, “New password”, “Password expires”; rename one, "
+            "or choose it: --map 'password=New password'",
+        ),
+        (
+            ["Email", "Old password", "New password"],
+            "line 1 has no password column, only “Email”, “Old password”, “New password”; rename one, "
+            "or choose it: --map password=HEADER",
         ),
         (
             ["Name", "Phone"],
             "line 1 has no email and no password column, only “Name”, “Phone”; rename one, or choose it: "
-            "--map email=HEADER",
+            "--map email=HEADER --map password=HEADER",
         ),
         (
             ["user name", "password"],
@@ -305,13 +375,21 @@ def test_unused_columns_with_secrets_are_named(header: str, value: str, note: st
         ),
         (
             ["Name", "Hunter2!"],
-            "none of the first lines names both; add a header line such as email,password,name",
+            NOT_NAMED,
         ),
         (
             ["Name", "abcd efgh ijkl mnop"],
-            "none of the first lines names both; add a header line such as email,password,name",
+            NOT_NAMED,
         ),
-        (["foo", "bar"], "none of the first lines names both; add a header line such as email,password,name"),
+        (
+            ["foo", "bar"],
+            NOT_NAMED,
+        ),
+        (
+            ["'email'", "'password'"],
+            "the values of line 1 are in apostrophes; remove them, and name the columns in a header line "
+            "such as email,password,name",
+        ),
     ],
 )  # fmt: skip
 def test_a_missing_column_is_named(header: list[str], detail: str) -> None:

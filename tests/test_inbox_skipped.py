@@ -115,6 +115,8 @@ def test_items_without_permission_are_skipped_one_by_one(root: Path) -> None:
         (folders.inbox / "summer").symlink_to(root / "elsewhere")
         os.mkfifo(folders.inbox / "pipe.csv")
         os.mkfifo(folders.inbox / ".hidden")
+        (folders.inbox / "spring" / "deeper").mkdir()
+        (folders.inbox / "spring" / ".hidden").mkdir()
         assert take_all(folders) == (
             ["good.csv", "spring/good.csv"],
             {
@@ -122,6 +124,7 @@ def test_items_without_permission_are_skipped_one_by_one(root: Path) -> None:
                 "inbox/listed": "cannot be read (Permission denied)",
                 "inbox/locked.csv": "cannot be read (its owner or its mode does not allow it)",
                 "inbox/pipe.csv": "is not a file",
+                "inbox/spring/deeper": "is a folder in a folder: its files are not read",
                 "inbox/stuck": "does not let its files be moved (Permission denied)",
                 "inbox/summer": "is a link",
             },

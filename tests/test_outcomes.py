@@ -71,7 +71,7 @@ def test_passwords_over_imap_are_for_the_admin_of_an_own_server() -> None:
 
 
 def test_a_personal_account_has_no_admin() -> None:
-    """What an admin does in an organisation is for the owner of a personal account, or for nobody."""
+    """What an admin does in an organisation is for the owner of a personal account, or for no one."""
     assert decide_actor(Reason.ACCOUNT_BLOCKED, REFUSED) == (Actor.ADMIN, SMTP)
     assert decide_actor(Reason.ACCOUNT_BLOCKED, REFUSED, personal=True) == (Actor.OWNER, SMTP)
     assert decide_actor(Reason.SMTP_AUTH_OFF_TENANT, "", personal=True) == (Actor.NOBODY, SMTP)

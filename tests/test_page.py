@@ -122,10 +122,16 @@ def test_sign_in_leads_to_the_page_that_was_asked_for(api: Api) -> None:
         assert person.sign_in(key, to="//evil.example/").url.path == "/"
 
 
-def test_cookie_is_closed_to_scripts_and_other_sites(api: Api) -> None:
+@pytest.mark.parametrize("proxies", ["", "127.0.0.1"], ids=["no proxy", "a proxy"])
+def test_cookie_is_closed_to_scripts_and_other_sites(settings: Settings, proxies: str) -> None:
     """The cookie is HttpOnly and SameSite=Strict, and Secure behind HTTPS; another port has another one."""
+    with api_with(settings, api_proxies=proxies) as api:
+        check_cookie(api, behind_proxy=bool(proxies))
+
+
+def check_cookie(api: Api, *, behind_proxy: bool) -> None:
     key = api.key()
-    for scheme, secure in (("http", False), ("https", True)):
+    for scheme, secure in (("http", False), ("https", behind_proxy)):
         answer = httpx.post(
             f"{api.url}/sign-in", data={"key": key}, headers={**BROWSER, "X-Forwarded-Proto": scheme}
         )

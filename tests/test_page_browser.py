@@ -102,7 +102,7 @@ def visit(api: Api, chromium: Browser) -> Iterator[OpenPage]:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A file of which 60 % of the mailboxes fail, with a row error and a repeated row."""
+    """A file with 60 % failing mailboxes, with a row error and a repeated row."""
     working = [(address, one.password) for address, one in accounts(WORKING, "contoso.com").items()]
     rows = [*working, *((address, WRONG) for address in TROUBLED), ("", "p"), working[0]]
     return write_csv(tmp_path / "mailboxes.csv", rows)

@@ -573,7 +573,7 @@ def test_a_policy_is_not_a_wrong_password(
 
 @pytest.mark.parametrize("protocol", Protocol)
 def test_personal_accounts_have_no_admin(protocol: Protocol) -> None:
-    """A policy of a personal account means that Microsoft takes no passwords, and all else is the same."""
+    """A policy of a personal account means that Microsoft accepts no passwords, and all else is the same."""
     code = "535" if protocol is Protocol.SMTP else "NO"
     for text in ALL_TEXTS:
         reply = Reply(code, text)

@@ -371,7 +371,7 @@ def as_sent(protocol: Protocol, reply: str) -> str:
 async def test_replies_from_the_field(
     ca: trustme.CA, ca_file: Path, protocol: Protocol, reply: str, reason: Reason, text: str | None
 ) -> None:
-    """A reply that somebody reported has its reason, and is shown without what differs in each reply."""
+    """A reply from a public report has its reason, and is shown without what differs in each reply."""
     talk = TALK[protocol] | {LOGIN_STEP[protocol]: as_sent(protocol, reply)}
     async with scripted(ca, ca_file, talk) as outlook:
         answer = await ask(outlook, protocol)

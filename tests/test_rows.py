@@ -306,7 +306,6 @@ def test_words_for_nothing_are_empty() -> None:
         ("abcdefghijklmnop", "abcdefghijklmnop", False),
         (" abcd efgh ijkl mnop", "abcdefghijklmnop", False),
         ("abcd\u00a0efgh\u00a0ijkl\u00a0mnop\u200b", "abcdefghijklmnop", False),
-        ("Abcd efgh ijkl mnop", "Abcd efgh ijkl mnop", False),
         ("abcd  efgh ijkl mnop", "abcdefghijklmnop", False),
         ("abcd efgh ijkl", "abcd efgh ijkl", False),
         ("abcd efgh ijkl mnop qrst", "abcd efgh ijkl mnop qrst", False),
@@ -315,7 +314,7 @@ def test_words_for_nothing_are_empty() -> None:
         (" pw", " pw", True),
         ("pw  ", "pw  ", True),
         ("00123", "00123", False),
-        ("e\u0301", "e\u0301", False),
+        ("\u00e9", "\u00e9", False),
     ],
 )
 def test_password(cell: str, stored: str, warned: bool) -> None:

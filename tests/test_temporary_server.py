@@ -88,7 +88,7 @@ def test_a_killed_server_is_replaced(home: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_command_leaves_a_server_that_ends(home: Path) -> None:
-    """The server of a command that was killed serves the next one, and ends when nobody uses it."""
+    """The server of a command that was killed serves the next one, and ends when it is not used."""
     with subprocess.Popen(
         [sys.executable, "-c", COMMAND], cwd=PROJECT, stdout=subprocess.PIPE, text=True
     ) as command:

@@ -90,7 +90,7 @@ def test_fixed_rows_are_imported_when_dropped_in_again(watched: Shell) -> None:
     write_csv(inbox / "a.csv", [["ann@contoso.com", "p"], ["bob@contoso", "q"]])
     assert watched.scan() == "1 imported"
     (failed,) = (watched.folder / "failed").iterdir()
-    (inbox / "mended.csv").write_bytes(failed.read_bytes().replace(b"bob@contoso", b"bob@contoso.com"))
+    (inbox / "fixed.csv").write_bytes(failed.read_bytes().replace(b"bob@contoso", b"bob@contoso.com"))
     assert watched.scan() == "1 imported"
     assert watched.rows("SELECT email FROM mailbox ORDER BY id") == [
         ("ann@contoso.com",),

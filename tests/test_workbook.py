@@ -252,6 +252,7 @@ def test_first_matching_sheet_is_read() -> None:
     table = table_of(sheets(Notes=NOTES, New=bob, Old=MAILBOXES, hidden=MAILBOXES))
     assert table.frame["email"].to_list() == ["bob@x.co"]
     assert table.ignored == ("Phone", "sheet Old", "hidden sheet hidden")
+    assert table.notes == ("Only sheet “New” was read, although sheet “Old” has the columns too",)
 
 
 def test_hidden_sheets_are_not_read() -> None:
@@ -269,6 +270,42 @@ def test_no_sheet_matches() -> None:
     assert message_of(sheets(Notes=[])) == CSV_EMPTY
     assert message_of(sheets(Notes=[["email", "password"]])) == CSV_EMPTY
     assert message_of(sheets(Notes=[["Read me"]])) == CSV_EMPTY
+
+
+def test_rows_that_are_hidden_are_read_with_a_note() -> None:
+    """A row that is hidden or filtered out is read like the others, and a note says so."""
+
+    def fill(book: Workbook) -> None:
+        sheet = book.add_worksheet()
+        fill_sheet(sheet, [COLUMNS, ANN, ["bob@x.co", "pw"], ["cid@x.co", "pw"]])
+        sheet.set_row(2, None, None, {"hidden": True})
+        sheet.set_row(3, None, None, {"hidden": True})
+
+    table = table_of(built(fill))
+    assert table.frame["line"].to_list() == [2, 3, 4]
+    assert table.notes == ("Hidden rows were read too: 2 rows, the first on line 3",)
+
+
+def test_many_columns_are_compared_in_one_reading() -> None:
+    """A sheet with many rows, unused columns and pairs of columns that agree is read."""
+    names = ["email", "username", "smtp_login", "password", "imap_password", *(f"c{at}" for at in range(60))]
+    row = ["ann@x.co", "ann@x.co", "ann@x.co", "pw", "pw", *["x"] * 60]
+    table = table_of(workbook_of([names, *[row] * 2_000]))
+    assert table.frame.height == 2_000
+
+
+def test_what_keeps_the_header_from_being_found_is_said() -> None:
+    """As in a CSV, a header far down, two headers, and a row without a header each get an explanation."""
+    row = ["ann@x.co", "pw"]
+    for rows in (
+        [["note"]] * 24 + [["email", "password"], row],
+        [["Sales"], ["email", "password"], ["mail", "pwd"], row],
+        [row],
+    ):
+        refusal = prepare_rows(workbook_of(rows))
+        assert isinstance(refusal, Refusal)
+        assert refusal.line is not None
+        assert refusal == prepare_rows(csv_of(rows))
 
 
 def test_a_chart_is_no_sheet() -> None:

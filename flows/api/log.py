@@ -38,13 +38,16 @@ class LogThrottle(logging.Filter):
         return True
 
 
+LONGEST_PATH = 200
+
+
 class WithoutQuery(logging.Filter):
-    """Leaves the query out of the lines about requests: a search has a part of an address."""
+    """Leaves out the query of a request, because a search has a part of an address, and cuts long paths."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         match record.args:
             case (client, method, str() as target, *rest) if record.name == "uvicorn.access":
-                record.args = (client, method, target.partition("?")[0], *rest)
+                record.args = (client, method, target.partition("?")[0][:LONGEST_PATH], *rest)
         return True
 
 

@@ -20,4 +20,8 @@ def server(settings: Settings, host: str, port: int, log: dict[str, Any] | None 
         port=port,
         log_config=log,
         server_header=False,
+        # By default, uvicorn believes every process of the machine. Then a client could name another address
+        # in each request, and no limit per address would hold.
+        proxy_headers=bool(settings.api_proxies),
+        forwarded_allow_ips=settings.api_proxies,
     )

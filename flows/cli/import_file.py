@@ -226,7 +226,7 @@ def show_import(ended: Ended, options: ImportOptions, say: Console) -> int:
 
 
 def acting(summary: Summary) -> str:
-    """Who has to act for the mailboxes of an import, or "" if nobody has to."""
+    """Who has to act for the mailboxes of an import, or "" if no one has to."""
     from tasks.storage.database import database
     from tasks.storage.outcomes import who_acts
 

@@ -19,7 +19,7 @@ from tasks.hints import command
 
 WORTH_LISTING = {
     MailboxStatus.FAILED: "The mailboxes that failed",
-    MailboxStatus.PARTIAL: "The mailboxes of which one protocol works",
+    MailboxStatus.PARTIAL: "The mailboxes that can only send or only receive",
 }
 REPORT_LISTS_ALL = "--report PATH writes them all"
 
@@ -48,7 +48,7 @@ def print_summary(summary: Summary) -> None:
     if causes := summary.causes() + summary.warnings():
         out.print(reasons_table("Rows", [(cause.rows, cause.reason, cause.remedy) for cause in causes]))
     for error in summary.errors[:MAX_ERRORS_SHOWN]:
-        out.print(f"  line {error.line}: {error.email}: {error.message}", markup=False)
+        out.print(f"  line {error.line}: {error.email}: {error.message}", markup=False, soft_wrap=True)
     if hidden := len(summary.errors[MAX_ERRORS_SHOWN:]):
         listing = of_import("imports", "errors", summary) if summary.import_id else REPORT_LISTS_ALL
         out.print(f"  … and {hidden} more: {listing}", markup=False, soft_wrap=True)

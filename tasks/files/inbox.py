@@ -102,6 +102,8 @@ def look(inbox: Path, skipped: Skipped | None = None) -> dict[Path, Look]:
             found[path] = _look_of(status)
         elif not stat.S_ISDIR(status.st_mode):
             skipped[path] = "is a link" if stat.S_ISLNK(status.st_mode) else "is not a file"
+        elif path.parent != inbox:
+            skipped[path] = "is a folder in a folder: its files are not read"
     return found
 
 

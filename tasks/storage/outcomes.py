@@ -165,6 +165,6 @@ def _answered(one: RowMapping, protocol: Protocol, answer: RowMapping | None) ->
 
 
 def who_acts(database: Database, workspace: str, import_id: int) -> str:
-    """Who has to act now for the mailboxes of an import, in one sentence; "" for nobody."""
+    """Who has to act now for the mailboxes of an import, in one sentence; "" for no one."""
     found = find_outcomes(database, workspace, import_id)
     return who_has_to_act(found[1]) if found else ""

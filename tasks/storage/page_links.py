@@ -1,7 +1,7 @@
 """Links that sign in to the page on this machine, each once: made by a command, used by the server.
 
-Whoever can write the file next to the database's key can read the key too, so the link proves no less than a
-key. The file holds only the digest of the token.
+Anyone who can write the file next to the database's key can read the key too, so the link proves no less than
+a key. The file holds only the digest of the token.
 """
 
 from __future__ import annotations

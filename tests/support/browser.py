@@ -1,4 +1,4 @@
-"""A headless Chromium for tests, which talks to nobody of its own accord."""
+"""A headless Chromium for tests, which contacts no other host by itself."""
 
 from __future__ import annotations
 

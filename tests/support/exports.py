@@ -61,14 +61,21 @@ EXPORTS: dict[str, tuple[str, str, str | None, str | None]] = {
         TOTP,
     ),
     "NordPass": (
-        "name,url,username,password,note,cardholdername",
-        "Outlook,https://outlook.com,{email},{password},,",
+        "name,url,additional_urls,username,password,note,cardholdername,cardnumber,cvc,pin,expirydate,zipcode,"
+        "folder,full_name,phone_number,email,address1,address2,city,country,state,type",
+        "Outlook,https://outlook.com,,{email},{password},,,,,,,,,,,,,,,,,password",
         None,
         None,
     ),
     "Dashlane": (
         "username,username2,username3,title,password,note,url,category,otpUrl",
-        "{email},,,Outlook,{password},,https://outlook.com,Mail,",
+        f"{{email}},,,Outlook,{{password}},,https://outlook.com,Mail,otpauth://totp/x?secret={TOTP}",
+        None,
+        TOTP,
+    ),
+    "RoboForm": (
+        "Name,Url,MatchUrl,Login,Pwd,Note,Folder,RfFieldsV2",
+        "Outlook,https://outlook.com,,{email},{password},,/,",
         None,
         None,
     ),
@@ -81,6 +88,13 @@ EXPORTS: dict[str, tuple[str, str, str | None, str | None]] = {
     "Microsoft Entra": (
         "userPrincipalName,displayName,mail,id,Password",
         "{email},Ann Bell,{email},0,{password}",
+        "Ann Bell",
+        None,
+    ),
+    "Microsoft Entra, new users": (
+        "Name [displayName] Required,User name [userPrincipalName] Required,"
+        "Initial password [passwordProfile] Required,Block sign in (Yes/No) [accountEnabled] Required",
+        "Ann Bell,{email},{password},No",
         "Ann Bell",
         None,
     ),
@@ -104,8 +118,35 @@ EXPORTS: dict[str, tuple[str, str, str | None, str | None]] = {
         None,
     ),
     "Smartlead": (
-        "from_name,from_email,smtp_host,smtp_port,smtp_username,smtp_password,imap_username,imap_password",
-        "Ann,{email},x,587,{email},{password},{email},{password}",
+        "from_name,from_email,user_name,password,smtp_host,smtp_port,imap_host,imap_port,max_email_per_day",
+        "Ann,{email},{email},{password},x,587,y,993,50",
+        "Ann",
+        None,
+    ),
+    "CeyMail": (
+        "from_name,from_email,smtp_host,smtp_port,smtp_username,smtp_password,imap_host,imap_port,"
+        "imap_username,imap_password",
+        "Ann,{email},x,587,{email},{password},y,993,{email},{password}",
+        "Ann",
+        None,
+    ),
+    "BrandJet": (
+        "email,password,smtpHost,smtpPort,smtpTls,imapHost,imapPort,imapTls,fromName,dailyLimit,warmupEnabled",
+        "{email},{password},x,587,starttls,y,993,ssl,Ann Bell,30,true",
+        "Ann Bell",
+        None,
+    ),
+    "WarmySender": (
+        "email,from_name,smtp_host,smtp_port,smtp_username,smtp_password,imap_host,imap_port,imap_username,"
+        "imap_password",
+        "{email},Ann,x,587,{email},{password},y,993,{email},{password}",
+        "Ann",
+        None,
+    ),
+    "Woodpecker": (
+        "SMTP email,SMTP login,SMTP password,SMTP server,SMTP port,SMTP from name,IMAP email,IMAP password,"
+        "IMAP server,IMAP port",
+        "{email},{email},{password},x,587,Ann,{email},{password},y,993",
         "Ann",
         None,
     ),

@@ -78,6 +78,17 @@ NASTY: dict[str, Callable[[int], bytes]] = {
     "only NUL": lambda size: filled_with(size, b"\0", b""),
     "UTF-16": lambda size: filled_with(size // 2, b"a@x.co,p\n").decode().encode("utf-16"),
     "UTF-32": lambda size: filled_with(size // 4, b"a@x.co,p\n").decode().encode("utf-32"),
+    "spaces in passwords": lambda size: filled_with(size, b"a@x.co,y" + b" " * 100_000 + b"x\n"),
+    "invisible characters in passwords": lambda size: filled_with(
+        size, b"a@x.co,y" + "\u200b".encode() * 40_000 + b"x\n"
+    ),
+    "spaces in addresses": lambda size: filled_with(size, b"a@x.co" + b" " * 100_000 + b"x,p\n"),
+    "dots in addresses": lambda size: filled_with(size, b"a@x.co" + b"." * 100_000 + b"x,p\n"),
+    "brackets in addresses": lambda size: filled_with(size, b"a@x.co" + b"( " * 50_000 + b"x,p\n"),
+    "underscores in a header": lambda size: filled_with(size, b"x,y\n", b"name,a" + b"_" * 100_000 + b"!\n"),
+    "spaces in notes": lambda size: filled_with(
+        size, b"a@x.co,p,password" + b" " * 100_000 + b"\n", b"email,password,notes\n"
+    ),
     "one emoji": lambda size: filled_with(size, b"a@x.co,p\n", "email,password,😀\n".encode()),
     "a fault at the end": lambda size: filled_with(size, b"a@x.co,p\n", tail=b"\xff"),
     "random bytes": lambda size: random.Random(1).randbytes(size),  # noqa: S311  the same bytes every time

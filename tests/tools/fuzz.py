@@ -49,7 +49,7 @@ from sandbox.certificates import server_context
 from schemas.classify import classify
 from schemas.csv_file import DELIMITERS, CsvTable, extract_rows, parse
 from schemas.damage import clean_email, clean_password
-from schemas.headers import KNOWN_HEADERS, find_columns
+from schemas.headers import FILLS_GAPS, KNOWN_HEADERS, Columns, find_columns
 from schemas.preview import preview
 from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason, Reply, Stage
@@ -317,9 +317,19 @@ def by_the_csv_module(file: File) -> list[list[tuple[str, str]]]:
         below = list(enumerate(rows[1:], start=2))
         columns = find_columns(rows[0], partial(list, below)) if rows else None
         if columns is not None and columns.position:
-            email, password = (columns.position[what] for what in ("email", "password"))
-            readings.append([(cell_of(row, email), cell_of(row, password)) for row in rows[1:]])
+            email, password = (places_of(columns, what) for what in ("email", "password"))
+            readings.append([(filled_of(row, email), filled_of(row, password)) for row in rows[1:]])
     return readings
+
+
+def places_of(columns: Columns, field: str) -> list[int]:
+    """The column of a field, then those that fill its gaps."""
+    return [at for name, at in columns.read.items() if name.partition(FILLS_GAPS)[0] == field]
+
+
+def filled_of(row: Sequence[str], places: Sequence[int]) -> str:
+    cells = [cell_of(row, at) for at in places]
+    return next((cell for cell in cells if cell.strip()), cells[0])
 
 
 def cell_of(row: Sequence[str], at: int) -> str:

@@ -87,7 +87,7 @@ def _selected(
 def list_imports(
     session: Signed, service: Here, before: Annotated[int, Query(ge=0, le=LARGEST_ID)] = 0
 ) -> Response:
-    """The imports, newest first, of which each page lists some."""
+    """The imports, newest first, page by page."""
     found = find_imports(service.mailboxes, session.workspace, LISTED + 1, before)
     more = found[LISTED - 1].id if len(found) > LISTED else None
     return render("imports.html", session, imports=found[:LISTED], before=before, more=more)

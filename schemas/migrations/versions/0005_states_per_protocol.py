@@ -1,6 +1,6 @@
 """What is known about each protocol of a mailbox, and what the mailbox is needed for
 
-What earlier versions knew is taken from the answers of the last test. A mailbox of which one protocol works
+What earlier versions knew is taken from the answers of the last test. A mailbox with one protocol that works
 and the other was refused was `failed` and is `partial` now.
 """
 
