@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +13,11 @@ from schemas.outcomes import Answered, Document, Outcome, who_has_to_act
 from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason
 from schemas.rows import why_not_imported
+from schemas.standing import State
 from schemas.summary import NOTE, TAKEN, Result
 from schemas.tables import Import, ImportRow, Mailbox, ProbeResult, table_of
 from tasks.storage.database import Database, for_reading, through_restarts
-from tasks.storage.mailboxes import Filters, belongs_to, in_parts, of_import
+from tasks.storage.mailboxes import Filters, belongs_to, in_parts, of_import, still_counts
 
 _SHOWN = (
     *("id", "email", "email_key", "name", "status", "diagnosis", "tested_at", "warning"),
@@ -145,10 +146,13 @@ def _with_mailbox(
     )
 
 
-def _answered(one: RowMapping, protocol: Protocol, answer: RowMapping | None) -> Answered | None:
-    """The last answer of a protocol, with its reason in the light of both protocols."""
-    if answer is None:
+def _answered(one: RowMapping, protocol: Protocol, answer: Mapping[str, Any] | None) -> Answered | None:
+    """The last answer of a protocol, with its reason in the light of both; None if it counts no more."""
+    if answer is None or not still_counts(one, answer):
         return None
+    if one[f"{protocol}_state"] == State.ACCEPTED and answer["reason"] != Reason.OK:
+        # A temporary fault in a recheck takes nothing from a protocol that works.
+        answer = {**answer, "reason": Reason.OK, "server_text": ""}
     settled: Any = one[f"{protocol}_reason"]
     reason = Reason(settled or answer["reason"])
     why = reason.explanation
