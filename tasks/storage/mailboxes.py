@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
@@ -163,7 +163,7 @@ def nothing_known(protocol: Protocol) -> dict[str, Any]:
     return {f"{protocol}_{name}": value for name, value in known.items()}
 
 
-def still_counts(row: RowMapping, answer: Mapping[str, Any]) -> bool:
+def still_counts(row: RowMapping, answer: RowMapping) -> bool:
     """Whether the last answer of a protocol is about what is known of its mailbox now.
 
     It is not if the password was replaced or the verdict withdrawn since, even if a later test has not asked

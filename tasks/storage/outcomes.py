@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -146,22 +146,21 @@ def _with_mailbox(
     )
 
 
-def _answered(one: RowMapping, protocol: Protocol, answer: Mapping[str, Any] | None) -> Answered | None:
+def _answered(one: RowMapping, protocol: Protocol, answer: RowMapping | None) -> Answered | None:
     """The last answer of a protocol, with its reason in the light of both; None if it counts no more."""
     if answer is None or not still_counts(one, answer):
         return None
-    if one[f"{protocol}_state"] == State.ACCEPTED and answer["reason"] != Reason.OK:
-        # A temporary fault in a recheck takes nothing from a protocol that works.
-        answer = {**answer, "reason": Reason.OK, "server_text": ""}
     settled: Any = one[f"{protocol}_reason"]
-    reason = Reason(settled or answer["reason"])
+    # A temporary fault in a recheck takes nothing from a protocol that works.
+    works = one[f"{protocol}_state"] == State.ACCEPTED
+    reason = Reason.OK if works else Reason(settled or answer["reason"])
     why = reason.explanation
     return Answered(
         code=reason,
         title=why.title,
         meaning=why.meaning,
         remedy=why.remedy,
-        server_text=answer["server_text"],
+        server_text=answer["server_text"] if answer["reason"] == Reason.OK or not works else "",
         host=Endpoint(one[f"{protocol}_host"], one[f"{protocol}_port"]).name,
         at=answer["at"],
         stage=answer["stage"],

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import signal
 import sys
 import time
@@ -24,6 +25,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from tests.support.receiver import KEY
@@ -93,6 +95,8 @@ def finish_work(machine: Machine, clients: Collection[Future[None]]) -> list[str
         if not left or time.monotonic() > deadline:
             return [f"{number} {what}" for what, number in left.items()]
         say(f"still to do: {', '.join(f'{number} {what}' for what, number in left.items())}")
+        if site.waiting_runs():
+            continue  # or the workers would never be done
         if site.unfinished_files():
             site.create_run("watch-inbox/scheduled")  # Prefect refuses it while one is running
         if left.keys() & {"interrupted rechecks", "revoked passwords"}:
@@ -203,6 +207,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=6, help="of the random choices (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=40, help="kill no longer (default: %(default)s)")
+    parser.add_argument("--logs", type=Path, help="folder that gets the logs of all programs at the end")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # for a clean exit
     form = SHORT_FORM if options.kills < SHORT_KILLS else LONG_FORM
@@ -222,6 +227,8 @@ def main() -> int:
         finally:
             machine.site.full.set()
             machine.site.closed.set()
+            if options.logs:
+                shutil.copytree(machine.site.folder / "logs", options.logs, dirs_exist_ok=True)
         failed = 0
         for check in checks_of(machine, clients, left, options.kills):
             say(check)

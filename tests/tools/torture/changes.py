@@ -136,12 +136,13 @@ def put_password(site: Site, one: Replacement) -> bool:
 
 def grow_older(site: Site, rest: float, dice: random.Random) -> None:
     """Revoke passwords of working mailboxes again and again, let a day pass for them, and recheck."""
-    while not site.full.wait(rest):
+    while not site.full.is_set():
         revoke_some(site, dice)
         if dice.random() < TROUBLED:
             site.receiver.answers += [int(HTTPStatus.SERVICE_UNAVAILABLE)] * dice.randint(1, 5)
         pass_day(site, interrupted(read_mailboxes(site.database)))
         site.create_run("recheck-active/scheduled")
+        site.full.wait(rest)
 
 
 def revoke_some(site: Site, dice: random.Random) -> None:
@@ -191,9 +192,10 @@ def undiscovered(site: Site, mailboxes: Sequence[Row]) -> list[Row]:
 def look_at_reports(site: Site, rest: float, dice: random.Random) -> None:
     """Make reports of past imports again and again, by each way and in each format."""
     person = Person(site)
-    while not site.full.wait(rest):
+    while not site.full.is_set():
         if imports := read_stored(site.database).imports:
             look_at_report(site, dice.choice(imports), dice, person)
+        site.full.wait(rest)
 
 
 def look_at_report(site: Site, one: Row, dice: random.Random, person: Person) -> None:

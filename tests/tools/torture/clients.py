@@ -22,7 +22,7 @@ from tests.tools.torture.files import Counts, Import
 from tests.tools.torture.site import Person, Site
 
 WAYS = ("command line", "watched folder", "form", "API", "page")
-UPDATES = 0.4  # of the files that a client imports, if there are passwords to replace
+UPDATES = 0.5  # of the files that a client imports, if there are passwords to replace
 SINGLE = 0.2  # of the updates replace one password without a file
 MOST_DROPPED = 4  # files that wait in the inbox
 POLL_SECONDS = 0.5
@@ -121,6 +121,8 @@ def watch_run(site: Site, run_id: str) -> dict[str, str]:
         run = site.prefect("GET", f"/flow_runs/{run_id}")
         if run and run["state"]["type"] in ("COMPLETED", "FAILED", "CANCELLED", "CRASHED"):
             return {"type": run["state"]["type"], "message": run["state"]["message"] or ""}
+        if run and run["state"]["type"] == "SCHEDULED":  # no worker has taken it yet
+            deadline = time.monotonic() + site.patience
     return {}
 
 

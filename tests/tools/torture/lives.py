@@ -12,7 +12,8 @@ from sandbox.outlook import Outlook
 from sandbox.script import Account
 from tests.tools.torture.files import MARK
 
-DESERVED = {"ok": "active", "slow:1+ok": "active", "wrong-credentials": "failed", "server-busy": "pending"}
+BUSY = "server-busy"
+DESERVED = {"ok": "active", "slow:1+ok": "active", "wrong-credentials": "failed", BUSY: "pending"}
 WORKING = {kind for kind, status in DESERVED.items() if status == "active"}
 MISTYPED = 0.2  # of the new passwords
 # A rejected password is sent once; if a run is killed between login and verdict, the next run repeats it.
@@ -79,7 +80,7 @@ class Lives:
         """Take those that nobody has in hand, and that are not always put off."""
         with self._lock:
             free = [one for one in addresses if one not in self._in_hand and one in self.originals]
-            taken = [one for one in free if DESERVED[self._of(one).account.smtp] != "pending"][:most]
+            taken = [one for one in free if self.originals[one].smtp != BUSY][:most]
             self._in_hand.update(taken)
         return taken
 
@@ -131,7 +132,7 @@ class Lives:
             if (before := life.tried.get((protocol, password))) is not None:
                 # A recheck that was killed may have sent it. The next one may only do so on another day.
                 pair = (number - before, life.days)
-            elif password in right or kind not in (*WORKING, "wrong-credentials"):
+            elif password in right or kind == BUSY:
                 continue
             else:
                 pair = (number, MOST_ATTEMPTS)

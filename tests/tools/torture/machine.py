@@ -27,6 +27,7 @@ from tests.support.machine import free_port, wait_for
 from tests.support.postgresql import PostgreSql, bound, postgresql_binaries, postgresql_of
 from tests.support.receiver import KEY, receiving
 from tests.support.shell import PROJECT, at, environment
+from tests.tools.torture.clients import upload
 from tests.tools.torture.files import Files, make_accounts
 from tests.tools.torture.lives import Lives
 from tests.tools.torture.site import Site
@@ -230,10 +231,13 @@ def set_up(machine: Machine) -> None:
     site.api_key, site.page_key = (run(site, "flows.manage", "keys", "create").strip() for _ in range(2))
     machine.api.start()
     wait_for("Prefect's server answers", lambda: answers(f"{site.prefect_url}/health"), START_SECONDS)
+    wait_for("the API answers", lambda: answers(f"{site.api_url}/readyz"), START_SECONDS)
+    # The API tests these itself while there are no deployments yet, so there is something to update at once.
+    while not any(one.counts for one in site.files.made):
+        upload(site, site.files.make("API"))
     run(site, "flows.manage", "deploy")
     for worker in machine.workers:
         worker.start()
-    wait_for("the API answers", lambda: answers(f"{site.api_url}/readyz"), START_SECONDS)
 
 
 def run(site: Site, *words: str) -> str:

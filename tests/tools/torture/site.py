@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from threading import Event
@@ -128,6 +129,13 @@ class Site:
         found = self.prefect("GET", f"/deployments/name/{deployment}")
         run = found and self.prefect("POST", f"/deployments/{found['id']}/create_flow_run", wanted)
         return str(run["id"]) if run else None
+
+    def waiting_runs(self) -> int:
+        """How many runs wait for a worker; one if Prefect's server does not answer."""
+        late = {"before_": datetime.now(UTC).isoformat()}
+        wanted = {"state": {"type": {"any_": ["SCHEDULED"]}}, "expected_start_time": late}
+        found = self.prefect("POST", "/flow_runs/count", {"flow_runs": wanted})
+        return 1 if found is None else int(found)
 
     def prefect(self, method: str, path: str, body: object = None) -> Any:
         """An answer of Prefect's server; None if there is none, or an error."""
