@@ -21,8 +21,8 @@ FIX_PASSWORDS = "fix-passwords.csv"
 FIX_COLUMNS = ("email", "name", "reason", "password")
 MOST_FIXED = 20  # of the rows of a list
 MOST_SPOILT = 2  # working mailboxes that get a mistyped password with them
-REVOKED = 2  # passwords, each time
-RECHECKED = 6  # mailboxes for which a day passes then
+REVOKED = 1  # passwords, each time
+RECHECKED = 4  # mailboxes for which a day passes then
 TROUBLED = 0.15  # of the times the receiver of notices is down for a moment
 SUFFIXES = ("csv", "xlsx", "html")
 
