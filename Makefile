@@ -62,8 +62,9 @@ bench: $(READY)  ## Measure speed, as ratios
 bench-scale: $(READY)  ## Measure many workers, sizes of groups and a million mailboxes (half an hour)
 	$(RUN) -m tests.tools.bench_scale
 
-torture: $(READY)  ## Import by all four ways while everything is killed 100 times (half an hour)
-	$(RUN) -m tests.tools.torture
+torture: $(READY)  ## Import, update and recheck while everything is killed 100 times, on both databases (an hour)
+	$(RUN) -m tests.tools.torture --database postgresql
+	$(RUN) -m tests.tools.torture --database sqlite
 
 lock:  ## Renew requirements.lock from pyproject.toml (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

@@ -19,6 +19,7 @@ class Seen:
         self._resumed: Counter[str] = Counter()
         self._logins: Counter[Login] = Counter()
         self._passwords: dict[Login, bytes] = {}
+        self._tries: Counter[tuple[str, str, bytes]] = Counter()
         self._open: Counter[str] = Counter()
         self._busy: Counter[Login] = Counter()
         self._busy_either: Counter[str] = Counter()
@@ -49,6 +50,12 @@ class Seen:
         """The last password received, byte for byte, by protocol and address."""
         with self._lock:
             return self._passwords.copy()
+
+    @property
+    def tries(self) -> Counter[tuple[str, str, bytes]]:
+        """How often each password was received, by protocol, address and password."""
+        with self._lock:
+            return self._tries.copy()
 
     @property
     def passwords_received(self) -> int:
@@ -111,3 +118,4 @@ class Seen:
         with self._lock:
             self._logins[protocol, address] += 1
             self._passwords[protocol, address] = password
+            self._tries[protocol, address, password] += 1

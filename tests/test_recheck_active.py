@@ -12,6 +12,8 @@ import sqlalchemy as sa
 from sqlmodel import col
 
 from sandbox.outlook import Account, Outlook, running
+from schemas.handover import handover
+from schemas.outcomes import who_has_to_act
 from schemas.reasons import Reason
 from schemas.settings import Settings
 from schemas.tables import Mailbox, now, table_of
@@ -29,7 +31,8 @@ from tasks.storage.claims import (
 )
 from tasks.storage.database import Database
 from tasks.storage.mailbox_changes import make_due
-from tasks.storage.mailboxes import Filters
+from tasks.storage.mailboxes import Filters, find_record
+from tasks.storage.outcomes import find_outcomes
 from tasks.tell_changes import tell_changes
 from tests.conftest import (
     StartOutlook,
@@ -147,6 +150,38 @@ async def test_a_revoked_password_is_told_within_one_recheck_and_once(site: Site
     await site.recheck()
     assert site.known() == WORKS
     assert site.receiver.told == [(ANN, "active", "failed"), (ANN, "failed", "active")]
+
+
+@pytest.mark.parametrize("how", ["revoked", "mistyped"])
+async def test_a_password_that_worked_and_is_wrong_now_is_handed_over(
+    site: Site, tmp_path: Path, how: str
+) -> None:
+    """No view says that IMAP accepts the password, although its last answer, from before, says so."""
+    if how == "revoked":
+        site.outlook.change(ANN, Account("new"))
+        await site.recheck()
+    else:
+        update(site.db, site.settings, tmp_path, (ANN, "mistyped"))
+        await site.retest()
+    assert site.known() == ("failed", "refused", "wrong_credentials", "untested", "")
+    found = find_outcomes(site.db, "default", site.row()["import_id"])
+    assert found is not None
+    assert who_has_to_act(found[1]) == "1 needs a new app password from its owner"
+    assert ANN in handover(*found)["fix-passwords.csv"].decode()
+    record = find_record(site.db, "default", ANN)
+    assert record is not None
+    assert [(one.protocol, one.reason) for one in record.results] == [("smtp", "wrong_credentials")]
+
+
+async def test_a_temporary_fault_of_a_recheck_is_no_reason(site: Site) -> None:
+    """A mailbox that can only send still can, whatever the recheck was told at the moment."""
+    site.outlook.change(ANN, Account("pw", imap="basic-auth-disabled"))
+    await site.recheck()
+    site.outlook.change(ANN, Account("pw", "server-busy", "basic-auth-disabled"))
+    await site.recheck()
+    found = find_outcomes(site.db, "default", site.row()["import_id"])
+    assert found is not None
+    assert who_has_to_act(found[1]) == "1 takes a password only for sending"
 
 
 @pytest.mark.parametrize(

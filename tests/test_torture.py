@@ -14,7 +14,7 @@ LIMIT_SECONDS = 600
 
 @pytest.mark.slow
 def test_eight_kills_lose_double_block_and_leak_nothing() -> None:
-    """Imports by all four ways, with eight kills during them, pass all checks of the torture test."""
+    """Imports by all ways, updates and rechecks, with eight kills during them, pass all checks."""
     command = [sys.executable, "-m", "tests.tools.torture", "--kills", "8"]
     done = subprocess.run(
         command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=LIMIT_SECONDS

@@ -204,6 +204,17 @@ def nothing_known(protocol: Protocol) -> dict[str, Any]:
     return {f"{protocol}_{name}": value for name, value in known.items()}
 
 
+def still_counts(row: RowMapping, answer: RowMapping) -> bool:
+    """Whether the last answer of a protocol is about what is known of its mailbox now.
+
+    It is not if the password was replaced or the verdict withdrawn since, even if a later test has not asked
+    this protocol because the other one refused the password.
+    """
+    if row[f"{answer['protocol']}_state"] != State.UNTESTED:
+        return True
+    return bool(row["status"] != MailboxStatus.PENDING and answer["at"] == row["tested_at"])
+
+
 def standings_of(row: RowMapping) -> dict[Protocol, Standing]:
     """What is known about each protocol of a stored mailbox."""
     return {
@@ -385,6 +396,8 @@ def find_record(database: Database, workspace: str, key: str) -> MailboxRecord |
 def _last_answers(connection: Connection, mailbox: RowMapping) -> list[ProtocolResult]:
     """Return the last answer of each protocol, SMTP first, with its reason in the light of both protocols.
 
+    Beside a verdict, an answer that counts no more is left out.
+
     Attempts start again from 1 when a mailbox is made due again, so the time decides which is the last.
     """
     query = (
@@ -396,6 +409,7 @@ def _last_answers(connection: Connection, mailbox: RowMapping) -> list[ProtocolR
     return [
         _protocol_result(row, Reason(mailbox[f"{protocol}_reason"] or row["reason"]))
         for protocol, row in sorted(last.items())[::-1]
+        if mailbox["status"] == MailboxStatus.PENDING or still_counts(mailbox, row)
     ]
 
 

@@ -13,10 +13,11 @@ from schemas.outcomes import Answered, Document, Outcome, who_has_to_act
 from schemas.providers import Endpoint
 from schemas.reasons import Protocol, Reason
 from schemas.row_reasons import why_not_imported
+from schemas.standing import State
 from schemas.summary import NOTE, TAKEN, Result
 from schemas.tables import Import, ImportRow, Mailbox, ProbeResult, table_of
 from tasks.storage.database import Database, for_reading, through_restarts
-from tasks.storage.mailboxes import Filters, belongs_to, in_parts, of_import
+from tasks.storage.mailboxes import Filters, belongs_to, in_parts, of_import, still_counts
 
 _SHOWN = (
     *("id", "email", "email_key", "name", "status", "diagnosis", "tested_at", "warning"),
@@ -146,18 +147,20 @@ def _with_mailbox(
 
 
 def _answered(one: RowMapping, protocol: Protocol, answer: RowMapping | None) -> Answered | None:
-    """The last answer of a protocol, with its reason in the light of both protocols."""
-    if answer is None:
+    """The last answer of a protocol, with its reason in the light of both; None if it counts no more."""
+    if answer is None or not still_counts(one, answer):
         return None
     settled: Any = one[f"{protocol}_reason"]
-    reason = Reason(settled or answer["reason"])
+    # A temporary fault in a recheck takes nothing from a protocol that works.
+    works = one[f"{protocol}_state"] == State.ACCEPTED
+    reason = Reason.OK if works else Reason(settled or answer["reason"])
     why = reason.explanation
     return Answered(
         code=reason,
         title=why.title,
         meaning=why.meaning,
         remedy=why.remedy,
-        server_text=answer["server_text"],
+        server_text=answer["server_text"] if answer["reason"] == Reason.OK or not works else "",
         host=Endpoint(one[f"{protocol}_host"], one[f"{protocol}_port"]).name,
         at=answer["at"],
         stage=answer["stage"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,14 +29,20 @@ class Receiver:
         answers: The status of each of the next answers; 204 when there is none left.
         notices: The verified notices that were answered 2xx, by id, without repeats.
         asked: How often each id arrived, also when the answer was another one.
+        differing: The ids that arrived with different contents.
         raw: The bytes of every request, headers and body.
+        pause: Seconds between the arrival of a notice and its answer.
+        waiting: The ports of the senders that wait for their answer.
     """
 
     port: int
     answers: list[int] = field(default_factory=list)
     notices: dict[str, Any] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
+    differing: set[str] = field(default_factory=set)
     raw: bytes = b""
+    pause: float = 0.0
+    waiting: set[int] = field(default_factory=set)
     secret = "T0k3n-in-the-path"
 
     @property
@@ -62,8 +68,8 @@ class Receiver:
         notice = Webhook(KEY).verify(body, headers)
         self.asked[headers["webhook-id"]] += 1
         status = self.answers.pop(0) if self.answers else HTTPStatus.NO_CONTENT
-        if 200 <= status < 300:
-            self.notices.setdefault(headers["webhook-id"], notice)
+        if 200 <= status < 300 and self.notices.setdefault(headers["webhook-id"], notice) != notice:
+            self.differing.add(headers["webhook-id"])
         return status
 
 
@@ -75,12 +81,15 @@ def receiving(answers: Sequence[int] = ()) -> Iterator[Receiver]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             headers = {name.lower(): value for name, value in self.headers.items()}
+            port = self.client_address[1]
             status = receiver.take(headers, body)
-            if status == SILENCE:
-                over.wait()
-                return
-            self.send_response(status)
-            self.end_headers()
+            receiver.waiting.add(port)
+            over.wait(None if status == SILENCE else receiver.pause)
+            receiver.waiting.discard(port)
+            if status != SILENCE:
+                with suppress(OSError):  # the sender may have been killed
+                    self.send_response(status)
+                    self.end_headers()
 
         def log_message(self, *_: object) -> None:
             pass

@@ -5,26 +5,20 @@ from __future__ import annotations
 import csv
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psycopg
-from psycopg.rows import dict_row
-
 from sandbox.outlook import Seen
-from sandbox.script import Account
 from schemas.sealing import Owner, Sealer, UnsealError
 from tests.support.canary import Canaries
-from tests.tools.torture_imports import MARKS, Counts, Import
+from tests.tools.torture.files import MARKS, Counts, Import
+from tests.tools.torture.lives import BUSY, MOST_ATTEMPTS, Lives, deserved
+from tests.tools.torture.machine import RUNTIME
+from tests.tools.torture.stored import Stored, counts_of
 
-# A rejected password is sent once; if a run is killed between login and verdict, the next run repeats it.
-# Each login is an attempt, counted before the password is sent, and a mailbox has five (PROBE_ATTEMPTS).
-MOST_ATTEMPTS = 5
 WORKSPACE = "default"
-RUNTIME = "runtime"  # where the parts keep their temporary files, like a RuntimeDirectory of systemd
 
 
 class Check(NamedTuple):
@@ -38,34 +32,6 @@ class Check(NamedTuple):
         lines = [f"{'FAIL' if self.faults else 'ok  '}  {self.name}: {self.counts}"]
         lines += [f"        {fault}" for fault in self.faults[:10]]
         return "\n".join(lines + ["        …"] * (len(self.faults) > 10))
-
-
-@dataclass(frozen=True)
-class Stored:
-    """The content of the database, as rows of its tables."""
-
-    imports: list[dict[str, Any]]
-    mailboxes: list[dict[str, Any]]
-
-    def imports_of(self, one: Import) -> list[dict[str, Any]]:
-        return [row for row in self.imports if row["file_name"] == one.name]
-
-
-def read_stored(address: str) -> Stored:
-    imports = (
-        "SELECT one.*, (SELECT count(*) FROM mailbox WHERE import_id = one.id) AS mailboxes, "
-        "(SELECT count(*) FROM import_row WHERE import_id = one.id AND result = 'failed') AS errors "
-        "FROM import AS one ORDER BY id"
-    )
-    with psycopg.connect(address, row_factory=dict_row) as connection:
-        return Stored(
-            connection.execute(imports).fetchall(),
-            connection.execute("SELECT * FROM mailbox ORDER BY id").fetchall(),
-        )
-
-
-def counts_of(row: Mapping[str, Any]) -> Counts:
-    return Counts(row["imported"], row["skipped"], row["failed"])
 
 
 # --- What was answered -----------------------------------------------
@@ -107,11 +73,12 @@ def wrong_answers(one: Import, stored: Stored) -> Iterator[str]:
 def check_imports(made: Collection[Import], stored: Stored) -> Iterator[Check]:
     """Each import is stored completely or not at all, and once for each key."""
     by_name = {one.name: one for one in made}
+    updates = Counter(import_id for import_id, _ in stored.updates)
     faults = []
     for row in stored.imports:
         one, counts = by_name[row["file_name"]], counts_of(row)
-        kept = (row["mailboxes"], row["errors"])
-        if one.refusal or sum(counts) != one.rows or kept != (counts.imported, one.failed):
+        kept = (row["mailboxes"], row["errors"], updates[row["id"]])
+        if one.refusal or sum(counts) != one.rows or kept != (counts.imported, one.failed, counts.updated):
             faults.append(f"{one.name}: import {row['id']} has {counts} of {one.rows} rows, kept {kept}")
     repeated = len(stored.imports) - len({row["file_name"] for row in stored.imports})
     yield Check("imports whole", f"{len(stored.imports)}, {repeated} of them repeated by a kill", faults)
@@ -125,9 +92,10 @@ def check_imports(made: Collection[Import], stored: Stored) -> Iterator[Check]:
 # --- What is stored --------------------------------------------------
 
 
-def check_mailboxes(made: Collection[Import], stored: Stored, sealer: Sealer) -> Iterator[Check]:
+def check_mailboxes(
+    made: Collection[Import], stored: Stored, lives: Lives, sealer: Sealer
+) -> Iterator[Check]:
     """The stored mailboxes are exactly the distinct valid ones of the accepted files, with their values."""
-    by_name = {one.name: one for one in made}
     accepted = [one for one in made if one.counts or stored.imports_of(one)]
     wanted = {key for one in accepted for key in one.secrets}
     found = Counter(mailbox["email"].casefold() for mailbox in stored.mailboxes)
@@ -136,23 +104,36 @@ def check_mailboxes(made: Collection[Import], stored: Stored, sealer: Sealer) ->
     faults += [f"{key}: {number} times" for key, number in found.items() if number > 1]
     rows = sum(len(one.secrets) for one in accepted)
     yield Check("mailboxes", f"{found.total()} of {rows} valid rows in {len(accepted)} files", faults)
-    files = {row["id"]: row["file_name"] for row in stored.imports}
-    wrong = []
+    firsts = first_secrets(made, stored)
+    wrong, replaced = [], 0
     for mailbox in stored.mailboxes:
-        secrets = by_name[files[mailbox["import_id"]]].secrets.get(mailbox["email_key"])
-        if opened(mailbox, sealer) != secrets:
-            wrong.append(f"{mailbox['email']} does not open to what its file says")
+        key = mailbox["email_key"]
+        password, totp = firsts[key]
+        passwords = [password, *lives.of(key).passwords]
+        replaced += len(passwords) > 1
+        if opened(mailbox, sealer, "password") != passwords[-1] or opened(mailbox, sealer, "totp") != totp:
+            wrong.append(f"{key} does not open to what its files say")
+        if (old := opened(mailbox, sealer, "old_password")) and old not in passwords[:-1]:
+            wrong.append(f"{key} keeps an old password that it did not have")
+        if old and mailbox["status"] != "pending":
+            wrong.append(f"{key} keeps its old password, although the new one has a verdict")
     totps = sum(mailbox["totp"] is not None for mailbox in stored.mailboxes)
-    yield Check("credentials open", f"{len(stored.mailboxes)} passwords, {totps} TOTP secrets", wrong)
+    counts = f"{len(stored.mailboxes)} passwords, {replaced} of them replaced, {totps} TOTP secrets"
+    yield Check("credentials open", counts, wrong)
 
 
-def opened(mailbox: Mapping[str, Any], sealer: Sealer) -> tuple[str, str] | None:
-    key = mailbox["email_key"]
+def first_secrets(made: Collection[Import], stored: Stored) -> dict[str, tuple[str, str]]:
+    """The secrets of the file that each mailbox came from, by its key."""
+    by_name = {one.name: one for one in made}
+    files = {row["id"]: by_name[row["file_name"]] for row in stored.imports}
+    return {one["email_key"]: files[one["import_id"]].secrets[one["email_key"]] for one in stored.mailboxes}
+
+
+def opened(mailbox: Mapping[str, Any], sealer: Sealer, field: str) -> str | None:
+    """A secret of a mailbox; "" without one, and None if it does not open."""
     try:
-        password = sealer.open(mailbox["password"], Owner(WORKSPACE, key, "password"))
-        if mailbox["totp"] is None:
-            return password, ""
-        return password, sealer.open(mailbox["totp"], Owner(WORKSPACE, key, "totp"))
+        sealed = mailbox[field]
+        return sealer.open(sealed, Owner(WORKSPACE, mailbox["email_key"], field)) if sealed else ""
     except UnsealError:
         return None
 
@@ -178,9 +159,7 @@ def unfinished(mailboxes: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]
     ]
 
 
-def check_verdicts(
-    made: Collection[Import], stored: Stored, accounts: Mapping[str, Account], seen: Seen
-) -> Iterator[Check]:
+def check_verdicts(made: Collection[Import], stored: Stored, lives: Lives, seen: Seen) -> Iterator[Check]:
     """Each mailbox has the expected status, none is claimed, and no password was sent too often."""
     waiting = unfinished(stored.mailboxes)
     stuck = [f"{one['email']}: {one['status']}, claimed until {one['claimed_until']}" for one in waiting]
@@ -188,58 +167,73 @@ def check_verdicts(
     statuses = Counter(one["status"] for one in stored.mailboxes)
     counts = ", ".join(f"{number} {status}" for status, number in sorted(statuses.items()))
     yield Check("no mailbox stuck", f"{counts}; {len(put_off)} put off until later", stuck)
-    deserved = deserved_statuses(made, stored, accounts)
-    others = [one for one in stored.mailboxes if one["status"] != deserved[one["email_key"]]]
+    wanted = {key: found[-1] for key, found in wanted_statuses(made, stored, lives).items()}
+    others = [one for one in stored.mailboxes if one["status"] != wanted[one["email_key"]]]
     # A mailbox that only fails temporarily fails with its last attempt, and a loaded machine delays logins.
     wrong = [
-        f"{one['email']}: {one['status']}, not {deserved[one['email_key']]}: {one['diagnosis']}"
+        f"{one['email']}: {one['status']}, not {wanted[one['email_key']]}: {one['diagnosis']}"
         for one in others
         if not is_put_off(one)
-        and not (deserved[one["email_key"]] == "pending" and one["attempts"] >= MOST_ATTEMPTS)
+        and not (wanted[one["email_key"]] == "pending" and one["attempts"] >= MOST_ATTEMPTS)
     ]
     late = sum(map(is_put_off, others))
-    yield Check("verdicts", f"{len(deserved)} mailboxes, {late} put off by this machine's load", wrong)
-    refused = {key for key, status in deserved.items() if status == "failed"}
-    yield from check_attempts(stored, refused, seen)
+    yield Check("verdicts", f"{len(wanted)} mailboxes, {late} put off by this machine's load", wrong)
+    yield from check_attempts(made, stored, lives, seen)
 
 
-def deserved_statuses(
-    made: Collection[Import], stored: Stored, accounts: Mapping[str, Account]
-) -> dict[str, str]:
-    """The expected status of each stored mailbox, from its file's password and its behaviour."""
-    by_name = {one.name: one for one in made}
-    files = {row["id"]: by_name[row["file_name"]] for row in stored.imports}
-    found = {}
-    for mailbox in stored.mailboxes:
-        key = mailbox["email_key"]
-        password, _ = files[mailbox["import_id"]].secrets[key]
-        found[key] = DESERVED[accounts[key].smtp] if password == accounts[key].password else "failed"
-    return found
+def wanted_statuses(made: Collection[Import], stored: Stored, lives: Lives) -> dict[str, list[str]]:
+    """The statuses that each stored mailbox must have had, in order, by its key."""
+    firsts = first_secrets(made, stored)
+    return {
+        key: [deserved(lives.originals[key], password), *lives.of(key).statuses]
+        for key, (password, _) in firsts.items()
+    }
 
 
-DESERVED = {"ok": "active", "slow:1+ok": "active", "wrong-credentials": "failed", "server-busy": "pending"}
-
-
-def check_attempts(stored: Stored, refused: Collection[str], seen: Seen) -> Iterator[Check]:
+def check_attempts(made: Collection[Import], stored: Stored, lives: Lives, seen: Seen) -> Iterator[Check]:
     """Every login was counted before its password was sent, and a rejected password was not repeated."""
-    attempts = {mailbox["email_key"]: mailbox["attempts"] for mailbox in stored.mailboxes}
+    # A recheck is not an attempt of its own: it starts to count again. A busy server uses up none.
+    attempts = {
+        key: one["attempts"]
+        for one in stored.mailboxes
+        if not lives.of(key := one["email_key"]).days and lives.originals[key].smtp != BUSY
+    }
     faults = [
-        f"{key}: {number} logins over {protocol}, {attempts.get(key, 0)} attempts counted"
+        f"{key}: {number} logins over {protocol}, {attempts[key]} attempts counted"
         for (protocol, key), number in seen.logins.items()
-        if number > attempts.get(key, 0)
+        if number > attempts.get(key, number)
     ]
+    faults += [f"{key}: a login without a stored mailbox" for _, key in unknown_logins(stored, seen)]
     yield Check("attempts counted", f"{seen.passwords_received} logins, none beyond those counted", faults)
-    wrong = {login: number for login, number in seen.logins.items() if login[1] in refused}
-    often = [
-        f"{key}: {number} wrong passwords over {protocol}"
-        for (protocol, key), number in wrong.items()
-        if number > MOST_ATTEMPTS
+    firsts = first_secrets(made, stored)
+    foreign = [
+        f"{key}: got a password over {protocol} that it never had"
+        for protocol, key, password in seen.tries
+        if key in firsts and password.decode() not in (firsts[key][0], *lives.of(key).passwords)
     ]
-    spread = sorted(Counter(wrong.values()).items())
-    told = ", ".join(f"{number} times for {logins} mailboxes" for number, logins in spread)
-    yield Check("refused passwords", f"tried {told or 'never'} (at most {MOST_ATTEMPTS})", often)
-    at_once = [f"{key}: {n} at once" for key, n in seen.mailbox_logins_at_once.items() if n > 1]
+    pairs = [(key, *pair) for key, found in lives.wrong_tries().items() for pair in found]
+    often = [
+        f"{key}: {number} times over {protocol}, at most {most} allowed"
+        for (protocol, key), number, most in pairs
+        if number > most
+    ]
+    spread = sorted(Counter(number for _, number, _ in pairs).items())
+    told = ", ".join(f"{number} times {passwords}" for number, passwords in spread)
+    yield Check(
+        "refused passwords", f"sent {told or 'never'}, each at most as often as allowed", foreign + often
+    )
+    at_once = [
+        f"{key}: {number} at once"
+        for key, number in seen.mailbox_logins_at_once.items()
+        # A recheck with the old password may still be under way when the new one is tested.
+        if number > 1 + (key in lives.changed and lives.of(key).disturbed)
+    ]
     yield Check("one login at a time", f"{len(seen.mailbox_logins_at_once)} mailboxes logged in to", at_once)
+
+
+def unknown_logins(stored: Stored, seen: Seen) -> list[tuple[str, str]]:
+    known = {one["email_key"] for one in stored.mailboxes}
+    return [login for login in seen.logins if login[1] not in known]
 
 
 # --- What the folders contain ----------------------------------------
@@ -296,7 +290,12 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def check_leaks(
-    folder: Path, others: Collection[Path], keys: Mapping[str, str], shown: Iterable[bytes]
+    folder: Path,
+    others: Collection[Path],
+    keys: Mapping[str, str],
+    shown: Iterable[bytes],
+    sent: bytes,
+    profile: Path,
 ) -> Iterator[Check]:
     """Only the CSV files contain secrets, and no process had one in its arguments.
 
@@ -306,8 +305,10 @@ def check_leaks(
     Args:
         folder: Everything except the database.
         others: More folders to search, such as the database's.
-        keys: The encryption key and the API's key; all other secrets are recognised by their marks.
+        keys: Keys and logins; all other secrets are recognised by their marks.
         shown: The arguments of processes.
+        sent: What the receiver of notices got; the address has its secret.
+        profile: Prefect's profile, which has its login.
     """
     marks, anything = Canaries(), Canaries()
     for canaries, sought in ((marks, MARKS), (anything, {**MARKS, **keys})):
@@ -316,7 +317,8 @@ def check_leaks(
     runtime = folder / RUNTIME
     csv_places = [folder / "source"]
     csv_places += [folder / "watched" / name for name in ("inbox", "processing", "rejected", "failed")]
-    faults = anything.in_files(folder, [runtime, *csv_places]) + marks.in_files(runtime)
+    faults = anything.in_files(folder, [runtime, profile, *csv_places]) + marks.in_files(runtime)
+    faults += [f"a notice: {name}" for name in anything.in_bytes(sent)]
     faults += [fault for other in others for fault in anything.in_files(other)]
     faults += [f"arguments of a process: {name}" for text in shown for name in anything.in_bytes(text)]
     found = marks.in_files(folder / "source")
