@@ -7,7 +7,7 @@ WORKERS := 4
 SLOW_WORKERS := 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-troubled demo-page up test test-postgresql test-slow lint docs audit fuzz bench bench-scale torture lock clean
+.PHONY: help demo demo-troubled demo-page up test test-postgresql test-slow coverage lint docs audit fuzz bench bench-scale torture lock clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -41,6 +41,9 @@ test-postgresql: $(READY)  ## Run all that uses a database on PostgreSQL
 
 test-slow: $(READY)  ## Run the tests that take long: browser, crashes, workers
 	$(RUN) -m pytest -n $(SLOW_WORKERS) --dist loadgroup -m slow
+
+coverage: $(READY)  ## Run the tests and show which lines and branches they reach
+	$(RUN) -m pytest -q -n $(WORKERS) --dist loadgroup --database sqlite --cov --cov-report=term
 
 lint: $(READY)  ## Check style and types
 	$(RUN) -m ruff check .
