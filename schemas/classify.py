@@ -33,7 +33,7 @@ _SENTENCES = [
         ),
         (r"security defaults?", Reason.SECURITY_DEFAULTS),
         (
-            r"STARTTLS (is )?required|issue (a )?STARTTLS|(TLS|encryption|secure connection) (is )?required"
+            r"issue (a )?STARTTLS|(TLS|encryption|secure connection) (is )?required"
             r"|TLS 1\.[01]\b|\[PRIVACYREQUIRED\]|without (SSL|TLS|encryption)"
             r"|(non-?secure|insecure|unencrypted) (\([\w/]{1,20}\) )?connection",
             Reason.STARTTLS_MISSING,
@@ -87,8 +87,8 @@ _SENTENCES = [
         ),
         (
             r"throttl|back-?off|(rate|bandwidth)[ -]limit|try again later from|\[OVERQUOTA\]"
-            r"|too many ((auth|authentication|login|sign-?in|SMTP|IMAP) ){0,2}"
-            r"(requests|commands|log-?ins?|sign-?ins?|attempts|messages)",
+            r"|too many ((auth|authentication|SMTP|IMAP) ){0,2}"
+            r"(requests|commands|log-?in|sign-?in|attempts|messages)",
             Reason.THROTTLED,
         ),
         (
@@ -99,7 +99,7 @@ _SENTENCES = [
         ),
         (
             r"\[INUSE\]|\b(locked|used|opened|in use) by (another|a different)"
-            r"|(mailbox|account|maildrop) (is )?(already )?(in use|locked by (another|a))",
+            r"|(mailbox|account|maildrop) (is )?(already )?(in use|locked by a (session|client|process))",
             Reason.MAILBOX_IN_USE,
         ),
         (
@@ -129,7 +129,7 @@ _SENTENCES = [
             Reason.WRONG_CREDENTIALS,
         ),
         (
-            r"mechanism|unrecogni[sz]ed authentication type|auth(entication)? type"
+            r"mechanism|auth(entication)? type"
             r"|auth(entication)? (is )?not (enabled|available|supported)|not advertised",
             Reason.MECHANISM_NOT_OFFERED,
         ),

@@ -9,6 +9,7 @@ from schemas.headers import (
     KNOWN_HEADERS,
     LONGEST_SHOWN_HEADER,
     find_columns,
+    is_header,
     normalise,
     shown,
     unused_secrets,
@@ -404,3 +405,178 @@ def test_a_chosen_column_that_is_not_there() -> None:
     """A choice that no line has is named together with what is there."""
     refusal = without_columns(["Email", "Password"], {"login": "Account"})
     assert refusal.detail == "line 1 has no column “Account”; it has “Email”, “Password”"
+    nothing = without_columns(["foo", "bar"], {"email": "Konto"})
+    assert nothing.detail == (
+        "no line has a column “Konto”; none of the first lines names both; add a header line such as "
+        "email,password,name"
+    )
+    assert nothing.missing == ("password",)
+
+
+def test_many_headers_are_not_all_named() -> None:
+    """Of a header with more than eight cells the first eight are named, and the others are counted."""
+    header = ["Email", " ", *(f"Field {'abcdefgh'[at]}" for at in range(8))]
+    refusal = without_columns(header, line=3)
+    named = ", ".join(f"“{cell}”" for cell in [header[0], *header[2:9]])
+    assert refusal.detail == (
+        f"line 3 has no password column, only {named} and 1 more; rename one, or choose it: "
+        "--map password=HEADER"
+    )
+    assert (refusal.line, refusal.headers) == (3, (header[0], *header[2:]))
+    eight = without_columns(header[:-1])
+    assert eight.detail is not None
+    assert f"{named}; rename" in eight.detail
+
+
+@pytest.mark.parametrize(
+    ("cells", "choice", "found"),
+    [
+        (["email", "password"], {}, True),
+        (["User", "PWD", "other"], {}, True),
+        (["email", "name"], {}, False),
+        (["password", "name"], {}, False),
+        (["Konto", "Wort"], {"email": "konto", "password": "Wort"}, True),
+        (["email", "Wort"], {"password": "Wort"}, True),
+        (["Konto", "password"], {"email": "Konto"}, True),
+        (["Konto", "Wort"], {"email": "Konto"}, False),
+        (["Konto", "Wort"], {"password": "Wort"}, False),
+        (["email", "password"], {"login": "Account"}, False),
+    ],
+)
+def test_what_a_header_is(cells: list[str], choice: dict[str, str], found: bool) -> None:
+    """A row is a header if it names, or a choice names, a column of addresses and one of passwords."""
+    assert is_header(cells, choice) is found
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("User name", "login_username", "Login", "Login Name", "user", "User ID", "SMTP Username"),
+        "IMAP Username",
+    ],
+)
+def test_sign_in_names_that_are_addresses(header: str) -> None:
+    """A column of sign-in names is used for the addresses if it holds them, whatever it is called."""
+    columns = find_columns([header, "password"], lambda: [(2, ["ann@x.co", "pw"])])
+    assert columns is not None
+    assert columns.position == {"email": 0, "password": 1}
+    assert without_columns([header, "Name"]).missing == ("password",)
+
+
+def test_a_sign_in_name_is_not_needed_twice() -> None:
+    """Of a migration file with its own sign-in name, the user name is not one."""
+    header = ["EmailAddress", "UserName", "Password", "UserRoot"]
+    plain = find_columns(header, no_values)
+    assert plain is not None
+    assert plain.position == {"email": 0, "password": 2, "login": 1}
+    rows = [(2, ["ann@x.co", "ann", "pw", ""])]
+    chosen = find_columns(header, lambda: rows, choice={"login": "UserRoot"})
+    assert chosen is not None
+    assert chosen.position == {"login": 3, "email": 0, "password": 2}
+
+
+@pytest.mark.parametrize("last", ["Last name", "Surname", "family_name", "Last"])
+@pytest.mark.parametrize("first", ["First name", "Given Name", "first"])
+def test_names_of_halves_of_a_name(first: str, last: str) -> None:
+    """The two halves of a name are found by their usual names, and one half alone is not a name."""
+    columns = find_columns(["email", "password", first, last], no_values)
+    assert columns is not None
+    assert columns.position == {"email": 0, "password": 1, "name": 2, "surname": 3}
+    for half in (first, last):
+        alone = find_columns(["email", "password", half], no_values)
+        assert alone is not None
+        assert alone.ignored == (half,)
+
+
+@pytest.mark.parametrize(
+    "site", ["url", "URI", "login_uri", "Website", "hostname", "origin", "formActionOrigin"]
+)
+def test_the_name_in_a_password_manager_is_that_of_a_site(site: str) -> None:
+    """Beside the address of a site, `name` is not the name of a person; a display name still is."""
+    columns = find_columns([site, "email", "password", "name"], no_values)
+    assert columns is not None
+    assert columns.position == {"email": 1, "password": 2}
+    both = find_columns([site, "email", "password", "name", "Display name"], no_values)
+    assert both is not None
+    assert both.position == {"email": 1, "password": 2, "name": 4}
+
+
+def test_of_two_columns_that_agree_the_fuller_one_is_used() -> None:
+    """Of two columns of addresses or passwords the one with more values is used, and both count as used."""
+    rows = [(2, ["", "ann@x.co", "pw", ""]), (3, ["bob@x.co", "BOB@x.co", "pw", "pw"]), (4, ["", "", "pw"])]
+    columns = find_columns(["email", "mail", "password", "pass"], lambda: rows)
+    assert columns is not None
+    assert (columns.position, columns.ignored, columns.fault) == ({"email": 1, "password": 2}, (), None)
+
+
+def test_of_two_optional_columns_the_better_name_is_used() -> None:
+    """Of two columns for an optional field the better known name wins, wherever it stands."""
+    columns = find_columns(["email", "password", "name", "Full name", "TOTP", "TOTP secret"], no_values)
+    assert columns is not None
+    assert columns.position == {"email": 0, "password": 1, "name": 3, "totpsecret": 5}
+    assert columns.ignored == ("name", "TOTP")
+
+
+def test_passwords_agree_to_the_letter() -> None:
+    """Two columns of passwords that differ in case alone hold different passwords."""
+    columns = find_columns(["email", "password", "pass"], lambda: [(2, ["ann@x.co", "Pw", "pW"])])
+    assert columns is not None
+    assert columns.fault is not None
+    assert columns.fault.detail == "or choose one: --map password=password or --map password=pass"
+
+
+@pytest.mark.parametrize(
+    ("header", "values", "note"),
+    [
+        *(("Password", [value] * 2, "") for value in ("TRUE", "false", "Yes", "no", "0", "1")),
+        ("Password", ["yes", "hunter2"], "passwords"),
+        *(
+            (f"Password {word}", ["hunter2"], "")
+            for word in (
+                *("changed", "expires", "never", "strong", "required", "policy", "hint", "last"),
+                *("strength", "age", "reset", "forced"),
+            )
+        ),
+        *(
+            (word, ["hunter2"], "passwords")
+            for word in (
+                "Old passwd",
+                "Kennwort",
+                "Mot de passe",
+                "Contraseña",
+                "Senha",
+                "Wachtwoord",
+                "Secret",
+            )
+        ),
+        *(
+            (word, ["some value"], "TOTP secrets")
+            for word in ("TOTP seed", "OTP key", "2FA key", "MFA key", "Authenticator")
+        ),
+        ("Notes", ["JBSWY3DPEHPK3PXP", "jbswy3dp"], ""),
+        ("Notes", ["JBSWY3DPEHPK3PX"], ""),
+        ("Notes", ["JBSW Y3DP EHPK 3PXP", "JBSWY3DPEHPK3PXPAA======"], "TOTP secrets"),
+        ("Notes", ["ABCDEFGHIJKLMNOP"], ""),
+        ("Notes", ["see", "OTPAUTH://totp/x"], "TOTP secrets"),
+        ("Notes", [" ", "otpauth://totp/x"], "TOTP secrets"),
+    ],
+)
+def test_which_unused_columns_hold_secrets(header: str, values: list[str], note: str) -> None:
+    """Values that can only be TOTP secrets tell, then the name does, unless it is about passwords."""
+    names = ["email", "pwd", f"my {header}"]
+    rows = [(line, ["ann@x.co", "pw", value]) for line, value in enumerate(values, start=2)]
+    columns = find_columns(names, lambda: rows)
+    assert columns is not None
+    advice = f"; to use it: --map 'totpsecret=my {header}'" if note == "TOTP secrets" else ""
+    expected = [f"Column “my {header}” is not used, but seems to hold {note}{advice}"] if note else []
+    assert unused_secrets(columns, lambda: rows) == expected
+
+
+def test_a_second_column_of_totp_secrets_is_not_advised() -> None:
+    """A note on TOTP secrets gives no advice if another column already holds them."""
+    rows = [(2, ["ann@x.co", "pw", "JBSWY3DPEHPK3PXP", "otpauth://totp/x"])]
+    columns = find_columns(["email", "password", "TOTP", "Notes"], lambda: rows)
+    assert columns is not None
+    assert unused_secrets(columns, lambda: rows) == [
+        "Column “Notes” is not used, but seems to hold TOTP secrets"
+    ]

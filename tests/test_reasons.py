@@ -881,6 +881,11 @@ def test_password_is_right() -> None:
         Reason.SECURITY_DEFAULTS,
         Reason.CONDITIONAL_ACCESS,
         Reason.ACCOUNT_BLOCKED,
+        Reason.APP_PASSWORD_REQUIRED,
+        Reason.PERSONAL_PASSWORDS_RETIRED,
+        Reason.ACCOUNT_BLOCKED_UNTIL_WEB_SIGN_IN,
+        Reason.TEMPORARILY_LOCKED,
+        Reason.NOT_AT_MICROSOFT,
     ],
 )
 def test_named_cause_explains_the_bare_no(named: Reason) -> None:

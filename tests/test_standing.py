@@ -31,6 +31,7 @@ from schemas.standing import (
     to_ask,
     to_recheck,
 )
+from schemas.standing import tests_of as results_of  # pytest would collect its own name
 from tests.support.standings import standings_after
 
 MOST = 4
@@ -184,3 +185,110 @@ def test_what_this_program_caused_uses_up_no_attempt() -> None:
     for _ in range(20):
         found = settle(found, [Answered(SMTP, Reason.TOO_MANY_CONNECTIONS, None, True)], MOST)
     assert found[SMTP] == Standing(State.PUT_OFF, Reason.TOO_MANY_CONNECTIONS, 0, timedelta(minutes=5))
+
+
+@pytest.mark.parametrize(
+    ("smtp", "imap", "needs", "results"),
+    [
+        (OK, OK, "both", ("passed", "passed")),
+        (OK, Reason.PASSWORDS_RETIRED, "both", ("passed", "failed")),
+        (OK, Reason.SERVER_BUSY, "both", ("passed", "pending")),
+        (Reason.WRONG_CREDENTIALS, None, "both", ("failed", "failed")),
+        (Reason.LOGIN_REFUSED, None, "both", ("failed", "pending")),
+        (OK, None, "smtp", ("passed", None)),
+        (None, Reason.SERVER_BUSY, "imap", (None, "pending")),
+    ],
+)
+def test_results_by_protocol(
+    smtp: Reason | None, imap: Reason | None, needs: str, results: tuple[str | None, str | None]
+) -> None:
+    """Each protocol has a result; one that is not needed has none, and one that is not asked has failed."""
+    found = results_of(standings_after(smtp, imap), Needs(needs))
+    assert (found[SMTP], found[IMAP]) == results
+
+
+def settled(smtp: Reason | None, imap: Reason | None) -> dict[Protocol, Standing]:
+    """What is known when these answers came after so many attempts that none is put off."""
+    return standings_after(smtp, imap, attempts=MOST, most=MOST)
+
+
+@pytest.mark.parametrize(
+    ("smtp", "imap", "needs", "asked"),
+    [
+        (OK, OK, "both", [SMTP, IMAP]),
+        (OK, OK, "imap", [IMAP]),
+        (OK, None, "both", [SMTP]),
+        (OK, Reason.IMAP_OFF_DOMAIN, "both", [SMTP, IMAP]),
+        (OK, Reason.IMAP_OFF_MAILBOX, "both", [SMTP, IMAP]),
+        (OK, Reason.CERTIFICATE_NOT_TRUSTED, "both", [SMTP, IMAP]),
+        (OK, Reason.TIMED_OUT, "both", [SMTP, IMAP]),
+        (OK, Reason.PASSWORDS_RETIRED, "both", [SMTP]),
+        (OK, Reason.UNKNOWN_REFUSAL, "both", [SMTP]),
+        (OK, Reason.LOGIN_REFUSED, "both", [SMTP]),
+        (Reason.NOT_AT_MICROSOFT, None, "both", []),
+        (Reason.WRONG_CREDENTIALS, None, "both", []),
+        (Reason.SMTP_AUTH_OFF_TENANT, Reason.PASSWORDS_RETIRED, "both", [SMTP]),
+        (Reason.SMTP_AUTH_OFF_TENANT, Reason.LOGIN_REFUSED, "both", []),
+    ],
+)
+def test_what_a_recheck_asks(smtp: Reason, imap: Reason | None, needs: str, asked: list[Protocol]) -> None:
+    """A recheck asks what works and what may be cured, and never sends a refused password again."""
+    assert to_recheck(settled(smtp, imap), Needs(needs)) == asked
+
+
+def test_a_recheck_waits_for_what_is_put_off() -> None:
+    """A protocol that a retest asks soon is left to that retest."""
+    assert to_recheck(standings_after(OK, Reason.SERVER_BUSY), Needs.BOTH) == [SMTP]
+
+
+def rechecked(earlier: dict[Protocol, Standing], **answers: Reason) -> dict[Protocol, Standing]:
+    """What is known after a recheck that asked these protocols."""
+    said = {Protocol(name): reason for name, reason in answers.items()}
+    found = settle(
+        before_recheck(earlier, said),
+        [Answered(protocol, reason, None, True) for protocol, reason in said.items()],
+        sys.maxsize,
+    )
+    return dict(after_recheck(earlier, found, said))
+
+
+def test_a_recheck_with_a_temporary_fault_changes_nothing() -> None:
+    """A protocol that works, or is refused, stays so while its server only puts the login off."""
+    for earlier in (settled(OK, OK), settled(OK, Reason.IMAP_OFF_DOMAIN)):
+        assert rechecked(earlier, smtp=Reason.TIMED_OUT, imap=Reason.SERVER_BUSY) == earlier
+    refused = settled(OK, Reason.IMAP_OFF_DOMAIN)
+    assert rechecked(refused, smtp=OK, imap=Reason.IMAP_OFF)[IMAP] == refused[IMAP]
+
+
+def test_a_recheck_takes_a_definite_answer() -> None:
+    """A definite answer replaces what was known of its protocol, and of no other."""
+    works, broken = settled(OK, OK), settled(OK, Reason.IMAP_OFF_DOMAIN)
+    found = rechecked(works, smtp=OK, imap=Reason.IMAP_OFF_DOMAIN)
+    assert found == {
+        SMTP: Standing(State.ACCEPTED, None, 1),
+        IMAP: Standing(State.REFUSED, broken[IMAP].reason, 1),
+    }
+    assert rechecked(broken, imap=OK) == {SMTP: broken[SMTP], IMAP: Standing(State.ACCEPTED, None, 1)}
+
+
+def test_a_recheck_that_cannot_open_the_mailbox_is_followed_by_a_retest() -> None:
+    """A working mailbox that IMAP cannot open is open again, because that is about the mailbox itself."""
+    found = rechecked(settled(OK, OK), smtp=OK, imap=Reason.IMAP_OFF)
+    assert (found[IMAP].state, found[IMAP].reason) == (State.PUT_OFF, Reason.IMAP_OFF)
+    assert to_ask(found, Needs.BOTH) == [IMAP]
+
+
+def test_a_recheck_with_a_refused_password_proves_the_earlier_answers_wrong() -> None:
+    """If one server refuses the password now, the other's earlier acceptance counts no longer."""
+    for answer in (Reason.WRONG_CREDENTIALS, Reason.LOGIN_REFUSED, Reason.NOT_AT_MICROSOFT):
+        found = rechecked(settled(OK, OK), smtp=answer, imap=Reason.SERVER_BUSY)
+        assert (found[SMTP].state, found[SMTP].reason) == (State.REFUSED, answer)
+        assert not found[IMAP].settled
+
+
+def test_a_refusal_is_in_doubt_once_the_other_side_is_asked_again() -> None:
+    """A refusal “although the password is right” loses that word if the other protocol takes it back."""
+    earlier = settled(OK, Reason.LOGIN_REFUSED)
+    assert rechecked(earlier, smtp=OK)[IMAP] == earlier[IMAP]
+    refused = rechecked(earlier, smtp=Reason.WRONG_CREDENTIALS)
+    assert {one.reason for one in refused.values()} == {Reason.WRONG_CREDENTIALS}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 import json
+import re
 from datetime import timedelta
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -124,6 +128,53 @@ def test_a_verdict_explains_itself() -> None:
     assert verdict.diagnosis.endswith("Gave up after 5 attempts.")
 
 
+def test_a_reason_is_told_in_the_light_of_both_protocols() -> None:
+    """A login that one protocol rejects after the other took the password is not called a wrong password."""
+    verdict = verdict_of(answer(SMTP, Reason.OK), answer(IMAP, Reason.LOGIN_REFUSED, "NO LOGIN failed."))
+    assert verdict.headline == "SMTP: Connected, IMAP: Login rejected, although the password is right"
+    (row,) = ProbeReport((verdict,), 0).table()
+    assert row["imap"] == "Login rejected, although the password is right: NO LOGIN failed."
+    assert not verdict.password_refused
+    assert verdict_of(answer(SMTP, Reason.LOGIN_REFUSED)).password_refused
+
+
+@pytest.mark.parametrize(
+    ("smtp", "imap", "attempt", "gave_up"),
+    [
+        (Reason.OK, Reason.SERVER_BUSY, MOST, True),
+        (Reason.OK, Reason.SERVER_BUSY, MOST - 1, False),
+        (Reason.OK, Reason.PASSWORDS_RETIRED, MOST, False),
+        (Reason.OK, Reason.OK, MOST, False),
+    ],
+)
+def test_only_a_fault_that_may_pass_is_given_up(
+    smtp: Reason, imap: Reason, attempt: int, gave_up: bool
+) -> None:
+    """The diagnosis says “gave up” only after the last attempt at a fault that might have passed."""
+    verdict = verdict_of(answer(SMTP, smtp), answer(IMAP, imap), attempt=attempt)
+    assert ("Gave up" in verdict.diagnosis) == gave_up
+
+
+def test_a_diagnosis_has_room_for_what_else_is_known() -> None:
+    """What is put before or behind a diagnosis is a part of the line, with single spaces."""
+    verdict = verdict_of(answer(SMTP, Reason.OK), answer(IMAP, Reason.OK))
+    works = "Works: SMTP and IMAP accepted the password."
+    assert verdict.diagnosis == works
+    assert (
+        dataclasses.replace(verdict, preface="Before.", note="After.").diagnosis == f"Before. {works} After."
+    )
+
+
+def test_the_sooner_pause_counts() -> None:
+    """A mailbox with two protocols to ask again is tested when the first of them is due."""
+    verdict = verdict_of(
+        answer(SMTP, Reason.SERVER_BUSY, wait=timedelta(hours=3)),
+        answer(IMAP, Reason.SERVER_BUSY, wait=timedelta(hours=2)),
+    )
+    assert verdict.pause == timedelta(hours=2)
+    assert verdict_of(answer(SMTP, Reason.OK)).pause == timedelta(0)
+
+
 # Reports.
 
 WORDS = '535 5.7.139 user|name <b>"was"</b>, incorrect'
@@ -197,9 +248,84 @@ def test_a_reports_table() -> None:
     assert json.loads(json.dumps(rows)) == rows
 
 
+ALL_STATES = ProbeReport(
+    (
+        *REPORT.verdicts,
+        verdict_of(answer(SMTP, Reason.OK), answer(IMAP, Reason.PASSWORDS_RETIRED), email="flo@outlook.com"),
+        verdict_of(answer(SMTP, Reason.OK), answer(IMAP, Reason.PASSWORDS_RETIRED), email="gus@outlook.com"),
+        verdict_of(
+            answer(SMTP, Reason.SMTP_AUTH_OFF_TENANT), answer(IMAP, Reason.OK), email="ida@outlook.com"
+        ),
+    ),
+    untested=2,
+)
+
+
+def picture_of(text: str) -> ET.Element:
+    """The picture in the text of an artifact."""
+    found = re.search(r"!\[(.*?)\]\(data:image/svg\+xml;base64,(.*?)\)", text)
+    assert found is not None
+    return ET.fromstring(base64.b64decode(found[2]))  # noqa: S314  our own picture
+
+
+def without_picture(text: str) -> list[str]:
+    """The paragraphs of an artifact, with the alternative text of its picture."""
+    return re.sub(r"\(data:[^)]*\)", "()", text).split("\n\n")
+
+
+def test_a_report_names_what_mailboxes_can_do() -> None:
+    """Mailboxes of which one protocol works are counted by what they can do, and it says what that means."""
+    assert (
+        str(ALL_STATES) == "2 can only send, 1 can only receive, 1 active, 3 failed, 1 to retry, 2 not tested"
+    )
+    assert ALL_STATES.meaning_of_partial() == (
+        "2 mailboxes can only send: SMTP accepts the password and IMAP does not, so replies cannot be read "
+        "here. "
+        "1 mailbox can only receive: IMAP accepts the password and SMTP rejects it, so they cannot send."
+    )
+    assert REPORT.meaning_of_partial() == ""
+
+
+def test_a_report_as_a_picture() -> None:
+    """Each status has a part of the bar as wide as its share, and the legend names those that count."""
+    svg = "{http://www.w3.org/2000/svg}"
+    picture = picture_of(ALL_STATES.markdown())
+    bars = picture.findall(f"{svg}rect")
+    assert [round(float(bar.attrib["width"])) for bar in bars] == [210, 210, 70, 70, 140]
+    assert [round(float(bar.attrib["x"])) for bar in bars] == [0, 210, 420, 490, 560]
+    assert len({bar.attrib["fill"] for bar in bars}) == 5
+    legend = picture.findall(f"{svg}text/{svg}tspan")
+    assert [(part.text or "").strip("● ") for part in legend] == [
+        *("failed 3", "partial 3", "pending 1", "active 1", "not tested 2")
+    ]
+    assert [part.attrib["fill"] for part in legend] == [bar.attrib["fill"] for bar in bars]
+    few = picture_of(REPORT.markdown()).findall(f"{svg}text/{svg}tspan")
+    assert [(part.text or "").strip("● ") for part in few] == [
+        *("failed 3", "pending 1", "active 1", "not tested 2")
+    ]
+
+
+def test_the_whole_text_of_a_report() -> None:
+    """The artifact has counts, picture, who acts, why the run ended, reasons, and where the table is."""
+    verdict = verdict_of(answer(SMTP, Reason.OK), answer(IMAP, Reason.PASSWORDS_RETIRED))
+    why = Reason.PASSWORDS_RETIRED.explanation
+    report = ProbeReport((verdict,), 1, Stop.INTERRUPTED)
+    parts = [
+        "## 1 can only send, 0 active, 0 failed, 1 not tested",
+        "![1 can only send, 0 active, 0 failed, 1 not tested]()",
+        "**The admin acts.**",
+        f"**{report.meaning_of_partial()}**",
+        "**Stopped by you: mailboxes that are not tested yet stay pending.**",
+        f"- **1 mailbox: Server takes no passwords.** {why.remedy} *{why.meaning}*",
+        "The table “tested-mailboxes” lists every mailbox.",
+    ]
+    assert without_picture(report.markdown("The admin acts")) == parts
+    assert without_picture(ProbeReport((verdict,), 1).markdown()) == parts[:2] + parts[3:4] + parts[5:]
+
+
 def test_an_empty_report() -> None:
     """A run that tested nothing has a report too."""
-    assert ProbeReport((), 3).markdown().startswith("## 0 active, 0 failed, 3 not tested")
+    assert ProbeReport((), 3).markdown() == "## 0 active, 0 failed, 3 not tested"
     assert ProbeReport((), 3).table() == []
 
 
