@@ -26,7 +26,7 @@ import httpx
 from prefect import flow, unmapped
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext, SyncClientContext
 from prefect.futures import wait
 from prefect.runtime import deployment
@@ -64,6 +64,7 @@ from tasks.storage.database import Database, SimilarWorkspaceError, database
 from tasks.storage.outcomes import who_acts
 from tasks.store import Origin, store
 from tasks.tell_changes import tell_changes
+from tasks.tell_crashes import tell_crash
 
 
 class Imported(NamedTuple):
@@ -76,15 +77,6 @@ class Imported(NamedTuple):
 T = TypeVar("T")
 PROGRESS_KEY = "login-progress"
 PROGRESS_SECONDS = 2
-
-
-async def tell_crash(flow: object, flow_run: FlowRun, state: State) -> None:  # noqa: ARG001  Prefect's names
-    """Hook: a run of a deployment or of the command line has crashed."""
-    async with get_client() as client:
-        name = (
-            await client.read_flow_run(flow_run.id)
-        ).name  # the worker only knows the name before it started
-    await notify(f"The run {name} crashed. The next scan or retest continues from there.", load_settings())
 
 
 @flow(

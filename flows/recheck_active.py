@@ -11,7 +11,7 @@ from datetime import timedelta
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows.import_outlook import probe_all, tell_crash
+from flows.import_outlook import probe_all
 from flows.states import conclude_retest
 from schemas.tables import now
 from schemas.verdicts import ProbeReport
@@ -21,6 +21,7 @@ from tasks.notify import tell_guard
 from tasks.storage.claims import find_to_recheck, share_of_recheck
 from tasks.storage.database import database
 from tasks.tell_changes import tell_changes
+from tasks.tell_crashes import tell_crash
 
 MAILBOXES_AT_ONCE = 500
 MAILBOXES_PER_RUN = 5000

@@ -14,7 +14,7 @@ if __name__ == "__main__":
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows.import_outlook import probe_all, tell_crash
+from flows.import_outlook import probe_all
 from flows.states import conclude_retest
 from schemas.verdicts import ProbeReport
 from tasks.configuration import load_settings
@@ -24,6 +24,7 @@ from tasks.storage.claims import find_due
 from tasks.storage.database import database
 from tasks.storage.mailboxes import in_parts
 from tasks.tell_changes import tell_changes
+from tasks.tell_crashes import tell_crash
 
 MAILBOXES_AT_ONCE = 500
 

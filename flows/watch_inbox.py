@@ -16,7 +16,7 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.import_outlook import Imported, import_outlook, tell_crash, tell_refusal
+from flows.import_outlook import Imported, import_outlook, tell_refusal
 from flows.parameters import Workspace
 from flows.states import NOTHING_TO_DO
 from schemas.labels import DEFAULT_WORKSPACE, LABEL_RULE, is_label
@@ -27,6 +27,7 @@ from tasks.crash import StepError, leave_no_core_file
 from tasks.files.inbox import Folders, TakenFile, finish, left_behind, look, reject, settled, take
 from tasks.files.skipped import Item, Skipped, listed, note
 from tasks.notify import notify
+from tasks.tell_crashes import tell_crash, tell_crashes
 
 
 class Unfinished(NamedTuple):
@@ -86,6 +87,7 @@ async def watch_inbox(workspace: Workspace = DEFAULT_WORKSPACE) -> State:
     """
     leave_no_core_file()
     settings = load_settings()
+    await tell_crashes(settings)
     scan = Scan(Folders(settings.watch_folder), workspace, settings)
     await continue_left_behind(scan)
     await import_new(scan, settings.settle_seconds)

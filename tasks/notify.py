@@ -21,13 +21,23 @@ LOGGER = logging.getLogger(__name__)
 URL_LOGGERS = ("httpx", "urllib3", "apprise")
 
 
-async def notify(text: str, settings: Settings) -> None:
-    """Send a text to the webhook and the block in the settings. A failure is logged and not raised."""
+async def notify(text: str, settings: Settings, notice_id: str | None = None) -> bool:
+    """Send a text to the webhook and the block in the settings. A failure is logged and not raised.
+
+    Args:
+        notice_id: The same for each repeat of a notice that may be sent again.
+
+    Returns:
+        Whether one of them has accepted it.
+    """
     hide_addresses()
+    arrived = False
     if settings.notify_webhook is not None:
-        await _send("webhook", _post(settings.notify_webhook.get_secret_value(), text))
+        posting = _post(settings.notify_webhook.get_secret_value(), text, notice_id)
+        arrived |= await _send("webhook", posting)
     if settings.notify_block is not None:
-        await _send("Prefect block", _notify_block(settings.notify_block, text))
+        arrived |= await _send("Prefect block", _notify_block(settings.notify_block, text))
+    return arrived
 
 
 def hide_addresses() -> None:
@@ -47,9 +57,10 @@ async def tell_guard(about: str, report: ProbeReport, counts: str, settings: Set
         await notify(f"{about}: {report.stopped.sentence} {counts}.", settings)
 
 
-async def _post(address: str, text: str) -> None:
+async def _post(address: str, text: str, notice_id: str | None) -> None:
+    headers = {"webhook-id": notice_id} if notice_id else {}
     async with httpx.AsyncClient() as client:
-        response = await client.post(address, json={"text": text})
+        response = await client.post(address, json={"text": text}, headers=headers)
         response.raise_for_status()
 
 
@@ -58,12 +69,14 @@ async def _notify_block(name: str, text: str) -> None:
     await block.notify(text)
 
 
-async def _send(what: str, sending: Coroutine[Any, Any, None]) -> None:
+async def _send(what: str, sending: Coroutine[Any, Any, None]) -> bool:
     try:
         async with asyncio.timeout(SECONDS):
             await sending
     except Exception as error:  # noqa: BLE001  blocks run foreign code, and the text may contain a secret URL
         logger_of_run().warning("The notification to the %s failed: %s", what, type(error).__name__)
+        return False
+    return True
 
 
 def logger_of_run() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:

@@ -17,6 +17,7 @@ from schemas.labels import LABEL_RULE
 from schemas.settings import Settings
 from tasks.files.inbox import Folders
 from tasks.notify import notify
+from tasks.tell_crashes import TOLD
 from tests.conftest import HANGING, with_changes, write_csv
 from tests.support.machine import Machine, Webhook, wait_for, webhook_listening
 from tests.support.shell import Shell, at
@@ -136,6 +137,8 @@ def test_crashed_run_is_reported(machine: Machine) -> None:
     (process,) = machine.processes("PREFECT__FLOW_RUN_ID", run_id)
     os.kill(process, signal.SIGKILL)
     assert machine.ended(run_id)["state"]["type"] == "CRASHED"
-    text = "The run hanging.csv to default crashed. The next scan or retest continues from there."
-    wait_for("the message", lambda: text in machine.webhook.texts, 20)
+    wait_for(
+        "the message", lambda: "The run hanging.csv to default crashed. " in str(machine.webhook.texts), 20
+    )
+    wait_for("the tag", lambda: TOLD in machine.run(run_id)["tags"], 5)
     assert PASSWORD not in str(machine.webhook.bodies)

@@ -54,6 +54,7 @@ class Webhook:
 
     port: int
     bodies: list[str] = field(default_factory=list)
+    ids: list[str | None] = field(default_factory=list)
     secret = "T0k3n-of-the-webhook"
 
     @property
@@ -66,10 +67,14 @@ class Webhook:
 
 
 @contextmanager
-def webhook_listening(status: int = HTTPStatus.NO_CONTENT) -> Iterator[Webhook]:
+def webhook_listening(
+    status: int = HTTPStatus.NO_CONTENT, before_answer: Callable[[], None] = lambda: None
+) -> Iterator[Webhook]:
     class Receiver(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             webhook.bodies.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            webhook.ids.append(self.headers["webhook-id"])
+            before_answer()
             self.send_response(status)
             self.end_headers()
 
