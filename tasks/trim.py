@@ -30,7 +30,7 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from schemas.tables import Import, ImportRow, ProbeResult, table_of
-from tasks.storage.database import Database
+from tasks.storage.database import Database, through_restarts
 
 # Small, so that no other program waits long for the locks of one transaction.
 ROWS_AT_ONCE = 1000
@@ -71,16 +71,22 @@ def _trim(
     database: Database, model: type[ProbeResult] | type[ImportRow], query: Select[*tuple[Any, ...]]
 ) -> int:
     """Delete the rows whose primary keys a query finds, in many short transactions."""
-    key = tuple_(*table_of(model).primary_key.columns)
     total = 0
-    while True:
-        with database.engine.begin() as connection:
-            found = [tuple(row) for row in connection.execute(query.limit(ROWS_AT_ONCE))]
-            if found:
-                connection.execute(delete(model).where(key.in_(found)))
-        total += len(found)
-        if len(found) < ROWS_AT_ONCE:
-            return total
+    while found := _trim_some(database, model, query):
+        total += found
+    return total
+
+
+@through_restarts
+def _trim_some(
+    database: Database, model: type[ProbeResult] | type[ImportRow], query: Select[*tuple[Any, ...]]
+) -> int:
+    key = tuple_(*table_of(model).primary_key.columns)
+    with database.engine.begin() as connection:
+        found = [tuple(row) for row in connection.execute(query.limit(ROWS_AT_ONCE))]
+        if found:
+            connection.execute(delete(model).where(key.in_(found)))
+    return len(found)
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)

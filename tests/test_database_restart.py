@@ -48,6 +48,7 @@ from tests.conftest import (
 from tests.support.machine import wait_for
 from tests.support.postgresql import PostgreSql, folder_of_nobody, postgresql_of
 from tests.test_api import CONTRACT, SAMPLE, api_with, data_of, error_of, send
+from tests.test_updates import password_of, update
 
 AWAY_SECONDS = 0.7
 
@@ -109,6 +110,24 @@ def test_import_goes_on_after_a_restart(
     (kept,) = rows_of(opened, Import)
     assert (kept["id"], kept["imported"], kept["skipped"]) == (stored.summary.import_id, 50, 0)
     assert {row["id"] for row in rows_of(opened, Mailbox)} == {target[0] for target in stored.targets}
+
+
+def test_update_goes_on_after_a_restart(
+    server: PostgreSql, on_server: Settings, opened: Database, tmp_path: Path
+) -> None:
+    """A server that restarts while an update waits for a mailbox leaves one update, with the new password."""
+    email, _ = next(iter(accounts(1).items()))
+    import_file(opened, on_server, mailboxes_file(tmp_path / "in.csv", accounts(1)))
+    with ThreadPoolExecutor(1) as pool, database(on_server) as other:
+        with suppress(sa.exc.DBAPIError), other.engine.begin() as holding:
+            holding.execute(sa.text("SELECT id FROM mailbox FOR UPDATE"))
+            updating = pool.submit(update, opened, on_server, tmp_path, (email, "new"))
+            wait_for("a lock to wait for", lambda: waiting_for_a_lock(opened), 20)
+            server.kill()
+            server.start()
+        assert updating.result(30).summary.updated == 1
+    assert password_of(opened, email) == "new"
+    assert [row["updated"] for row in rows_of(opened, Import)] == [0, 1]
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import pytest
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.client.schemas.objects import FlowRun
+from prefect.events.actions import ChangeFlowRunState
 from prefect.states import Crashed
 from pydantic import SecretStr
 
@@ -36,6 +37,7 @@ async def run_named(client: PrefectClient, name: str) -> FlowRun:
 
 async def mark_as_the_automation_does(client: PrefectClient, run: FlowRun) -> None:
     (action,) = zombie_automation().actions
+    assert isinstance(action, ChangeFlowRunState)
     await client.set_flow_run_state(run.id, Crashed(message=action.message), force=True)
 
 

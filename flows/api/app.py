@@ -15,6 +15,8 @@ from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 import schemas.migrations
@@ -22,6 +24,7 @@ from flows.api import changes, events, exports, imports, mailboxes
 from flows.api.connections import Bounds
 from flows.api.errors import (
     not_ready,
+    on_database_fault,
     on_http_error,
     on_invalid_request,
     on_lost_database,
@@ -85,6 +88,8 @@ def create_app(settings: Settings) -> FastAPI:
             HTTPException: on_http_error,
             RequestValidationError: on_invalid_request,
             DatabaseLostError: on_lost_database,
+            DBAPIError: on_database_fault,
+            PoolTimeoutError: on_database_fault,
             NoSuchWorkspaceError: on_missing_workspace,
             SimilarWorkspaceError: on_similar_workspace,
         },

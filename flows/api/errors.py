@@ -9,13 +9,13 @@ from http import HTTPStatus
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from schemas.envelope import failure
-from schemas.responses import (
-    NO_SUCH_WORKSPACE,
-    NOT_READY,
-)
+from schemas.responses import NO_SUCH_WORKSPACE, NOT_READY
+from tasks.storage.database import DatabaseLostError, cause_of, is_lost, is_unusable
 
 RETRY_LATER = {"Retry-After": "5"}  # seconds
 LOGGER = logging.getLogger(__name__)
@@ -36,6 +36,14 @@ async def on_lost_database(request: Request, error: Exception) -> JSONResponse:
     """The response when the database is away or cannot be used: 503. The log gets the cause."""
     LOGGER.error("%s %r: %s", request.method, request.url.path, error)
     return await on_http_error(request, not_ready())
+
+
+async def on_database_fault(request: Request, error: Exception) -> JSONResponse:
+    """The same for a statement that is not repeated while the database is away; 500 for another fault."""
+    assert isinstance(error, DBAPIError | PoolTimeoutError)  # noqa: S101  registered for these only
+    if not is_lost(error) and not is_unusable(error):
+        raise error
+    return await on_lost_database(request, DatabaseLostError(cause_of(error)))
 
 
 async def on_missing_workspace(_request: Request, _error: Exception) -> JSONResponse:

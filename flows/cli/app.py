@@ -6,6 +6,7 @@ because it needs neither Prefect nor the database.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -15,9 +16,13 @@ from cyclopts.exceptions import CycloptsError
 from rich.console import Console
 
 from flows.cli.exit_codes import DONE, EXPLAINED, FAILED, INTERRUPTED, NOTHING_FOUND, USAGE
+from schemas.labels import printable
 from schemas.settings import SettingsError
 from tasks.crash import StepError, leave_no_core_file, outline
 from tasks.hints import SCRIPT, command
+
+# The disk or a quota is full, or a file would be larger than allowed.
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "": {
@@ -137,14 +142,21 @@ def main(words: Sequence[str] | None = None) -> int:
         say.print(f"Settings: {error}", style="red", markup=False)
         return USAGE
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return NOTHING_FOUND
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001  the outermost edge: the text may quote a secret
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            _discard_output()
         say.print(_explained(error), style="red", markup=False)
         return FAILED
     return DONE if code is None else int(code)
+
+
+def _discard_output() -> None:
+    """Throw away what is still to be written to standard output, or Python's own end would fail with it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _words_of(words: Sequence[str]) -> list[str]:
@@ -160,6 +172,9 @@ def _words_of(words: Sequence[str]) -> list[str]:
 def _explained(error: Exception) -> str:
     if isinstance(error, StepError):
         return f"Internal error: {error}. Please report it."
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        where = printable(str(error.filename)) if error.filename else "The output"
+        return f"{where} cannot be written: {error.strerror}. Free some space and run the command again."
     from tasks.storage.database import DATABASE_FAULTS, cause_of  # imports SQLAlchemy
 
     if isinstance(error, DATABASE_FAULTS):

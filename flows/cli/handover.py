@@ -16,7 +16,7 @@ from schemas.handover.readme import README
 from schemas.labels import DEFAULT_WORKSPACE, counted
 from schemas.outcomes import who_has_to_act
 from tasks.configuration import load_settings
-from tasks.files.private_files import private_folder, write_privately
+from tasks.files.private_files import write_folder, write_privately
 from tasks.files.report_file import SUFFIXES, refuse_report, write_report_file
 from tasks.hints import command
 from tasks.storage.database import database
@@ -76,11 +76,7 @@ def write_handover(
         if zip_:
             write_privately(zip_, zipped(files))
         else:
-            for name, content in files.items():
-                path = place / name
-                for folder in reversed([path.parent, *path.parent.parents][: len(Path(name).parts)]):
-                    private_folder(folder)
-                write_privately(path, content)
+            write_folder(place, files)
     except OSError as error:
         return wrong_usage(f"{cell(place)} cannot be written: {error.strerror}.")
     print(f"Wrote {counted(len(files), 'file')} to {cell(place)}. Begin with {README}.")  # noqa: T201

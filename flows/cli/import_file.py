@@ -16,7 +16,7 @@ from rich.console import Console
 
 from flows.cli.exit_codes import DONE, FAILED, INTERRUPTED
 from flows.cli.options import LABEL, Json, Verbose, Workspace
-from flows.cli.output import print_json
+from flows.cli.output import cell, print_json, wrong_usage
 from flows.cli.results import print_next, print_refusal, print_summary, print_verdicts
 from flows.cli.run_flow import attend, print_failure
 from schemas.labels import DEFAULT_WORKSPACE, counted
@@ -137,7 +137,10 @@ def show_check(
     summary = summarize(prepared, file.name, options.workspace, options.tag, keys - old, None, stored)
     show_summary(summary, options)
     if options.report:
-        write_report_file(options.report, *preview(summary))
+        try:
+            write_report_file(options.report, *preview(summary))
+        except OSError as error:
+            return wrong_usage(f"{cell(options.report)} cannot be written: {error.strerror}.")
         say.print(f"Report: {options.report}", markup=False)
     return DONE
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from pwd import getpwuid
 
@@ -46,6 +46,33 @@ def write_privately(path: Path, data: bytes, within: Sequence[Path] | None = Non
         except BaseException:
             os.unlink(draft, dir_fd=folder)
             raise
+
+
+def write_folder(place: Path, files: Mapping[str, bytes]) -> None:
+    """Write files into a folder that is new or empty: all of them or, after a fault, none.
+
+    Args:
+        files: Content by path in the folder.
+
+    Raises:
+        SettingsError: If the folder is a link, or open to other users.
+        OSError: If it cannot be written.
+    """
+    with ExitStack() as undo:
+        for name, content in files.items():
+            path = place / name
+            for folder in reversed([path.parent, *path.parent.parents][: len(Path(name).parts)]):
+                if not folder.exists():
+                    undo.callback(_remove, folder)
+                private_folder(folder)
+            undo.callback(_remove, path)
+            write_privately(path, content)
+        undo.pop_all()
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # it was not made, or another program has put something into it
+        path.rmdir() if path.is_dir() else path.unlink()
 
 
 def read_secret_file(path: Path) -> str:

@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 from sqlalchemy import Select, insert, or_, select, update
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import col
 
 from schemas.scopes import ALL_SCOPES, Scope, read_scopes, written
 from schemas.tables import ApiKey, Workspace, now
-from tasks.storage.database import Database, for_reading, through_restarts, workspace_id_of
+from tasks.storage.database import Database, for_reading, is_unusable, through_restarts, workspace_id_of
 
 WORKSPACE_KIND, PLATFORM_KIND = "sk_", "sk_user_"
 KEY_BYTES = 32
@@ -134,7 +135,11 @@ def find_key(database: Database, presented: str) -> Holder | None:
     if row is None or not hmac.compare_digest(row.digest, digest_of(presented)):
         return None
     if row.last_used_at is None or row.last_used_at < now() - NOTED_EVERY:
-        _note_use(database, row.id)
+        try:
+            _note_use(database, row.id)
+        except DBAPIError as error:
+            if not is_unusable(error):  # a database that is full or read-only can still be read
+                raise
     return Holder(row.id, row.name, read_scopes(row.scopes))
 
 

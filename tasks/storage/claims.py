@@ -29,6 +29,7 @@ from sqlalchemy import (
     true,
     update,
 )
+from sqlalchemy.orm import Mapped
 from sqlmodel import col
 
 from schemas.classify import CREDENTIALS_REJECTED
@@ -53,6 +54,9 @@ from tasks.storage.mailboxes import find_workspace_id, needed_for, of_import, st
 
 # How long a recheck leaves out a mailbox whose recheck was killed: its password may have been sent.
 KILLED_PAUSE = timedelta(days=1)
+# No claim and no pause is this long. A time further ahead was stored while the clock was wrong, and the
+# mailbox would not be tested until then.
+AHEAD = timedelta(days=2)
 RECHECKS_PER_DAY = 24  # as `recheck-active` is scheduled
 HELD_BACK = "Held back by the lockout guard: the passwords of this import look wrong as a whole."
 
@@ -112,11 +116,11 @@ def find_due(
     """
     moment = now()
     waits = col(Mailbox.next_attempt_at).is_(None)
-    due = col(Mailbox.next_attempt_at) <= moment if import_id is None else ~waits
+    due, far_ahead = _past(col(Mailbox.next_attempt_at), moment)
+    if import_id is not None:
+        due = ~waits
     query = (
-        _TARGETS.where(
-            col(Mailbox.status) == MailboxStatus.PENDING, _unclaimed(moment), or_(due, waits) if held else due
-        )
+        _TARGETS.where(col(Mailbox.status) == MailboxStatus.PENDING, _unclaimed(moment))
         .order_by(col(Mailbox.next_attempt_at), col(Mailbox.id))
         .limit(most)
     )
@@ -125,7 +129,11 @@ def find_due(
     if mailbox_ids is not None:
         query = query.where(col(Mailbox.id).in_(mailbox_ids))
     with for_reading(database.engine).connect() as connection:
-        return tuple(map(_target, connection.execute(_within(connection, query, workspace))))
+        query = _within(connection, query, workspace)
+        found = list(connection.execute(query.where(or_(due, waits) if held else due)))
+        if import_id is None:
+            found += connection.execute(query.where(far_ahead).limit(most - len(found)))
+    return tuple(map(_target, found))
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
@@ -145,14 +153,19 @@ def find_to_recheck(
     """
     query = (
         _TARGETS.add_columns(col(Mailbox.tested_at))
-        .where(col(Mailbox.tested_at) < tested_before, _unclaimed(now() - KILLED_PAUSE))
+        .where(_unclaimed(now() - KILLED_PAUSE))
         .order_by(col(Mailbox.tested_at), col(Mailbox.id))
         .limit(most)
     )
     # One query for each status. Its index gives the first ones, and with `or` all of them would be sorted.
     with for_reading(database.engine).connect() as connection:
         query = _within(connection, query, workspace)
-        found = [row for worth in _worth_a_recheck() for row in connection.execute(query.where(worth))]
+        found = [
+            row
+            for worth in _worth_a_recheck()
+            for long_ago in _past(col(Mailbox.tested_at), tested_before)
+            for row in connection.execute(query.where(worth, long_ago))
+        ]
     found.sort(key=lambda row: (row.tested_at, row.id))
     return tuple(map(_target, found[:most]))
 
@@ -243,7 +256,7 @@ def claim(
             col(Mailbox.id).in_(mailbox_ids),
             or_(*_worth_a_recheck()) if recheck else col(Mailbox.status) == MailboxStatus.PENDING,
             _unclaimed(now()),
-            or_(col(Mailbox.tested_at).is_(None), col(Mailbox.tested_at) < begun),
+            or_(col(Mailbox.tested_at).is_(None), *_past(col(Mailbox.tested_at), begun)),
         )
         .order_by(col(Mailbox.id))
         # Wait for locked rows. A mailbox whose password is being re-encrypted must not miss its test.
@@ -280,7 +293,15 @@ def _attempts(protocol: Protocol) -> ColumnElement[int]:
 
 
 def _unclaimed(moment: datetime) -> ColumnElement[bool]:
-    return or_(col(Mailbox.claimed_until).is_(None), col(Mailbox.claimed_until) < moment)
+    return or_(col(Mailbox.claimed_until).is_(None), *_past(col(Mailbox.claimed_until), moment))
+
+
+def _past(column: Mapped[Any], moment: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """That a stored time is not after a moment, or that it is too far ahead to be right (see `AHEAD`).
+
+    Two conditions, because an index serves each of them, but not both with `or`.
+    """
+    return column <= moment, column > now() + AHEAD
 
 
 def _claimed(row: RowMapping, until: datetime) -> Claimed:
@@ -324,7 +345,7 @@ def _claim_of(
 def _due_now(row: RowMapping, protocols: Sequence[Protocol]) -> tuple[Protocol, ...]:
     """Of the protocols that are still to ask, those whose time has come; all if none's has."""
     soon = now() + timedelta(minutes=1)
-    due = tuple(p for p in protocols if (moment := row[f"{p}_due"]) is None or moment <= soon)
+    due = tuple(p for p in protocols if (at := row[f"{p}_due"]) is None or at <= soon or at > soon + AHEAD)
     return due or tuple(protocols)
 
 

@@ -51,7 +51,8 @@ def use_link(settings: Settings, token: str) -> str | None:
     try:
         held = json.loads(read_secret_file(file)) if file is not None else {}
         right = hmac.compare_digest(str(held["digest"]), digest_of(token).hex())
-        if file is None or not right or now() > datetime.fromisoformat(held["ends"]):
+        left = datetime.fromisoformat(held["ends"]) - now()
+        if file is None or not right or not timedelta() <= left <= LIFE:
             return None
         file.unlink()  # of two that come at once, only one can do this
         return str(held["workspace"])

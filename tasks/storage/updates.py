@@ -40,7 +40,6 @@ class Known(NamedTuple):
     reason: SkipReason | None
 
 
-@unquoted()
 def replace_passwords(
     connection: Connection,
     workspace_id: int,
@@ -64,15 +63,17 @@ def replace_passwords(
     """
     given = {str(candidate["email_key"]): candidate for candidate in candidates}
     found = _find(connection, workspace_id, given, lock=True)
-    opened = {key: _open(row, workspace, sealer) for key, row in found.items()}
-    known = {
-        key: Known(row["id"], _unchanged(row, opened[key], passwords[key])) for key, row in found.items()
-    }
-    changes = []
-    for key, one in known.items():
-        if one.reason is None:
-            old, owner = opened[key], Owner(workspace, key, "old_password")
-            changes.append(_changes(found[key], given[key], None if old is None else sealer.seal(old, owner)))
+    with unquoted():  # not around the statements: a lost database has to be recognised
+        opened = {key: _open(row, workspace, sealer) for key, row in found.items()}
+        known = {
+            key: Known(row["id"], _unchanged(row, opened[key], passwords[key])) for key, row in found.items()
+        }
+        changes = []
+        for key, one in known.items():
+            if one.reason is None:
+                old, owner = opened[key], Owner(workspace, key, "old_password")
+                sealed = None if old is None else sealer.seal(old, owner)
+                changes.append(_changes(found[key], given[key], sealed))
     if changes:
         columns = [name for name in changes[0] if name != "mailbox_id"]
         connection.execute(
