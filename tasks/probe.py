@@ -291,9 +291,12 @@ class Probing:
     async def _probe(self, protocol: Protocol, mailbox: Claimed) -> Answer | None:
         endpoint = mailbox.smtp if protocol is Protocol.SMTP else mailbox.imap
         self._begin_preflight(protocol, endpoint)
-        if elsewhere := await self._exchangers.elsewhere(
-            mailbox.owner.email_key, Servers(mailbox.smtp, mailbox.imap)
-        ):
+        # A login that worked says more than DNS, and its server knows the password already.
+        known = mailbox.standings if mailbox.earlier is None else mailbox.earlier
+        worked = any(one.state is State.ACCEPTED for one in known.values())
+        servers = Servers(mailbox.smtp, mailbox.imap)
+        elsewhere = "" if worked else await self._exchangers.elsewhere(mailbox.owner.email_key, servers)
+        if elsewhere:
             return Answer(
                 protocol, endpoint, Reason.NOT_AT_MICROSOFT, Stage.CONNECT, elsewhere, 0, tried=False
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from itertools import pairwise
 
 import dns.flags
@@ -17,7 +18,7 @@ from sandbox.outlook import Account
 from schemas.providers import Endpoint, Servers, servers_for
 from schemas.reasons import Reason
 from schemas.settings import Settings
-from schemas.tables import Mailbox, ProbeResult
+from schemas.tables import Mailbox, ProbeResult, now
 from tasks import mail_exchangers
 from tasks.doctor.installation import check_dns
 from tasks.mail_exchangers import MailExchangers
@@ -318,6 +319,28 @@ async def test_no_password_is_sent(
         (row["protocol"], row["reason"], row["stage"], row["server_text"], row["attempt"]) for row in results
     ] == [("smtp", "not_at_microsoft", "connect", "Mail of google.example goes to Google Workspace", 1)] * 3
     assert (Reason.NOT_AT_MICROSOFT, 3) in probing.report().reasons()
+
+
+async def test_a_lie_demotes_no_mailbox_that_works(
+    db: Database,
+    either_settings: Settings,
+    server: DnsServer,
+    start: StartOutlook,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A recheck believes the login that worked before more than DNS, which may lie or change for a while."""
+    outlook = await start({"ann@contoso.com": Account("pw")})
+    settings = with_servers(either_settings, outlook)
+    (target,) = import_mailboxes(db, settings, {"ann@contoso.com": Account("pw")})
+    monkeypatch.setattr(mail_exchangers, "MICROSOFT_HOSTS", {target.smtp.host})
+    settings = with_changes(settings, ca_file=outlook.ca_file, dns_servers=(server.endpoint,))
+    for records, before in ((MICROSOFT, None), (GOOGLE, now() + timedelta(minutes=1))):
+        server.zone["contoso.com"] = records
+        probing = Probing(db, settings, [target.mailbox_id], before)
+        await probe_targets(probing, (target,))
+        assert [verdict.status for verdict in probing.report().verdicts] == ["active"]
+    assert server.asked == {"contoso.com": 1}
+    assert outlook.seen.passwords_received == 4
 
 
 async def test_an_interrupted_run_leaves_no_look_up(
