@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
-from itertools import product
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -117,11 +116,11 @@ def find_due(
     """
     moment = now()
     waits = col(Mailbox.next_attempt_at).is_(None)
-    due = _past(col(Mailbox.next_attempt_at), moment) if import_id is None else ~waits
+    due, far_ahead = _past(col(Mailbox.next_attempt_at), moment)
+    if import_id is not None:
+        due = ~waits
     query = (
-        _TARGETS.where(
-            col(Mailbox.status) == MailboxStatus.PENDING, _unclaimed(moment), or_(due, waits) if held else due
-        )
+        _TARGETS.where(col(Mailbox.status) == MailboxStatus.PENDING, _unclaimed(moment))
         .order_by(col(Mailbox.next_attempt_at), col(Mailbox.id))
         .limit(most)
     )
@@ -130,7 +129,11 @@ def find_due(
     if mailbox_ids is not None:
         query = query.where(col(Mailbox.id).in_(mailbox_ids))
     with for_reading(database.engine).connect() as connection:
-        return tuple(map(_target, connection.execute(_within(connection, query, workspace))))
+        query = _within(connection, query, workspace)
+        found = list(connection.execute(query.where(or_(due, waits) if held else due)))
+        if import_id is None:
+            found += connection.execute(query.where(far_ahead).limit(most - len(found)))
+    return tuple(map(_target, found))
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
@@ -154,11 +157,15 @@ def find_to_recheck(
         .order_by(col(Mailbox.tested_at), col(Mailbox.id))
         .limit(most)
     )
-    # One query for each status and time: an index gives its first rows. With `or`, all of them would be read.
-    kinds = product(_worth_a_recheck(), _pasts(col(Mailbox.tested_at), tested_before))
+    # One query for each status. Its index gives the first ones, and with `or` all of them would be sorted.
     with for_reading(database.engine).connect() as connection:
         query = _within(connection, query, workspace)
-        found = [row for kind in kinds for row in connection.execute(query.where(*kind))]
+        found = [
+            row
+            for worth in _worth_a_recheck()
+            for long_ago in _past(col(Mailbox.tested_at), tested_before)
+            for row in connection.execute(query.where(worth, long_ago))
+        ]
     found.sort(key=lambda row: (row.tested_at, row.id))
     return tuple(map(_target, found[:most]))
 
@@ -249,7 +256,7 @@ def claim(
             col(Mailbox.id).in_(mailbox_ids),
             or_(*_worth_a_recheck()) if recheck else col(Mailbox.status) == MailboxStatus.PENDING,
             _unclaimed(now()),
-            or_(col(Mailbox.tested_at).is_(None), _past(col(Mailbox.tested_at), begun)),
+            or_(col(Mailbox.tested_at).is_(None), *_past(col(Mailbox.tested_at), begun)),
         )
         .order_by(col(Mailbox.id))
         # Wait for locked rows. A mailbox whose password is being re-encrypted must not miss its test.
@@ -286,15 +293,14 @@ def _attempts(protocol: Protocol) -> ColumnElement[int]:
 
 
 def _unclaimed(moment: datetime) -> ColumnElement[bool]:
-    return or_(col(Mailbox.claimed_until).is_(None), _past(col(Mailbox.claimed_until), moment))
+    return or_(col(Mailbox.claimed_until).is_(None), *_past(col(Mailbox.claimed_until), moment))
 
 
-def _past(column: Mapped[Any], moment: datetime) -> ColumnElement[bool]:
-    """Whether a stored time is not after a moment, or so far ahead that the clock was wrong; see `AHEAD`."""
-    return or_(*_pasts(column, moment))
+def _past(column: Mapped[Any], moment: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """That a stored time is not after a moment, or that it is too far ahead to be right (see `AHEAD`).
 
-
-def _pasts(column: Mapped[Any], moment: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    Two conditions, because an index serves each of them, but not both with `or`.
+    """
     return column <= moment, column > now() + AHEAD
 
 
