@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from flows.cli.app import main
-from schemas.settings import Settings
+from schemas.settings import PREFIX, Settings
 from schemas.standing import MailboxStatus
 from schemas.tables import Mailbox, now
 from tasks import tell_changes as telling
+from tasks.doctor.installation import check_disk
 from tasks.storage.changes import Settled, record_changes
 from tasks.storage.database import Database, DatabaseLostError, database
 from tasks.tell_changes import tell_changes
@@ -128,6 +129,28 @@ def test_an_update_keeps_every_old_password(
     assert rows_of(small_db, Mailbox) == before
     assert update(small_db, on_small, tmp_path, *new).summary.updated == len(ROWS)
     assert password_of(small_db, ROWS[0][0]) == "q" * 250
+
+
+@needs_root
+@pytest.mark.sqlite
+def test_a_command_leads_to_the_full_disk(
+    small: Path,
+    on_small: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A command that cannot open the database says what to check, the doctor finds it, and no key is lost."""
+    monkeypatch.setenv(f"{PREFIX}DATABASE_URL", on_small.database_url.get_secret_value())
+    with database(on_small):
+        key = (small / "mailboxes.key").read_bytes()
+    with full(small):
+        for words in (["mailboxes", "list"], ["keys", "encryption", "add"]):
+            assert main(words) == 2
+            told = " ".join(capsys.readouterr().err.split())
+            assert "the database cannot be opened: disk I/O error: check that its disk has room" in told
+        assert "only 0 MiB free" in " ".join(found.text for found in check_disk(on_small))
+    assert (small / "mailboxes.key").read_bytes() == key
+    assert main(["mailboxes", "list"]) == 1  # there is none
 
 
 @needs_root

@@ -397,9 +397,11 @@ def revision(engine: Engine) -> str | None:
             found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
             return found
     except (DBAPIError, PoolTimeoutError) as error:
-        raise SettingsError(
-            f"the database cannot be opened: {cause_of(error)}: check that it is up, and {PREFIX}DATABASE_URL"
-        ) from None
+        if database_file(engine.url) is None:
+            remedy = f"check that it is up, and {PREFIX}DATABASE_URL"
+        else:  # on a full disk, SQLite only says “disk I/O error”
+            remedy = "check that its disk has room, and that its folder can be written"
+        raise SettingsError(f"the database cannot be opened: {cause_of(error)}: {remedy}") from None
 
 
 # Alembic keeps its connection in module variables, so a second thread would use the first one's.
