@@ -451,7 +451,16 @@ def test_what_a_header_is(cells: list[str], choice: dict[str, str], found: bool)
 @pytest.mark.parametrize(
     "header",
     [
-        *("User name", "login_username", "Login", "Login Name", "user", "User ID", "SMTP Username"),
+        *(
+            "User name",
+            "UserName",
+            "login_username",
+            "Login",
+            "Login Name",
+            "user",
+            "User ID",
+            "SMTP Username",
+        ),
         "IMAP Username",
     ],
 )
@@ -580,3 +589,9 @@ def test_a_second_column_of_totp_secrets_is_not_advised() -> None:
     assert unused_secrets(columns, lambda: rows) == [
         "Column “Notes” is not used, but seems to hold TOTP secrets"
     ]
+
+
+def test_spaces_around_headers_prove_nothing() -> None:
+    """Spaces around the cells of line 1 do not decide whether it is surely a header."""
+    assert without_columns([" Name ", " Phone "]).headers == ("Name", "Phone")
+    assert without_columns([" Name ", " abcd efgh ijkl mnop "]).headers == ()

@@ -222,6 +222,8 @@ WORDINGS = [
         "550 {You are not authenticated|Authentication required|Authentication is required}",
         Reason.CLIENT_FAULT,
     ),
+    (IMAP, "BAD {LOGIN failed|AUTHENTICATE failed|[AUTHORIZATIONFAILED] Oh}", Reason.LOGIN_REFUSED),
+    (SMTP, "550 Authentication {unsuccessful|failed|failure}", Reason.LOGIN_REFUSED),
 ]
 
 
