@@ -210,7 +210,9 @@ def test_end_of_file_mark_is_no_row() -> None:
         ("• ann@contoso.com", "ann@contoso.com"),
         ("Email: ann@contoso.com", "ann@contoso.com"),
         ("mailto:ann@contoso.com?subject=Hello", "ann@contoso.com"),
-        ("%20ann@contoso.com", "ann@contoso.com"),
+        ("mailto:%20ann@contoso.com", "ann@contoso.com"),
+        ("`ann@contoso.com`", "ann@contoso.com"),
+        ("{ann@contoso.com}", "ann@contoso.com"),
         ('<a href="mailto:ann@contoso.com">ann@contoso.com</a>', "ann@contoso.com"),
         ("ann@contoso.com<br>", "ann@contoso.com"),
         ("ann＠contoso。com", "ann@contoso.com"),
@@ -222,6 +224,14 @@ def test_decorated_address_is_cleaned_with_a_warning(cell: str, address: str) ->
     assert clean_email(cell).text == address
     assert clean_email(cell).warning
     assert clean_email(f" {address} ").warning == ""
+
+
+@pytest.mark.parametrize(
+    "cell", ["{ann}@contoso.com", "`ann`@contoso.com", "|ann@contoso.com", "o'hara@x.co"]
+)
+def test_address_with_unusual_letters_is_kept(cell: str) -> None:
+    """What may be a part of the address is not removed."""
+    assert clean_email(cell) == (cell, "")
 
 
 @pytest.mark.parametrize(
