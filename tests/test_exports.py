@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from schemas.damage import clean_email, clean_password, damage_of
 from schemas.prepare import Prepared, prepare_rows
 from schemas.reading import Reading
-from schemas.refusals import COLUMNS_REQUIRED, Refusal
+from schemas.refusals import COLUMNS_REQUIRED, CSV_EMPTY, Refusal
 from schemas.row_reasons import RowReason, SkipReason
 from schemas.summary import summarize
 from tests.support.exports import EXPORTS, export_of
@@ -136,6 +136,17 @@ def test_what_keeps_the_header_from_being_found_is_said(data: str, line: int, de
     """Without a header that can be used, the explanation says why and on which line."""
     found = refusal_of(data)
     assert (found.message, found.line) == (COLUMNS_REQUIRED, line)
+    assert detail in found.detail
+
+
+@pytest.mark.parametrize(
+    ("data", "detail"),
+    [("", "no text in it"), ("\n \n", "no text in it"), ("email,password\n", "no row below its first line")],
+)
+def test_an_empty_file_says_what_is_not_in_it(data: str, detail: str) -> None:
+    """The message is the contract's, and the detail says what to add."""
+    found = refusal_of(data)
+    assert found.message == CSV_EMPTY
     assert detail in found.detail
 
 
