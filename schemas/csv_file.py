@@ -34,7 +34,7 @@ from schemas.headers import (
 )
 from schemas.other_formats import text_format
 from schemas.plaintext import Plaintext
-from schemas.refusals import COLUMNS_REQUIRED, CSV_EMPTY, TWO_READINGS, Refusal
+from schemas.refusals import COLUMNS_REQUIRED, CSV_EMPTY, NO_ROWS, NO_TEXT, TWO_READINGS, Refusal
 from schemas.text_file import decode
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -88,7 +88,7 @@ def parse(
         return Refusal(f"CSV file is {foreign}")
     first_line, skipped, text = _skip_to_header(text, choice)
     if not text:
-        return Refusal(CSV_EMPTY)
+        return Refusal(CSV_EMPTY, NO_TEXT)
     try:
         header = _find_header(text, first_line, bounds, choice)
         if header is None:
@@ -345,7 +345,7 @@ def _without_header(text: str, line: int, bounds: Bounds, choice: Mapping[str, s
     delimiter = max(DELIMITERS, key=first_line.count)
     records = list(islice(_records(text, delimiter, bounds), 2))
     if len(records) < 2 and not any("@" in cell for record in records for cell in record.cells):
-        return Refusal(CSV_EMPTY)
+        return Refusal(CSV_EMPTY, NO_ROWS)
     starts = enumerate(_line_starts(text, 0, HEADER_LOOKED_FOR))
     headers = [line + n for n, at in starts if _is_header_line(text, at, choice, HEADER_LOOKED_FOR)]
     if refusal := header_not_first(headers, line):
@@ -401,7 +401,7 @@ def _read_table(
         split = split or _filled(cells[1:]) or delimiter not in cells[0]
         others = set() if _filled(cells[1:]) else {other for other in others if other in cells[0]}
     if len(lines) < 2:  # the header only
-        return Refusal(CSV_EMPTY)
+        return Refusal(CSV_EMPTY, NO_ROWS)
     if not split:
         return Refusal(ALL_IN_ONE)
     if others:

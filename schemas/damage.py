@@ -144,9 +144,10 @@ _LINKS = (
     re.compile(r'=HYPERLINK\("(?:mailto:)?([^"]+)"[,;]"\1"\)', re.IGNORECASE),
     re.compile(r"\[([^\[\]]+)\]\((?:mailto:)?\1\)", re.IGNORECASE),
 )
-_AROUND = r"""\s'"`´“”„‟‘’‚‛«»‹›<>()\[\]{}|;,:•·\\"""  # quotation marks, brackets, bullets and punctuation
-_BEFORE = re.compile(rf"\A(?:[{_AROUND}]|%20)+")
-_BEHIND = re.compile(rf"(?:[{_AROUND}./]|%20)+\Z")
+# Quotation marks, brackets, bullets and punctuation. `{`, `|` and a backquote may begin an address, so they
+# are removed only behind it.
+_BEFORE = re.compile(r"""\A[\s'"“”„‟‘’‚‛«»‹›<>()\[\];,:•·\\]+""")
+_BEHIND = re.compile(r"""[\s'"`´“”„‟‘’‚‛«»‹›<>()\[\]{}|;,:•·\\./]+\Z""")
 # How keyboards for Chinese and Japanese write the signs of an address.
 _WIDE = str.maketrans("＠﹫．。｡", "@@...")
 
@@ -169,7 +170,9 @@ def clean_email(cell: str) -> Cell:
     if found := _PREFIX.match(text):
         text = text[found.end() :]
         # The fields of a link, such as its subject.
-        text = text.partition("?")[0] if found[1].casefold() == "mailto" else text
+        text = text.partition("?")[0].replace("%20", " ") if found[1].casefold() == "mailto" else text
+    if text.startswith("`") and text.endswith("`"):
+        text = text.strip("`")
     text = _BEHIND.sub("", _BEFORE.sub("", text))
     return Cell(text, ADDRESS_CLEANED if text != plain else "")
 

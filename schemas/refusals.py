@@ -10,6 +10,8 @@ from schemas.envelope import failure
 
 CSV_REQUIRED = "CSV file is required"
 CSV_EMPTY = "CSV file is empty"
+NO_TEXT = "there is no text in it; export it again"
+NO_ROWS = "there is no row below its first line; add one for each mailbox"
 NAME_NOT_UTF8 = "The file name is not UTF-8: rename the file"
 NO_FILE = "it is a folder, a device or a pipe, not a file"
 COLUMNS_REQUIRED = "CSV must have email and password columns"

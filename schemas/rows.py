@@ -430,7 +430,7 @@ def dedupe(valid: pl.DataFrame) -> Deduped | Refusal:
     if kept.height > MAX_MAILBOXES:
         return Refusal(
             f"Maximum {MAX_MAILBOXES} mailboxes per import",
-            f"the file has at least {kept.height:,} different mailboxes",
+            f"the file has at least {kept.height:,} different mailboxes; split it into smaller files",
         )
     passwords = dict(kept.select("email_key", "password").iter_rows())
     later = valid.filter(~first).select("line", "email", "email_key", "password").iter_rows()

@@ -16,6 +16,10 @@ BYTE_ORDER_MARKS = (  # the UTF-32 mark begins with the UTF-16 mark, so UTF-32 c
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 
+# Codecs for names and for source code. No program saves a table in them; `punycode` takes the square of the
+# size of a file, and the escapes would change passwords.
+_NOT_FOR_FILES = {"idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined"}
+
 
 def decode(data: bytes, encoding: str | None = None) -> str | Refusal:
     """Decode a file strictly and convert its line endings to LF.
@@ -35,6 +39,8 @@ def decode(data: bytes, encoding: str | None = None) -> str | Refusal:
             codec, data = marked, data[len(mark) :]
             break
     try:
+        if codecs.lookup(codec).name.replace("_", "-") in _NOT_FOR_FILES:
+            raise LookupError
         text = data.decode(codec)
         text.encode()  # some codecs produce lone surrogates, which cannot be stored
         if _is_damaged_by(codec, data):
@@ -111,10 +117,7 @@ def _advice_about_nul(data: bytes) -> str:
 
 def _not_text(data: bytes, codec: str, start: int) -> Refusal:
     """Name the line where the text stops being valid, without quoting it."""
-    try:
-        before = data[:start].decode(codec, errors="ignore")
-    except UnicodeError:  # some codecs, such as idna, do not support `ignore`
-        before = ""
+    before = data[:start].decode(codec, errors="ignore")
     line = _unix_line_ends(before).count("\n") + 1
     advice = _advice(data, start) if codec == "utf-8" else "save it as “CSV UTF-8”"
     return Refusal(f"Line {line}: the file is not valid {codec.upper()} text; {advice}", line=line)

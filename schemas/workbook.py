@@ -46,7 +46,7 @@ from schemas.headers import (
 from schemas.labels import counted
 from schemas.package import DAMAGED, OLE_MAGIC, TOO_MUCH, ZIP_MAGIC, Package, WorkbookError, old_office
 from schemas.plaintext import Plaintext
-from schemas.refusals import COLUMNS_REQUIRED, CSV_EMPTY, Refusal
+from schemas.refusals import COLUMNS_REQUIRED, CSV_EMPTY, NO_ROWS, Refusal
 from schemas.row_reasons import RowReason
 from schemas.sheet_xml import (
     Budget,
@@ -276,7 +276,7 @@ def _find_table(
             name = shown(hidden.sheet.name)
             return Refusal(COLUMNS_REQUIRED, f"only the hidden sheet “{name}” has them: unhide it")
         if not first_rows:
-            return Refusal(CSV_EMPTY)
+            return Refusal(CSV_EMPTY, NO_ROWS)
         return _no_columns(workbook, *first_rows[0], choice)
     # A sheet with too many columns is probably not the one that is meant.
     table = next((found for found in visible if found.columns.position), visible[0])
@@ -325,7 +325,7 @@ def _read_table(workbook: _Workbook, found: _Table, bounds: Bounds) -> CsvTable 
     position = found.columns.read
     rows = workbook.read(found.sheet, bounds, set(position.values()), start=found.line)[1:]
     if not rows:
-        return Refusal(CSV_EMPTY)
+        return Refusal(CSV_EMPTY, NO_ROWS)
     values = workbook.read_again(found.sheet)
     texts: dict[str, list[str]] = {field: [] for field in position}
     faults: dict[int, str] = {}

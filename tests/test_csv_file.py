@@ -281,11 +281,14 @@ def test_named_encoding(data: bytes, encoding: str, expected: str) -> None:
             "Unknown text encoding 'klingon': try cp1252 or utf-16",
             id="no such encoding",
         ),
-        pytest.param(
-            b"email,password\nann@x.co,\xe9\n",
-            "idna",
-            "Line 1: the file is not valid IDNA text; save it as “CSV UTF-8”",
-            id="encoding of domain names",
+        *(
+            pytest.param(
+                PLAIN.encode() + b"a" * 100_000 + b"-b",
+                name,
+                f"Unknown text encoding '{name}': try cp1252 or utf-16",
+                id=name,
+            )
+            for name in ("idna", "punycode", "unicode_escape", "raw-unicode-escape")
         ),
         pytest.param(
             PLAIN.encode(),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from schemas.damage import clean_email, clean_password, damage_of
 from schemas.prepare import Prepared, prepare_rows
 from schemas.reading import Reading
-from schemas.refusals import COLUMNS_REQUIRED, Refusal
+from schemas.refusals import COLUMNS_REQUIRED, CSV_EMPTY, Refusal
 from schemas.row_reasons import RowReason, SkipReason
 from schemas.summary import summarize
 from tests.support.exports import EXPORTS, export_of
@@ -139,6 +139,17 @@ def test_what_keeps_the_header_from_being_found_is_said(data: str, line: int, de
     assert detail in found.detail
 
 
+@pytest.mark.parametrize(
+    ("data", "detail"),
+    [("", "no text in it"), ("\n \n", "no text in it"), ("email,password\n", "no row below its first line")],
+)
+def test_an_empty_file_says_what_is_not_in_it(data: str, detail: str) -> None:
+    """The message is the contract's, and the detail says what to add."""
+    found = refusal_of(data)
+    assert found.message == CSV_EMPTY
+    assert detail in found.detail
+
+
 def test_names_that_were_read_with_the_wrong_encoding_are_noted() -> None:
     """Names with pairs such as Ã¼ give a note, because a password of the file may be damaged as well."""
     found = prepared("email,password,name\nann@contoso.com,pw,JÃ¼rgen\nbob@contoso.com,pw,Jürgen\n")
@@ -210,7 +221,9 @@ def test_end_of_file_mark_is_no_row() -> None:
         ("• ann@contoso.com", "ann@contoso.com"),
         ("Email: ann@contoso.com", "ann@contoso.com"),
         ("mailto:ann@contoso.com?subject=Hello", "ann@contoso.com"),
-        ("%20ann@contoso.com", "ann@contoso.com"),
+        ("mailto:%20ann@contoso.com", "ann@contoso.com"),
+        ("`ann@contoso.com`", "ann@contoso.com"),
+        ("{ann@contoso.com}", "ann@contoso.com"),
         ('<a href="mailto:ann@contoso.com">ann@contoso.com</a>', "ann@contoso.com"),
         ("ann@contoso.com<br>", "ann@contoso.com"),
         ("ann＠contoso。com", "ann@contoso.com"),
@@ -222,6 +235,14 @@ def test_decorated_address_is_cleaned_with_a_warning(cell: str, address: str) ->
     assert clean_email(cell).text == address
     assert clean_email(cell).warning
     assert clean_email(f" {address} ").warning == ""
+
+
+@pytest.mark.parametrize(
+    "cell", ["{ann}@contoso.com", "`ann`@contoso.com", "|ann@contoso.com", "o'hara@x.co"]
+)
+def test_address_with_unusual_letters_is_kept(cell: str) -> None:
+    """What may be a part of the address is not removed."""
+    assert clean_email(cell) == (cell, "")
 
 
 @pytest.mark.parametrize(

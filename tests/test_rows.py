@@ -413,8 +413,8 @@ def test_dedupe() -> None:
     [
         (500, 0, None),
         (500, 200, None),
-        (501, 0, "the file has at least 501 different mailboxes"),
-        (1_501, 3, "the file has at least 1,501 different mailboxes"),
+        (501, 0, "the file has at least 501 different mailboxes; split it into smaller files"),
+        (1_501, 3, "the file has at least 1,501 different mailboxes; split it into smaller files"),
     ],
 )
 def test_cap(different: int, repeats: int, detail: str | None) -> None:
