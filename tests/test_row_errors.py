@@ -5,19 +5,11 @@ from __future__ import annotations
 import pytest
 
 from schemas import rows
+from schemas.addresses import domain_key, email_key
 from schemas.refusals import Refusal
-from schemas.rows import (
-    Duplicate,
-    RowError,
-    RowReason,
-    SkipReason,
-    dedupe,
-    domain_key,
-    email_key,
-    normalise_totp,
-    validate,
-    why_not_imported,
-)
+from schemas.row_reasons import RowError, RowReason, SkipReason, why_not_imported
+from schemas.rows import Duplicate, dedupe, validate
+from schemas.totp import normalise_totp
 from tests.test_rows import TOTP_80_BITS, table_of, validate_row
 
 
