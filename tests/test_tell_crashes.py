@@ -20,7 +20,7 @@ from flows.deployments import zombie_automation
 from sandbox.outlook import running
 from sandbox.script import Account
 from schemas.tables import now
-from tasks.tell_crashes import TOLD, tell_crashes
+from tasks.tell_crashes import TOLD, tell_crash, tell_crashes
 from tests.conftest import HANGING, with_changes, write_csv
 from tests.support.machine import Webhook, wait_for, webhook_listening
 from tests.support.shell import SCAN, Shell, at
@@ -96,3 +96,21 @@ async def test_a_notice_that_does_not_arrive_is_sent_again(shell: Shell) -> None
     (text,) = told(webhook, run)
     assert text.startswith("The run a retest crashed. The next run continues from there. ")
     assert "mailboxes list --status pending --workspace north`" in text
+
+
+async def test_what_the_hook_has_told_is_not_told_again(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker's hook tells a crash at once, and the next scan leaves it alone."""
+    from flows.watch_inbox import watch_inbox
+
+    async with get_client() as client:
+        run = await client.create_flow_run(watch_inbox, name="a scan")
+        await mark_as_the_automation_does(client, run)
+        with webhook_listening() as webhook:
+            monkeypatch.setenv("OUTLOOK_IMPORT_NOTIFY_WEBHOOK", webhook.address)
+            await tell_crash(watch_inbox, run, Crashed())
+            settings = with_changes(shell.settings, notify_webhook=SecretStr(webhook.address))
+            await tell_crashes(settings, now() + timedelta(minutes=1))
+    (text,) = told(webhook, run)
+    assert text.startswith("The run a scan crashed. The next scan continues with its files. If they stay, ")
