@@ -274,7 +274,7 @@ def without_picture(text: str) -> list[str]:
 
 
 def test_a_report_names_what_mailboxes_can_do() -> None:
-    """Mailboxes of which one protocol works are counted by what they can do, and it says what that means."""
+    """Mailboxes with one protocol that works are counted by what they can do, and it says what that means."""
     assert (
         str(ALL_STATES) == "2 can only send, 1 can only receive, 1 active, 3 failed, 1 to retry, 2 not tested"
     )
@@ -316,7 +316,7 @@ def test_the_whole_text_of_a_report() -> None:
         "**The admin acts.**",
         f"**{report.meaning_of_partial()}**",
         "**Stopped by you: mailboxes that are not tested yet stay pending.**",
-        f"- **1 mailbox: Server takes no passwords.** {why.remedy} *{why.meaning}*",
+        f"- **1 mailbox: {why.title}.** {why.remedy} *{why.meaning}*",
         "The table “tested-mailboxes” lists every mailbox.",
     ]
     assert without_picture(report.markdown("The admin acts")) == parts

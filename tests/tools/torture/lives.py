@@ -50,7 +50,7 @@ class Life:
 
 
 class Lives:
-    """The lives of all mailboxes. Whoever changes one has it in hand, and nobody else may.
+    """The lives of all mailboxes. Only the thread that has a mailbox in hand may change it.
 
     So what must become of each is known exactly, whatever is killed meanwhile.
     """
