@@ -406,10 +406,7 @@ def test_a_chosen_column_that_is_not_there() -> None:
     refusal = without_columns(["Email", "Password"], {"login": "Account"})
     assert refusal.detail == "line 1 has no column “Account”; it has “Email”, “Password”"
     nothing = without_columns(["foo", "bar"], {"email": "Konto"})
-    assert nothing.detail == (
-        "no line has a column “Konto”; none of the first lines names both; add a header line such as "
-        "email,password,name"
-    )
+    assert nothing.detail == f"no line has a column “Konto”; {NOT_NAMED}"
     assert nothing.missing == ("password",)
 
 
@@ -562,7 +559,8 @@ def test_passwords_agree_to_the_letter() -> None:
             (word, ["some value"], "TOTP secrets")
             for word in ("TOTP seed", "OTP key", "2FA key", "MFA key", "Authenticator")
         ),
-        ("Notes", ["JBSWY3DPEHPK3PXP", "jbswy3dp"], ""),
+        ("Notes", ["JBSWY3DPEHPK3PXP", "jbswy3dp"], "TOTP secrets"),
+        ("Notes", ["JBSWY3DPEHPK3PXP", "see", "below"], ""),
         ("Notes", ["JBSWY3DPEHPK3PX"], ""),
         ("Notes", ["JBSW Y3DP EHPK 3PXP", "JBSWY3DPEHPK3PXPAA======"], "TOTP secrets"),
         ("Notes", ["ABCDEFGHIJKLMNOP"], ""),
