@@ -408,10 +408,7 @@ def test_a_chosen_column_that_is_not_there() -> None:
     both = without_columns(["Email", "Password"], {"login": "Account", "name": "Who"})
     assert both.detail == refusal.detail
     nothing = without_columns(["foo", "bar"], {"email": "Konto", "name": "Wer"})
-    assert nothing.detail == (
-        "no line has a column “Konto”; none of the first lines names both; add a header line such as "
-        "email,password,name"
-    )
+    assert nothing.detail == f"no line has a column “Konto”; {NOT_NAMED}"
     assert nothing.missing == ("password",)
 
 
@@ -564,7 +561,8 @@ def test_passwords_agree_to_the_letter() -> None:
             (word, ["some value"], "TOTP secrets")
             for word in ("TOTP seed", "OTP key", "2FA key", "MFA key", "Authenticator")
         ),
-        ("Notes", ["JBSWY3DPEHPK3PXP", "jbswy3dp"], ""),
+        ("Notes", ["JBSWY3DPEHPK3PXP", "jbswy3dp"], "TOTP secrets"),
+        ("Notes", ["JBSWY3DPEHPK3PXP", "jbswy3dp", "none yet"], ""),
         ("Notes", ["JBSWY3DPEHPK3PX"], ""),
         ("Notes", ["JBSW Y3DP EHPK 3PXP", "JBSWY3DPEHPK3PXPAA======"], "TOTP secrets"),
         ("Notes", ["ABCDEFGHIJKLMNOP"], ""),
