@@ -180,7 +180,7 @@ _CODES = {
 }
 
 
-_ENHANCED_CODE = re.compile(r"(?<![\d.])([245]\.\d{1,3}\.\d{1,3})(?![\d.])")
+_ENHANCED_CODE = re.compile(r"(?<![\d.])[245]\.\d{1,3}\.\d{1,3}(?![\d.])")
 
 
 CREDENTIALS_REJECTED = {reason for reason, why in EXPLANATIONS.items() if why.password_refused}
@@ -256,8 +256,8 @@ def _candidates(protocol: Protocol, reply: Reply) -> Iterator[Reason]:
     if reply.code in _SPECIFIC_CODES:
         yield _SPECIFIC_CODES[reply.code]
     enhanced = _ENHANCED_CODE.search(text)
-    if enhanced and enhanced[1] in _ENHANCED_CODES:
-        yield _ENHANCED_CODES[enhanced[1]]
+    if enhanced and enhanced[0] in _ENHANCED_CODES:
+        yield _ENHANCED_CODES[enhanced[0]]
     if _BARE_NO.search(text):
         yield Reason.LOGIN_REFUSED
     if reply.code in _CODES:

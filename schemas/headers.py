@@ -373,14 +373,9 @@ def without_columns(
             COLUMNS_REQUIRED, f"{_ONE_COLUMN}{_EXAMPLE}", line=line, missing=tuple(known), known=known
         )
     if any("@" in cell for cell in cells):
-        why = (
-            f"{_ONE_COLUMN}"
-            if one_column
-            else f"line {line} contains an address, so the file has no header; add "
-        )
         return Refusal(
             COLUMNS_REQUIRED,
-            f"{why}{_EXAMPLE}",
+            f"line {line} contains an address, so the file has no header; add {_EXAMPLE}",
             line=line,
             missing=("email", "password"),
             known=_known("email", "password"),

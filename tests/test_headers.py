@@ -405,7 +405,9 @@ def test_a_chosen_column_that_is_not_there() -> None:
     """A choice that no line has is named together with what is there."""
     refusal = without_columns(["Email", "Password"], {"login": "Account"})
     assert refusal.detail == "line 1 has no column “Account”; it has “Email”, “Password”"
-    nothing = without_columns(["foo", "bar"], {"email": "Konto"})
+    both = without_columns(["Email", "Password"], {"login": "Account", "name": "Who"})
+    assert both.detail == refusal.detail
+    nothing = without_columns(["foo", "bar"], {"email": "Konto", "name": "Wer"})
     assert nothing.detail == f"no line has a column “Konto”; {NOT_NAMED}"
     assert nothing.missing == ("password",)
 

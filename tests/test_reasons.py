@@ -597,6 +597,20 @@ def test_personal_accounts_have_no_admin(protocol: Protocol) -> None:
     assert classify(protocol, Stage.LOGIN, disabled, personal=True) is Reason.PERSONAL_PASSWORDS_RETIRED
 
 
+OF_AN_ORGANISATION = {
+    *(Reason.PASSWORD_SIGN_IN_DISABLED, Reason.PASSWORDS_RETIRED, Reason.SECURITY_DEFAULTS),
+    *(Reason.SMTP_AUTH_OFF_TENANT, Reason.SMTP_AUTH_OFF_MAILBOX, Reason.CONDITIONAL_ACCESS),
+}
+
+
+@pytest.mark.parametrize(("protocol", "sentence", "reason"), POLICIES)
+def test_policies_of_a_personal_account(protocol: Protocol, sentence: str, reason: Reason) -> None:
+    """What an organisation sets is no reason for a personal account, and what concerns the account is."""
+    reply = Reply("535" if protocol is Protocol.SMTP else "NO", sentence)
+    expected = Reason.PERSONAL_PASSWORDS_RETIRED if reason in OF_AN_ORGANISATION else reason
+    assert classify(protocol, Stage.LOGIN, reply, personal=True) is expected
+
+
 def test_reply_shows_itself() -> None:
     """A reply is shown as the server sent it."""
     assert str(Reply("535", "5.7.3 No")) == "535 5.7.3 No"

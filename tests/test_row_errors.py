@@ -204,6 +204,12 @@ def test_the_same_password_again_is_no_difference() -> None:
 
 def test_warnings_of_a_row_are_joined() -> None:
     """All that was noticed about a row is one warning; that of the password stands alone as well."""
+    alone = validate(table_of({"email": "<ann@x.co>"}, {"email": "max@hotmial.com"}, {"password": " pw"}))
+    assert alone.valid["warning"].to_list() == [
+        "Characters around the address were removed",
+        "hotmial.com: did you mean hotmail.com?",
+        "Password begins or ends with a space: imported unchanged",
+    ]
     row = validate_row(email="<max@hotmial.com>", password=" pw").valid.row(0, named=True)
     assert row["password_warning"] == "Password begins or ends with a space: imported unchanged"
     assert row["warning"] == (

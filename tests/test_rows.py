@@ -461,6 +461,7 @@ def test_invalid_rows_do_not_count_towards_the_cap() -> None:
         pytest.param({"email": "änn@outlook.com"}, "änn@outlook.com", id="not ASCII"),
         pytest.param({"email": f"{'x' * 300}@x.co"}, "x" * 254, id="too long"),
         pytest.param({"email": CANARY, "extra_cells": True}, "unknown", id="cells shifted"),
+        pytest.param({"email": "sesame", "extra_cells": True}, "unknown", id="one cell too many"),
         pytest.param({"email": "sesame", "password": "ann@x.co"}, "unknown", id="columns swapped"),
         pytest.param({"email": "sesame", "name": "ann@x.co"}, "unknown", id="address in the name"),
         pytest.param({"email": "sesame", "password": "sesame"}, "unknown", id="password twice"),

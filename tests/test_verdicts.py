@@ -316,7 +316,7 @@ def test_the_whole_text_of_a_report() -> None:
         "**The admin acts.**",
         f"**{report.meaning_of_partial()}**",
         "**Stopped by you: mailboxes that are not tested yet stay pending.**",
-        f"- **1 mailbox: {why.title}.** {why.remedy} *{why.meaning}*",
+        f"- **1 mailbox: {why.heading}** {why.remedy} *{why.meaning}*",
         "The table “tested-mailboxes” lists every mailbox.",
     ]
     assert without_picture(report.markdown("The admin acts")) == parts

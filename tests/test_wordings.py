@@ -105,6 +105,7 @@ WORDINGS = [
         f"NO {{IMAP|IMAP4|SMTP}} is {OFF}, or the password is {{invalid|incorrect|wrong|bad}}",
         Reason.WRONG_OR_PROTOCOL_OFF,
     ),
+    (IMAP, "NO User is authenticated but not connected.", Reason.IMAP_OFF),
     (
         IMAP,
         f"NO {{IMAP|IMAP4|IMAP access}} is {OFF} {{for|in|on|by}} {{|your |the |this }}"
