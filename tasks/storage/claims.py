@@ -179,9 +179,9 @@ def share_of_recheck(database: Database, days: int, workspace: str | None) -> in
     Raises:
         DatabaseLostError: If the database goes away and does not come back in time.
     """
-    query = select(func.count()).where(or_(*_worth_a_recheck()))
     with for_reading(database.engine).connect() as connection:
-        total = int(connection.execute(_within(connection, query, workspace)).scalar_one())
+        query = _within(connection, select(func.count()), workspace)
+        total = sum(connection.scalar(query.where(worth)) or 0 for worth in _worth_a_recheck())
     return ceil(1.25 * total / (days * RECHECKS_PER_DAY))
 
 

@@ -121,6 +121,14 @@ class Filters:
             reasons = [[condition] for condition in _each_with(self.reason)]
         return [[*self._of_one_column(), *one, *other] for one in imports for other in reasons]
 
+    @property
+    def search(self) -> bool:
+        """Whether a database may have to look at all mailboxes of the workspace to find the first ones."""
+        if self.import_id is not None:
+            return False
+        served = sum(one is not None for one in (self.status, self.tag, self.reason))
+        return bool(self.part or self.domain) or self.reason is Reason.OK or served > 1
+
     def _of_one_column(self) -> list[ColumnElement[bool]]:
         found: list[ColumnElement[bool]] = []
         if self.status is not None:
@@ -229,30 +237,44 @@ def standings_of(row: RowMapping) -> dict[Protocol, Standing]:
 
 @through_restarts
 def find_mailboxes(
-    database: Database, workspace: str, cursor: int, limit: int, filters: Filters
+    database: Database,
+    workspace: str,
+    cursor: int,
+    limit: int,
+    filters: Filters,
+    most_searched: int | None = None,
 ) -> MailboxPage:
     """Find a page of mailboxes, ordered by id.
 
     Args:
         cursor: The last id of the previous page; 0 for the first page.
         limit: The maximum number of mailboxes on the page.
+        most_searched: How many mailboxes to look at for filters that no index serves. If there are more, the
+            page may have fewer than `limit`, and still has a cursor. None for no limit.
 
     Raises:
         DatabaseLostError: If the database goes away and does not come back in time.
     """
     with for_reading(database.engine).connect() as connection:
         owner = find_workspace_id(connection, workspace)
-        query = select_mailboxes(col(StoredMailbox.workspace_id) == owner, col(StoredMailbox.id) > cursor)
-        first = query.order_by(col(StoredMailbox.id)).limit(limit + 1)
+        key, within = col(StoredMailbox.id), col(StoredMailbox.workspace_id) == owner
+        end: int | None = None
+        if most_searched is not None and filters.search:
+            ids = select(key).where(within, key > cursor).order_by(key)
+            end = connection.scalar(ids.offset(most_searched - 1).limit(1))
+        query = select_mailboxes(within, key > cursor, *(() if end is None else (key <= end,)))
+        # By an expression, or else PostgreSQL goes through all mailboxes to meet the few that have changed.
+        order = key if filters.changed_since is None else key + 0
+        first = query.order_by(order).limit(limit + 1)
         found = {
             row["id"]: row
             for conditions in filters.branches()
             for row in connection.execute(first.where(*conditions)).mappings()
         }
-    rows = [found[key] for key in sorted(found)][: limit + 1]
+    rows = [found[one] for one in sorted(found)][: limit + 1]
     return MailboxPage(
         mailboxes=[Mailbox(**shown(row)) for row in rows[:limit]],
-        next_cursor=rows[limit - 1]["id"] if len(rows) > limit else None,
+        next_cursor=rows[limit - 1]["id"] if len(rows) > limit else end,
     )
 
 
