@@ -19,6 +19,7 @@ import argparse
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.receiver import KEY
+from tests.support.shell import PROJECT
 from tests.tools.torture.changes import find_out, interrupted, undiscovered
 from tests.tools.torture.checks import (
     Check,
@@ -49,7 +51,7 @@ from tests.tools.torture.checks_of_changes import (
 )
 from tests.tools.torture.clients import feed
 from tests.tools.torture.kills import LONG, SHORT, torture
-from tests.tools.torture.machine import Form, Machine, machine_of, say
+from tests.tools.torture.machine import RUNS_AT_ONCE, Form, Machine, machine_of, say
 from tests.tools.torture.site import Site
 from tests.tools.torture.stored import Stored, let_leases_pass, read_stored
 
@@ -76,6 +78,11 @@ SHORT_FORM = Form(
 SHORT_KILLS = 25
 MOST_CLIENTS = 12
 LOST_AFTER = timedelta(minutes=5)  # the automation marks a dead run as crashed after two
+# What the deployment trim-history does with runs that have not ended for a day.
+CLEAN_UP = (
+    "import asyncio; from tasks.trim import end_forgotten_runs; from schemas.tables import now; "
+    "asyncio.run(end_forgotten_runs.fn(now()))"
+)
 
 
 # --- The quiet time --------------------------------------------------
@@ -124,7 +131,7 @@ def still_to_do(machine: Machine, clients: Collection[Future[None]], stored: Sto
 def due(mailboxes: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a retest would find a mailbox to test now."""
     moment = datetime.now(UTC)
-    free = (one for one in mailboxes if (one["claimed_until"] or moment) <= moment)
+    free = (one for one in unfinished(mailboxes) if (one["claimed_until"] or moment) <= moment)
     return any(one["status"] == "pending" and one["next_attempt_at"] <= moment for one in free)
 
 
@@ -164,7 +171,7 @@ def checks_of(
     yield from check_handovers(site, stored)
     yield check_closed(site)
     if machine.form.thorough:
-        yield check_runs(site, machine.killed["Prefect's server"])
+        yield check_runs(machine)
     machine.kill_rest()
     keys = {
         "a key of the API": site.api_key,
@@ -178,23 +185,29 @@ def checks_of(
     yield from check_leaks(site.folder, others, keys, machine.shown, site.receiver.raw, site.profile)
 
 
-def check_runs(site: Site, lost: int) -> Check:
+def check_runs(machine: Machine) -> Check:
     """Every run whose process died has ended, except for those that Prefect's server has forgotten.
 
-    The server keeps fired automations in memory, and if it is killed at that moment, never runs them.
-
-    Args:
-        lost: The maximum number of forgotten runs: one per kill of the server.
+    The server keeps its events in memory. When it is killed, it forgets those of runs that are starting or
+    ending, at most as many as the workers have slots. The daily clean-up ends them.
     """
-    states: Counter[str] = Counter()
+    site, states = machine.site, Counter[str]()
     for offset in range(0, 10_000, 200):
         page = site.prefect("POST", "/flow_runs/filter", {"limit": 200, "offset": offset}) or []
         states.update(run["state"]["name"] for run in page)
         if len(page) < 200:
             break
     counts = ", ".join(f"{number} {name}" for name, number in states.most_common())
-    stuck = [f"{run['name']}: {run['state_name']}" for run in unended_runs(site)]
-    return Check("flow runs ended", f"{counts}; {len(stuck)} forgotten", stuck if len(stuck) > lost else [])
+    forgotten = {run["name"]: run["state_name"] for run in unended_runs(site)}
+    most = machine.killed["Prefect's server"] * len(machine.workers) * RUNS_AT_ONCE
+    faults = [f"{name}: {state}" for name, state in forgotten.items()] if len(forgotten) > most else []
+    program = [sys.executable, "-c", CLEAN_UP]
+    subprocess.run(program, cwd=PROJECT, env=site.environment, check=True, timeout=60)
+    left = forgotten.keys() & {run["name"] for run in unended_runs(site)}
+    faults += [f"{name}: still {forgotten[name]} after the clean-up" for name in left]
+    return Check(
+        "flow runs ended", f"{counts}; {len(forgotten)} forgotten, {len(left)} after the clean-up", faults
+    )
 
 
 def main() -> int:

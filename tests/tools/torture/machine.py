@@ -37,6 +37,7 @@ ACCOUNTS = 8000
 REPLY_SECONDS = 0.03  # the stand-in's delay, so that kills hit logins in progress
 NOTICE_SECONDS = 0.5  # the receiver's, so that kills hit notices that have arrived and are not yet answered
 START_SECONDS = 120
+RUNS_AT_ONCE = 3  # of each worker
 RUNTIME = "runtime"  # where the parts keep their temporary files, like a RuntimeDirectory of systemd
 
 
@@ -184,7 +185,7 @@ def machine_of(form: Form, seed: int, *, on_postgresql: bool) -> Iterator[Machin
         server = Part("prefect", [*prefect, "--port", port_of(site.prefect_url)], site)
         # Without Prefect the API tests the mailboxes itself; the kills must hit both ways.
         api = Part("api", ["flows.api", "--port", port_of(site.api_url)], site, VARIABLE)
-        worker = ["prefect", "worker", "start", "--pool", WORK_POOL, "--limit", "3", "--name"]
+        worker = ["prefect", "worker", "start", "--pool", WORK_POOL, "--limit", str(RUNS_AT_ONCE), "--name"]
         names = [f"worker-{number}" for number in range(1, form.workers + 1)]
         workers = [Part(name, [*worker, name], site) for name in names]
         machine = Machine(site, form, postgresql, outlook.seen, server, api, workers)

@@ -47,7 +47,10 @@ class Stored:
 
 
 def open_database(address: str, sealer: Sealer) -> Database:
-    return Database(make_engine(url_of(Settings(database_url=SecretStr(address)))), sealer)
+    """Open the database before it has tables."""
+    opened = Database(make_engine(url_of(Settings(database_url=SecretStr(address)))), sealer)
+    sa.event.listen(opened.engine, "checkout", opened.outage.end)
+    return opened
 
 
 @through_restarts
