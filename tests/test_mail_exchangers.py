@@ -165,7 +165,7 @@ async def test_large_answers(server: DnsServer) -> None:
     """An answer of common size is read. One that is too large for a datagram means nothing, and ends it."""
     server.zone = {
         "contoso.com": [f"{at} alt{at}.{'x' * 30}{at}.google.com." for at in range(1, 20)],
-        "huge.example": [f"{at} a{at}.google.com." for at in range(3000)],
+        "huge.example": [f"{at} a{at}.google.com." for at in range(200)],
     }
     run = exchangers(server)
     assert await ask(run, "contoso.com") == "Mail of contoso.com goes to Google Workspace"
