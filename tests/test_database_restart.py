@@ -47,7 +47,8 @@ from tests.conftest import (
 )
 from tests.support.machine import wait_for
 from tests.support.postgresql import PostgreSql, folder_of_nobody, postgresql_of
-from tests.test_api import CONTRACT, SAMPLE, api_with, data_of, error_of, send
+from tests.support.visitor import Visitor
+from tests.test_api import CONTRACT, SAMPLE, api_with, csv_of, data_of, error_of, send
 from tests.test_updates import password_of, update
 
 AWAY_SECONDS = 0.7
@@ -174,6 +175,27 @@ def test_requests_go_on_after_a_restart(server: PostgreSql, on_server: Settings)
         server.start()
         assert data_of(reading.result(30))["next_cursor"] is None
         assert importing.result(30).json() == CONTRACT
+
+
+@pytest.mark.slow
+def test_the_page_goes_on_after_a_restart(server: PostgreSql, on_server: Settings) -> None:
+    """A person at the page, and the polls of an import's tests, wait until the server is back."""
+    with (
+        api_with(on_server) as api,
+        Visitor(api.url, api.key()) as person,
+        Visitor(api.url, api.key()) as other,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        file = csv_of(["ann@b.co", "p"])
+        assert person.import_file(file).url.path == "/imports/1"
+        server.kill()
+        polling = pool.submit(person.get, "/imports/1/live", **{"HX-Request": "true"})
+        opening = pool.submit(other.get, "/mailboxes/1")
+        time.sleep(AWAY_SECONDS)
+        assert not any(request.done() for request in (polling, opening))
+        server.start()
+        assert polling.result(30).is_success
+        assert "ann@b.co" in opening.result(30).text
 
 
 def test_requests_are_refused_when_it_takes_long(

@@ -143,8 +143,13 @@ def find_key(database: Database, presented: str) -> Holder | None:
     return Holder(row.id, row.name, read_scopes(row.scopes))
 
 
+@through_restarts
 def key_is_active(database: Database, key_id: int) -> bool:
-    """Whether a key still works: it is there and not revoked."""
+    """Whether a key still works: it is there and not revoked.
+
+    Raises:
+        DatabaseLostError: If the database goes away and does not come back in time.
+    """
     query = select(col(ApiKey.id)).where(col(ApiKey.id) == key_id, col(ApiKey.revoked_at).is_(None))
     with for_reading(database.engine).connect() as connection:
         return connection.scalar(query) is not None

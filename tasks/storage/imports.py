@@ -201,6 +201,7 @@ def find_rows(
         return _rows(connection, import_id, filters, cursor, limit)
 
 
+@through_restarts
 def count_reasons(database: Database, workspace: str, filters: Filters) -> list[tuple[Reason, int]]:
     """Count why mailboxes do not do what they are needed for: each reason and its mailboxes.
 

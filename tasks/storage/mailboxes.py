@@ -383,6 +383,7 @@ def find_connection_test(database: Database, workspace: str, mailbox_id: int) ->
     )
 
 
+@through_restarts
 def find_record(database: Database, workspace: str, key: str) -> MailboxRecord | None:
     """Find everything that is stored about the mailbox with this email key, except its secrets."""
     query = (
