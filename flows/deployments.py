@@ -115,7 +115,8 @@ def zombie_automation() -> AutomationCore:
         trigger=EventTrigger(
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related={"prefect.resource.role": "flow", "prefect.resource.name": FLOWS},
-            after={"prefect.flow-run.Pending", "prefect.flow-run.heartbeat"},
+            # A worker names both states. An event can be lost when the server is killed.
+            after={f"prefect.flow-run.{sign}" for sign in ("Pending", "Submitting", "heartbeat")},
             expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{end}" for end in ENDS)},
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,

@@ -83,7 +83,8 @@ def test_dead_runs_are_found_by_their_silence(machine: Machine) -> None:
         ],
     }
     assert (trigger["posture"], trigger["within"], trigger["threshold"]) == ("Proactive", 90, 1)
-    assert set(trigger["after"]) == {"prefect.flow-run.Pending", "prefect.flow-run.heartbeat"}
+    signs = {"Pending", "Submitting", "heartbeat"}
+    assert set(trigger["after"]) == {f"prefect.flow-run.{sign}" for sign in signs}
     assert set(trigger["expect"]) == {"prefect.flow-run.heartbeat"} | {
         f"prefect.flow-run.{end}" for end in ENDS
     }

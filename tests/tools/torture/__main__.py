@@ -140,7 +140,7 @@ def unended_runs(site: Site, younger: timedelta = timedelta.max) -> list[dict[st
     wanted = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}}
     found: list[dict[str, Any]] | None = site.prefect("POST", "/flow_runs/filter", wanted)
     if found is None:
-        return [{"name": "unknown", "state_name": "unknown"}]
+        return [{"id": "", "name": "unknown", "state_name": "unknown"}]
     moment = datetime.now(UTC)
     return [run for run in found if moment - datetime.fromisoformat(run["state"]["timestamp"]) < younger]
 
@@ -198,13 +198,13 @@ def check_runs(machine: Machine) -> Check:
         if len(page) < 200:
             break
     counts = ", ".join(f"{number} {name}" for name, number in states.most_common())
-    forgotten = {run["name"]: run["state_name"] for run in unended_runs(site)}
+    forgotten = {run["id"]: f"{run['name']}: {run['state_name']}" for run in unended_runs(site)}
     most = machine.killed["Prefect's server"] * len(machine.workers) * RUNS_AT_ONCE
-    faults = [f"{name}: {state}" for name, state in forgotten.items()] if len(forgotten) > most else []
+    faults = list(forgotten.values()) if len(forgotten) > most else []
     program = [sys.executable, "-c", CLEAN_UP]
     subprocess.run(program, cwd=PROJECT, env=site.environment, check=True, timeout=60)
-    left = forgotten.keys() & {run["name"] for run in unended_runs(site)}
-    faults += [f"{name}: still {forgotten[name]} after the clean-up" for name in left]
+    left = forgotten.keys() & {run["id"] for run in unended_runs(site)}
+    faults += [f"{forgotten[one]}, still after the clean-up" for one in left]
     return Check(
         "flow runs ended", f"{counts}; {len(forgotten)} forgotten, {len(left)} after the clean-up", faults
     )
