@@ -71,8 +71,9 @@ def _trim(
     database: Database, model: type[ProbeResult] | type[ImportRow], query: Select[*tuple[Any, ...]]
 ) -> int:
     """Delete the rows whose primary keys a query finds, in many short transactions."""
-    total = 0
-    while found := _trim_some(database, model, query):
+    total = found = _trim_some(database, model, query)
+    while found == ROWS_AT_ONCE:  # fewer are the last ones
+        found = _trim_some(database, model, query)
         total += found
     return total
 

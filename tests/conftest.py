@@ -363,10 +363,10 @@ def belongs_to(item: pytest.Item, kind: str) -> bool:
     parameters = (
         item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     )
-    if kind == "sqlite":
-        return bool(parameters.get("either_settings", kind) == kind)
+    if parameters.get("either_settings", kind) != kind:
+        return False
     uses_one = "fresh_database" in fixtures_of(item) and not item.get_closest_marker("sqlite")
-    return uses_one and bool(parameters.get("either_settings", kind) == kind)
+    return kind == "sqlite" or uses_one
 
 
 # --- Commands --------------------------------------------------------

@@ -15,7 +15,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, select, text
+from sqlalchemy import Connection, Engine, Select, create_engine, event, inspect, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, OperationalError
@@ -340,6 +340,12 @@ def insert_for(connection: Connection, model: type[Table]) -> sqlite.Insert | po
     return sqlite.insert(model)
 
 
+def workspace_named(name: str) -> Select[Any]:
+    """Return a query for the id of the workspace with this name."""
+    key: Mapped[Any] = col(Workspace.id)
+    return select(key).where(col(Workspace.name) == name)
+
+
 def workspace_id_of(connection: Connection, name: str, *, create: bool = True) -> int:
     """Return the id of the workspace with this name. By default it is created if it does not exist.
 
@@ -347,8 +353,7 @@ def workspace_id_of(connection: Connection, name: str, *, create: bool = True) -
         SimilarWorkspaceError: If it does not exist, but its name differs from another only in case.
         NoSuchWorkspaceError: If it does not exist and is not to be created.
     """
-    key: Mapped[Any] = col(Workspace.id)
-    query = select(key).where(col(Workspace.name) == name)
+    query = workspace_named(name)
     if (found := connection.scalar(query)) is not None:
         return int(found)
     if create and connection.dialect.name == "postgresql":

@@ -36,9 +36,9 @@ from schemas.responses import (
 )
 from schemas.standing import MailboxStatus, Needs, Standing, State, ability, tests_of
 from schemas.summary import Result
-from schemas.tables import Import, ImportRow, ProbeResult, StatusChange, Workspace, now, table_of
+from schemas.tables import Import, ImportRow, ProbeResult, StatusChange, now, table_of
 from schemas.tables import Mailbox as StoredMailbox
-from tasks.storage.database import Database, for_reading, through_restarts
+from tasks.storage.database import Database, for_reading, through_restarts, workspace_named
 
 # Columns that are shown as they are stored.
 AS_STORED = (
@@ -116,7 +116,7 @@ class Filters:
         reasons: list[list[ColumnElement[bool]]] = [[]]
         if self.import_id is not None:
             updated = select(updated_by([self.import_id]).c.mailbox_id)
-            imports = [[_created_by([self.import_id])], [col(StoredMailbox.id).in_(updated)]]
+            imports = [[col(StoredMailbox.import_id) == self.import_id], [col(StoredMailbox.id).in_(updated)]]
         if self.reason is not None:
             reasons = [[condition] for condition in _each_with(self.reason)]
         return [[*self._of_one_column(), *one, *other] for one in imports for other in reasons]
@@ -160,10 +160,6 @@ def of_import(import_id: int) -> ColumnElement[bool]:
     created = select(mailbox.c.id).where(mailbox.c.import_id == import_id)
     # Not one condition with `or`: databases would go through all mailboxes of the workspace.
     return col(StoredMailbox.id).in_(union_all(created, select(updated.c.mailbox_id)))
-
-
-def _created_by(import_ids: Collection[int]) -> ColumnElement[bool]:
-    return col(StoredMailbox.import_id).in_(import_ids)
 
 
 def updated_by(import_ids: Collection[int]) -> Subquery:
@@ -444,7 +440,7 @@ def all_rows(database: Database, query: Select[*tuple[Any, ...]]) -> list[RowMap
 
 def belongs_to(workspace: str, model: type[StoredMailbox] | type[Import]) -> ColumnElement[bool]:
     """Return the condition that selects the mailboxes or imports of a workspace."""
-    owner = select(col(Workspace.id)).where(col(Workspace.name) == workspace).scalar_subquery()
+    owner = workspace_named(workspace).scalar_subquery()
     return col(model.workspace_id) == owner
 
 
@@ -453,7 +449,8 @@ def find_workspace_id(connection: Connection, workspace: str) -> int | None:
 
     PostgreSQL knows how many mailboxes a workspace has only if its id is a value, and plans with that.
     """
-    return connection.scalar(select(col(Workspace.id)).where(col(Workspace.name) == workspace))
+    found: int | None = connection.scalar(workspace_named(workspace))
+    return found
 
 
 def select_mailboxes(*conditions: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
