@@ -157,6 +157,15 @@ def answers_at_once(api: Api, file: bytes, times: int) -> set[tuple[int, str, st
         return set(pool.map(request, range(times)))
 
 
+@contextmanager
+def changes_wait(db: Database) -> Iterator[None]:
+    """Let every change of a mailbox wait until the end of the block."""
+    with db.engine.begin() as connection:  # SQLite has one writer
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.text("LOCK TABLE mailbox IN EXCLUSIVE MODE"))
+        yield
+
+
 def error_of(answer: httpx.Response, status: int) -> str:
     """The message of an error, after a check of its envelope."""
     assert answer.status_code == status, answer.text
@@ -937,7 +946,7 @@ def test_imports_at_once_are_limited_per_key(settings: Settings) -> None:
         data_of(client.get("/v1/mailboxes"))  # records the use of the key, which a locked database delays
         half.sendall(upload_head(client.headers["X-Api-Key"], b"Content-Length: 1000") + b"--b\r\n")
         with ThreadPoolExecutor(3) as pool:
-            with api.db.engine.begin():  # SQLite has one writer, so the import waits for this transaction
+            with changes_wait(api.db):
                 uploads = [pool.submit(send, client, csv_of(["a@b.co", "p"])) for _ in range(3)]
                 wait_until(lambda: sum(upload.done() for upload in uploads) == 2)
             stored, *refused = sorted((upload.result() for upload in uploads), key=lambda a: a.status_code)

@@ -27,6 +27,7 @@ from tests.test_api import (
     Api,
     api_on,
     api_with,
+    changes_wait,
     csv_of,
     data_of,
     error_of,
@@ -274,7 +275,7 @@ def test_jobs_at_once_are_limited_per_key(settings: Settings) -> None:
         wait_until(lambda: by_email(client)["ann@contoso.com"]["tested_at"] is not None)
         body = {"filters": {}, "count": 1, "changes": {"tag": "t"}}
         with ThreadPoolExecutor(5) as pool:
-            with api.db.engine.begin():  # SQLite has one writer
+            with changes_wait(api.db):
                 changes = [pool.submit(client.post, EDIT, json=body) for _ in range(5)]
                 wait_until(lambda: any(change.done() for change in changes))
             answers = sorted((change.result() for change in changes), key=lambda one: one.status_code)
