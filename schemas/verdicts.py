@@ -181,19 +181,6 @@ class Stop(StrEnum):
     GUARD = "guard"
     INTERRUPTED = "interrupted"
 
-    @property
-    def sentence(self) -> str:
-        """Why the run stopped, for the user."""
-        return STOP_SENTENCES[self]
-
-
-STOP_SENTENCES = {
-    Stop.GUARD: "Stopped by the lockout guard: nearly all passwords tried so far were wrong, so the other "
-    "passwords of this import are probably wrong too. The remaining mailboxes are held back, because "
-    "failed logins can lock accounts.",
-    Stop.INTERRUPTED: "Stopped by you: mailboxes that are not tested yet stay pending.",
-}
-
 
 @dataclass(frozen=True)
 class ProbeReport:
@@ -211,6 +198,20 @@ class ProbeReport:
 
     def __add__(self, later: ProbeReport) -> ProbeReport:
         return ProbeReport(self.verdicts + later.verdicts, self.untested + later.untested, later.stopped)
+
+    @property
+    def why_stopped(self) -> str:
+        """Why the run ended early, for the user; "" if it did not."""
+        if self.stopped is Stop.INTERRUPTED:
+            return "Stopped by you: mailboxes that are not tested yet stay pending."
+        if self.stopped is None:
+            return ""
+        guard = "Stopped by the lockout guard: nearly all passwords tried so far were wrong."
+        if not self.untested:
+            return guard
+        left = counted(self.untested, "mailbox was", "mailboxes were")
+        theirs = "its password is" if self.untested == 1 else "their passwords are"
+        return f"{guard} {left} not tested: {theirs} probably wrong too, and failed logins can lock accounts."
 
     def count(self, status: MailboxStatus) -> int:
         """The number of mailboxes with this status."""
@@ -259,7 +260,7 @@ class ProbeReport:
         if meaning := self.meaning_of_partial():
             parts.append(f"**{markdown_cell(meaning)}**")
         if self.stopped:
-            parts.append(f"**{markdown_cell(self.stopped.sentence)}**")
+            parts.append(f"**{markdown_cell(self.why_stopped)}**")
         for reason, count in self.reasons():
             why = reason.explanation
             boxes = counted(count, "mailbox", "mailboxes")

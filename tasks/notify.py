@@ -54,7 +54,7 @@ async def tell_guard(about: str, report: ProbeReport, counts: str, settings: Set
         counts: The counts of the run.
     """
     if report.stopped == Stop.GUARD:
-        await notify(f"{about}: {report.stopped.sentence} {counts}.", settings)
+        await notify(f"{about}: {report.why_stopped} {counts}.", settings)
 
 
 async def _post(address: str, text: str, notice_id: str | None) -> None:

@@ -30,6 +30,7 @@ from flows.api.errors import on_http_error
 from flows.api.log import LOG_TO_STDERR, LogThrottle, WithoutQuery
 from flows.api.middleware import Edge
 from schemas.responses import BODY_TOO_SLOW, HEADERS_TOO_SLOW, TOO_MANY_BODIES, TOO_MANY_CONNECTIONS
+from tests.support.machine import wait_for
 
 # Short times, so that each limit is reached within a second or two.
 QUICK = Bounds(
@@ -561,6 +562,19 @@ def test_shutdown_with_silent_connections_only_is_immediate(tmp_path: Path, numb
         assert code == 0
         assert seconds < 1
         assert "Traceback" not in server.log
+
+
+def test_a_second_ctrl_c_waits_for_no_request(tmp_path: Path) -> None:
+    """While requests are open, a second Ctrl-C ends the server at once, with code 0 and no traceback."""
+    with process(tmp_path, drain_seconds=30) as server, Client(server.port, GET_BIG % BIG, buffer=4096):
+        time.sleep(0.3)
+        server.popen.send_signal(signal.SIGINT)
+        wait_for("its shutdown", lambda: "Waiting for connections to close" in server.log, 10)
+        code, seconds = server.end(signal.SIGINT)
+    assert code == 0
+    assert seconds < 5
+    assert "Traceback" not in server.log
+    assert "ERROR" not in server.log
 
 
 @pytest.mark.slow

@@ -219,6 +219,29 @@ def test_reports_add_up() -> None:
     assert both == ProbeReport(REPORT.verdicts, 2, Stop.GUARD)
 
 
+@pytest.mark.parametrize(
+    ("untested", "ending"),
+    [
+        (0, "tried so far were wrong."),
+        (
+            1,
+            " 1 mailbox was not tested: its password is probably wrong too, and failed logins can lock "
+            "accounts.",
+        ),
+        (
+            1200,
+            "1,200 mailboxes were not tested: their passwords are probably wrong too, and failed logins can "
+            "lock accounts.",
+        ),
+    ],
+)
+def test_the_guard_says_how_many_are_left(untested: int, ending: str) -> None:
+    """What the guard left untested is counted, and not mentioned if there is nothing."""
+    stopped = ProbeReport(REPORT.verdicts, untested, Stop.GUARD).why_stopped
+    assert stopped.startswith("Stopped by the lockout guard: nearly all passwords ")
+    assert stopped.endswith(ending)
+
+
 def test_a_reports_markdown() -> None:
     """The artifact has the counts, why the run ended, and each reason with its remedy; no server's text."""
     text = REPORT.markdown()

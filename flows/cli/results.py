@@ -73,7 +73,7 @@ def print_verdicts(
     if meaning := report.meaning_of_partial():
         out.print(meaning, style="bold", markup=False)
     if report.stopped:
-        out.print(report.stopped.sentence, style="bold yellow", markup=False)
+        out.print(report.why_stopped, style="bold yellow", markup=False)
     if reasons := report.reasons():
         rows = [(count, r.explanation.title, r.explanation.remedy) for r, count in reasons]
         # Leaves room for the names of an admin's commands: to be copied, they have to stay whole.

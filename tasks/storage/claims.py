@@ -131,7 +131,7 @@ def find_due(
     with for_reading(database.engine).connect() as connection:
         query = _within(connection, query, workspace)
         found = list(connection.execute(query.where(or_(due, waits) if held else due)))
-        if import_id is None:
+        if import_id is None and len(found) < most:
             found += connection.execute(query.where(far_ahead).limit(most - len(found)))
     return tuple(map(_target, found))
 
