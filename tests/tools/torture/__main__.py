@@ -136,13 +136,24 @@ def due(mailboxes: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def unended_runs(site: Site, younger: timedelta = timedelta.max) -> list[dict[str, Any]]:
-    """The flow runs that Prefect considers running, or about to start, for less than this time."""
+    """The flow runs that Prefect considers running, or about to start, for less than this time.
+
+    A worker starts a run ten seconds early, and the run waits: that one is not counted.
+    """
     wanted = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}}
     found: list[dict[str, Any]] | None = site.prefect("POST", "/flow_runs/filter", wanted)
     if found is None:
         return [{"id": "", "name": "unknown", "state_name": "unknown"}]
     moment = datetime.now(UTC)
-    return [run for run in found if moment - datetime.fromisoformat(run["state"]["timestamp"]) < younger]
+
+    def age(run: Mapping[str, Any], field: str) -> timedelta:
+        return moment - datetime.fromisoformat(run[field])
+
+    return [
+        run
+        for run in found
+        if age(run, "expected_start_time") > timedelta(0) and age(run["state"], "timestamp") < younger
+    ]
 
 
 # --- The outcome -----------------------------------------------------
