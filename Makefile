@@ -62,7 +62,7 @@ fuzz: $(READY)  ## Look for 20 minutes for files, uploads and servers that break
 bench: $(READY)  ## Measure speed, as ratios
 	$(RUN) -m tests.tools.bench
 
-bench-scale: $(READY)  ## Measure many workers, sizes of groups and a million mailboxes (half an hour)
+bench-scale: $(READY)  ## Measure many workers, sizes of groups and a million mailboxes (20 minutes)
 	$(RUN) -m tests.tools.bench_scale
 
 torture: $(READY)  ## Import, update and recheck while everything is killed 100 times, on both databases (an hour)

@@ -75,6 +75,7 @@ NO_CHOICE: Mapping[str, str] = MappingProxyType({})
 Rows: TypeAlias = Callable[[], Sequence[tuple[int, Sequence[str]]]]
 
 LONGEST_SHOWN_HEADER = 40
+LONGEST_NAME = 100  # a header this long is looked up among the known names
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,11 @@ def normalise(header: str) -> str:
     if "[" in header and (found := _PROPERTY.fullmatch(header)):
         header = found[1]
     return _DECORATION.sub("", header).removesuffix(":").casefold()
+
+
+def names_a_field(cell: str) -> bool:
+    """Whether a cell is one of the known names of columns."""
+    return len(cell) <= LONGEST_NAME and ((name := normalise(cell)) in FIELD_OF_HEADER or name in USER_NAMES)
 
 
 def is_header(cells: Iterable[str], choice: Mapping[str, str] = NO_CHOICE) -> bool:

@@ -18,6 +18,7 @@ class RowReason(StrEnum):
 
     EXTRA_CELLS = "extra_cells"
     MISSING = "missing"
+    HEADER = "header"
     NOT_TEXT = "not_text"
     FORMULA = "formula"
     EMAIL_TOO_LONG = "email_too_long"
@@ -51,6 +52,10 @@ ROW_MESSAGES = {
         "quote values that contain the delimiter",
     ),
     RowReason.MISSING: ("Missing email or password", "fill in both cells"),
+    RowReason.HEADER: (
+        "Line is a header, not a mailbox",
+        "delete the line; if the columns below it have another order, import them as a file of their own",
+    ),
     RowReason.NOT_TEXT: (
         "A cell is a number, a date or an error: Excel may have changed it",
         "format the column as text and type the value again",

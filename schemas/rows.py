@@ -31,6 +31,7 @@ from schemas.damage import (
     damage_of,
     is_misread,
 )
+from schemas.headers import names_a_field
 from schemas.labels import counted
 from schemas.misspellings import intended_domain
 from schemas.other_providers import consumer_provider
@@ -88,6 +89,7 @@ class MailboxRow(pa.DataFrameModel):
     line: pl.UInt32
     extra_cells: bool
     fault: str
+    is_header: bool
     email: str
     email_key: str = pa.Field(nullable=True)
     elsewhere: bool
@@ -117,6 +119,12 @@ class MailboxRow(pa.DataFrameModel):
     @classmethod
     def has_password(cls, data: PolarsData) -> pl.LazyFrame:
         return data.lazyframe.select(_filled(data.key))
+
+    @pa.check("is_header", name=RowReason.HEADER)
+    @classmethod
+    def is_no_header(cls, data: PolarsData) -> pl.LazyFrame:
+        # Several files were joined into one.
+        return data.lazyframe.select(~pl.col(data.key))
 
     @pa.check("fault", name=RowReason.NOT_TEXT)
     @classmethod
@@ -312,10 +320,15 @@ def _candidates(frame: pl.DataFrame, served: Collection[str], *, trim: bool) -> 
     passwords, password_warnings = _cleaned(frame["password"], partial(clean_password, trim=trim))
     keys = _each(emails, partial(email_key, served=served))
     totp_cells = _each(frame["totpsecret"], blank)
+    headers = [
+        key is None and names_a_field(email) and names_a_field(password)
+        for key, email, password in zip(keys, emails, passwords, strict=True)
+    ]
     return frame.select(
         "line",
         "extra_cells",
         "fault",
+        pl.Series("is_header", headers, dtype=pl.Boolean),
         emails.alias("email"),
         keys.alias("email_key"),
         _each(keys, partial(_provider_elsewhere, served=served)).is_not_null().alias("elsewhere"),

@@ -18,6 +18,7 @@ from sandbox.outlook import running
 from sandbox.script import Account
 from schemas.settings import Settings
 from schemas.tables import Mailbox, now
+from tasks.storage.api_keys import revoke_key
 from tasks.storage.database import Database
 from tests.conftest import import_file, rows_of, with_changes, write_csv
 from tests.support.shell import LIMIT_SECONDS
@@ -196,6 +197,21 @@ def test_open_streams_are_limited(settings: Settings, tmp_path: Path, limits: di
 
         wait_until(lambda: status() == 200)
         give_verdict(api.db, "ann@b.co", now())
+
+
+def test_a_revoked_key_ends_its_streams(either_settings: Settings, tmp_path: Path) -> None:
+    """A stream ends once its key is revoked, and says so."""
+    with api_with(either_settings) as api:
+        key = api.key()
+        number = untested(api.db, either_settings, tmp_path, "ann@b.co")
+        with (
+            httpx.Client(base_url=api.url, headers={"X-Api-Key": key}) as client,
+            client.stream("GET", f"/v1/imports/{number}/events") as answer,
+        ):
+            events = events_of(answer.iter_lines())
+            assert next(events).name == "progress"
+            assert revoke_key(api.db, key[:11])
+            assert [(event.name, event.data) for event in events] == [("end", {"reason": "key"})]
 
 
 def test_a_shutdown_ends_the_streams(settings: Settings, tmp_path: Path) -> None:

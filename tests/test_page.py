@@ -193,6 +193,7 @@ def test_key_without_a_scope_cannot_do_more_on_the_page(api: Api, visitor: Visit
             "/mailboxes/1/delete",
             "/mailboxes/1/retest",
             "/mailboxes/1/password",
+            "/mailboxes/1/edit",
             "/imports/1/retest",
         ):
             assert reader.post(path, password="q").status_code == 403, path
@@ -209,7 +210,12 @@ def test_other_workspaces_are_closed(api: Api, visitor: Visitor) -> None:
     with Visitor(api.url, api.key("sales")) as other:
         for path in ("/imports/1", "/imports/1/live", "/imports/1/handover.zip", "/mailboxes/1"):
             assert other.get(path).status_code == 404, path
-        for path in ("/mailboxes/1/delete", "/mailboxes/1/retest", "/mailboxes/1/password"):
+        for path in (
+            "/mailboxes/1/delete",
+            "/mailboxes/1/retest",
+            "/mailboxes/1/password",
+            "/mailboxes/1/edit",
+        ):
             assert other.post(path, password="p").status_code == 404, path
         assert other.post("/imports/1/delete", count="1").status_code == 404
     assert len(rows_of(api.db, Mailbox)) == 1
@@ -361,6 +367,7 @@ def test_form_of_another_site_is_refused(api: Api, visitor: Visitor, headers: di
         ("/imports", {"kept": kept}),
         ("/mailboxes/1/delete", {}),
         ("/mailboxes/1/password", {"password": "q"}),
+        ("/mailboxes/1/edit", {"tag": "q", "needs": "both"}),
         ("/imports/1/delete", {"count": "1"}),
         ("/sign-out", {}),
     ):
@@ -391,7 +398,7 @@ def test_form_of_another_session_is_refused(api: Api, visitor: Visitor) -> None:
 def test_reading_changes_nothing(api: Api, visitor: Visitor) -> None:
     """What changes something answers only to a form that is sent."""
     visitor.import_file(csv_of(["ann@b.co", "p"]))
-    for path in ("/sign-out", "/check", "/imports/1/retest", "/mailboxes/1/password"):
+    for path in ("/sign-out", "/check", "/imports/1/retest", "/mailboxes/1/password", "/mailboxes/1/edit"):
         assert visitor.get(path).status_code in (404, 405), path
     visitor.get("/mailboxes/1/delete")
     assert len(rows_of(api.db, Mailbox)) == 1
@@ -648,6 +655,29 @@ def test_new_password_is_tested_at_once(tested: Visitor) -> None:
     assert tested.post(f"{wrong}/password", password="").status_code == 400
     assert "Testing the mailbox" in tested.post(f"{wrong}/password", password=WRONG.password).text
     wait_until(lambda: "Works" in tested.get(wrong).text)
+
+
+def test_tag_name_and_needs_are_edited(tested: Visitor) -> None:
+    """Tag, name and needs are changed by the API's rules, and a fault in one changes nothing."""
+    (first, *_) = re.findall(r'href="(/mailboxes/\d+)"><bdi>wrong', tested.get("/imports/1").text)
+    kept = {"tag": "spring", "name": "", "needs": "both"}
+    assert "Nothing was changed." in tested.post(f"{first}/edit", **kept).text
+    assert "Saved." in tested.post(f"{first}/edit", tag="second try", name=" Ann  Lee ", needs="both").text
+    words = text_of(tested.get(first))
+    assert ("second try" in words, "Ann Lee" in words, "send and receive" in words) == (True, True, True)
+    for changed, fault in (
+        ({"tag": "<b>"}, "tag: use at most 100 letters"),
+        ({"name": "a\0b"}, "name: use printable characters"),
+        ({"needs": "pop3"}, "needs: "),
+    ):
+        refused = tested.post(f"{first}/edit", **(kept | changed))
+        assert refused.status_code == 400
+        assert fault in text_of(refused)
+        assert "Nothing was changed." in text_of(refused)
+    assert "Saved." in tested.post(f"{first}/edit", tag="", name="Ann Lee", needs="smtp").text
+    wait_until(lambda: tested.get(f"{first}/live").status_code == 286)
+    words = text_of(tested.get(first))
+    assert ("second try" in words, "Needed to send" in words) == (False, True)
 
 
 def test_retest_and_delete_of_one_mailbox(tested: Visitor, outlook: Outlook) -> None:

@@ -190,6 +190,24 @@ def test_a_misspelled_domain_is_warned_of() -> None:
     assert validated.valid["warning"].to_list() == [f"{EDGE_SPACE}; hotmial.com: did you mean hotmail.com?"]
 
 
+@pytest.mark.parametrize(
+    ("email", "password", "is_header"),
+    [
+        ("email", "password", True),
+        (" \ufeffEmail Address", "App Password", True),
+        ("password", "email", True),  # of a file with another order
+        ("email", "hunter2", False),
+        ("ann", "password", False),
+        ("email@example.com", "password", False),
+        ("email" * 100, "password", False),
+    ],
+)
+def test_a_header_among_the_rows(email: str, password: str, is_header: bool) -> None:
+    """A header in the middle of a file, as when files were joined, is called one."""
+    reasons = [error.reason for error in validate_row(email=email, password=password).errors]
+    assert (reasons == [RowReason.HEADER]) == is_header
+
+
 MESSAGES = {
     RowReason.EXTRA_CELLS: "Row has more cells than the header",
     RowReason.MISSING: "Missing email or password",
@@ -207,6 +225,7 @@ MESSAGES = {
     RowReason.INVALID_TOTP: "Invalid TOTP secret",
     RowReason.NOT_TEXT: "A cell is a number, a date or an error: Excel may have changed it",
     RowReason.FORMULA: "A cell is a formula, not text",
+    RowReason.HEADER: "Line is a header, not a mailbox",
     RowReason.INVALID_LOGIN: "Sign-in name is longer than 254 characters or contains control characters",
 }
 
@@ -229,6 +248,7 @@ def test_lengths_in_messages() -> None:
 FAULTS: dict[RowReason, dict[str, str | bool]] = {
     RowReason.EXTRA_CELLS: {"extra_cells": True},
     RowReason.MISSING: {"password": ""},
+    RowReason.HEADER: {"email": "E-Mail", "password": "App Password"},
     RowReason.NOT_TEXT: {"fault": "not_text"},
     RowReason.FORMULA: {"fault": "formula"},
     RowReason.EMAIL_TOO_LONG: {"email": "x" * 300},

@@ -25,6 +25,7 @@ from flows.api.openapi import Id
 from flows.api.service import Here, Service
 from flows.api.streams import Streams
 from schemas.responses import NO_SUCH_IMPORT, Mailbox, documented_file
+from tasks.storage.api_keys import key_is_active
 from tasks.storage.database import DatabaseLostError
 from tasks.storage.imports import Followed, find_import, follow_import
 
@@ -63,7 +64,7 @@ EVENTS = {
 
 
 class End(BaseModel):
-    """Why a stream ends: all tests are over for now, or the client should reconnect."""
+    """Why a stream ends: all tests are over for now, the key was revoked, or the client should reconnect."""
 
     reason: str
 
@@ -104,8 +105,8 @@ def follow_events(
     """Sends `verdict` (a mailbox that was tested, as in `/v1/mailboxes`), `progress` (counts) and `end`.
 
     A mailbox can come twice after a reconnection: its `tested_at` says whether it is the same verdict. `end`
-    has the reason `done` when all tests that are due are over. After the reasons `time`, `shutdown` and
-    `database`, reconnect.
+    has the reason `done` when all tests that are due are over, and `key` when the key was revoked. After the
+    reasons `time`, `shutdown` and `database`, reconnect.
     """
     found = find_import(service.mailboxes, str(caller.workspace), import_id, 0, 0)
     if found is None:
@@ -113,7 +114,7 @@ def follow_events(
     since = found.created_at
     if last_event_id is not None:
         since = max(since, _time_of(last_event_id) - OVERLAP)
-    follower = _Follower(service, import_id, since)
+    follower = _Follower(service, caller.key_id, import_id, since)
     return EventStream(follower.events(), service.streams, caller.key_id)
 
 
@@ -126,8 +127,9 @@ def _time_of(event_id: str) -> datetime:
 class _Follower:
     """Follows one import for one client."""
 
-    def __init__(self, service: Service, import_id: int, since: datetime) -> None:
+    def __init__(self, service: Service, key_id: int, import_id: int, since: datetime) -> None:
         self._service = service
+        self._key_id = key_id
         self._import_id = import_id
         self._since = since
         self._sent: dict[int, datetime | None] = {}  # at most the 500 mailboxes of the import
@@ -144,6 +146,9 @@ class _Follower:
                 LOGGER.error("The events of import %d end: %s", self._import_id, error)
                 yield _event("end", End(reason="database"))
                 return
+            if found is None:
+                yield _event("end", End(reason="key"))
+                return
             for mailbox in found.verdicts:
                 yield _event("verdict", mailbox, _id_of(mailbox))
             moment = time.monotonic()
@@ -157,17 +162,22 @@ class _Follower:
             pause = min(streams.interval, streams.seconds)
         yield _event("end", End(reason="shutdown"))
 
-    async def _read(self) -> Followed:
-        """The state of the import, with the verdicts that were not sent yet.
+    async def _read(self) -> Followed | None:
+        """The state of the import, with the verdicts that were not sent yet; None if the key was revoked.
 
         Raises:
             DatabaseLostError: If the database goes away and does not come back in time.
         """
-        found = await asyncio.get_running_loop().run_in_executor(
-            self._service.streams.readers,
-            follow_import,
-            *(self._service.mailboxes, self._import_id, self._since),
-        )
+        mailboxes = self._service.mailboxes
+
+        def read() -> Followed | None:
+            if not key_is_active(mailboxes, self._key_id):
+                return None
+            return follow_import(mailboxes, self._import_id, self._since)
+
+        found = await asyncio.get_running_loop().run_in_executor(self._service.streams.readers, read)
+        if found is None:
+            return None
         fresh = [one for one in found.verdicts if self._sent.get(one.id) != one.tested_at]
         for one in fresh:
             self._sent[one.id] = one.tested_at

@@ -1,6 +1,6 @@
 """The scale benchmark: many workers, the size of a task run's group, and a million mailboxes.
 
-`python -m tests.tools.bench_scale [PART …]`; without a part, all of them, in half an hour on two cores. One
+`python -m tests.tools.bench_scale [PART …]`; without a part, all of them, in 20 minutes on two cores. One
 PostgreSQL holds the mailboxes and Prefect's data; the Outlook stand-in answers after 100 ms. Uses loopback
 only, limits every wait, and leaves nothing behind. Reads /proc: Linux only.
 """

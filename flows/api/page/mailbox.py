@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, Depends
 from fastapi.responses import RedirectResponse
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from flows.api.changes import change_one, mailbox_of, note
+from flows.api.changes import MailboxChange, change_one, mailbox_of, note
 from flows.api.openapi import Id
 from flows.api.page.access import OwnForm, Signed, may, refuse_foreign
 from flows.api.page.past_imports import STOP_POLLING
@@ -25,8 +27,8 @@ from schemas.powershell import literal
 from schemas.reasons import Protocol, Reason
 from schemas.responses import MailboxRecord
 from schemas.scopes import Scope
-from schemas.standing import MailboxStatus
-from tasks.storage.mailbox_changes import delete_mailboxes, make_due
+from schemas.standing import MailboxStatus, Needs
+from tasks.storage.mailbox_changes import delete_mailboxes, edit_mailboxes, make_due
 from tasks.storage.mailboxes import Filters, count_waiting, find_mailbox, find_record
 from tasks.storage.updates import check_password, replace_one
 
@@ -61,12 +63,21 @@ def _shown(service: Service, session: Session, mailbox_id: int) -> dict[str, Any
         ],
         "quoted": literal(record.email),
         "ok": Reason.OK,
+        "needs": [need.value for need in Needs],
+        "password_fault": "",
+        "edit_fault": "",
     }
 
 
 @router.get("/mailboxes/{mailbox_id:id}")
 def show_mailbox(mailbox_id: Id, session: Signed, service: Here) -> Response:
-    return render("mailbox.html", session, fault="", **_shown(service, session, mailbox_id))
+    return render("mailbox.html", session, **_shown(service, session, mailbox_id))
+
+
+async def _show_fault(service: Service, session: Session, mailbox_id: int, **fault: str) -> Response:
+    """The page again, with what is wrong in one of its forms."""
+    values = await asyncio.to_thread(_shown, service, session, mailbox_id)
+    return render("mailbox.html", session, HTTPStatus.BAD_REQUEST, **{**values, **fault})
 
 
 @router.get("/mailboxes/{mailbox_id:id}/live")
@@ -87,6 +98,10 @@ async def retest(mailbox_id: Id, session: Signed, service: Here, _form: OwnForm)
 
 def _tested(mailbox_id: int, session: Session, service: Service, notice: str) -> Response:
     service.tests.submit_mailboxes([mailbox_id])
+    return _back(mailbox_id, session, notice)
+
+
+def _back(mailbox_id: int, session: Session, notice: str) -> Response:
     session.notice = notice
     return RedirectResponse(f"/mailboxes/{mailbox_id}", HTTPStatus.SEE_OTHER)
 
@@ -97,8 +112,7 @@ async def replace_password(mailbox_id: Id, session: Signed, service: Here, field
     password = fields.get("password", "")
     fault = await asyncio.to_thread(_replace, service, session, mailbox_id, password)
     if fault:
-        values = await asyncio.to_thread(_shown, service, session, mailbox_id)
-        return render("mailbox.html", session, HTTPStatus.BAD_REQUEST, fault=fault, **values)
+        return await _show_fault(service, session, mailbox_id, password_fault=fault)
     note(session.holder, "replaces the password of", 1)
     return _tested(mailbox_id, session, service, "The password is replaced. Testing the mailbox.")
 
@@ -113,6 +127,35 @@ def _replace(service: Service, session: Session, mailbox_id: int, password: str)
     if known is None:
         raise HTTPException(404, "No such mailbox")
     return f"{known.reason.message}: {known.reason.remedy}." if known.reason else ""
+
+
+@router.post("/mailboxes/{mailbox_id:id}/edit", dependencies=[may(Scope.MANAGE)])
+async def edit(mailbox_id: Id, session: Signed, service: Here, fields: OwnForm) -> Response:
+    """Change tag, name and needs. What the mailbox is newly needed for is tested."""
+    _, record = await asyncio.to_thread(_find, service, session, mailbox_id)
+    sent = _changes(fields)
+    if isinstance(sent, str):
+        return await _show_fault(service, session, mailbox_id, edit_fault=f"{sent}. Nothing was changed.")
+    changes = {field: value for field, value in sent.items() if value != getattr(record, field)}
+    if not changes:
+        return _back(mailbox_id, session, "Nothing was changed.")
+    change = partial(edit_mailboxes, service.mailboxes, changes=changes)
+    await change_one(change, "edits", session.holder, service, mailbox_id)
+    if "needs" in changes:
+        return _tested(mailbox_id, session, service, "Saved.")
+    return _back(mailbox_id, session, "Saved.")
+
+
+def _changes(fields: Mapping[str, str]) -> Mapping[str, Any] | str:
+    """What a form changes, by the rules of the API, or what is wrong with it."""
+    texts = {field: " ".join(fields.get(field, "").split()) or None for field in ("tag", "name")}
+    try:
+        return MailboxChange.model_validate({**texts, "needs": fields.get("needs")}).changes()
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        return "; ".join(f"{fault['loc'][-1]}: {fault['msg']}" for fault in faults)
+    except HTTPException as error:
+        return error.detail
 
 
 @router.get("/mailboxes/{mailbox_id:id}/delete")
