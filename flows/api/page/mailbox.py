@@ -133,10 +133,9 @@ def _replace(service: Service, session: Session, mailbox_id: int, password: str)
 async def edit(mailbox_id: Id, session: Signed, service: Here, fields: OwnForm) -> Response:
     """Change tag, name and needs. What the mailbox is newly needed for is tested."""
     _, record = await asyncio.to_thread(_find, service, session, mailbox_id)
-    sent = _changes(fields)
-    if isinstance(sent, str):
-        return await _show_fault(service, session, mailbox_id, edit_fault=f"{sent}. Nothing was changed.")
-    changes = {field: value for field, value in sent.items() if value != getattr(record, field)}
+    changes = _changes(fields, record)
+    if isinstance(changes, str):
+        return await _show_fault(service, session, mailbox_id, edit_fault=f"{changes}. Nothing was changed.")
     if not changes:
         return _back(mailbox_id, session, "Nothing was changed.")
     change = partial(edit_mailboxes, service.mailboxes, changes=changes)
@@ -146,11 +145,19 @@ async def edit(mailbox_id: Id, session: Signed, service: Here, fields: OwnForm) 
     return _back(mailbox_id, session, "Saved.")
 
 
-def _changes(fields: Mapping[str, str]) -> Mapping[str, Any] | str:
-    """What a form changes, by the rules of the API, or what is wrong with it."""
-    texts = {field: " ".join(fields.get(field, "").split()) or None for field in ("tag", "name")}
+def _changes(fields: Mapping[str, str], record: MailboxRecord) -> Mapping[str, Any] | str:
+    """What a form changes, or what is wrong with it, by the rules of the API.
+
+    They do not apply to what stays as it is: a name from a file may have any characters.
+    """
+    sent = {field: " ".join(fields.get(field, "").split()) for field in ("tag", "name", "needs")}
+    new = {
+        field: text or None
+        for field, text in sent.items()
+        if text != " ".join((getattr(record, field) or "").split())
+    }
     try:
-        return MailboxChange.model_validate({**texts, "needs": fields.get("needs")}).changes()
+        return MailboxChange.model_validate(new).changes() if new else {}
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False, include_input=False)
         return "; ".join(f"{fault['loc'][-1]}: {fault['msg']}" for fault in faults)
