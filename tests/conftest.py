@@ -33,6 +33,7 @@ os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 import prefect.context
 import pytest
 import trustme
+from _pytest.nodeid import NodeId
 from prefect.logging.handlers import APILogWorker
 from pydantic import SecretStr
 
@@ -346,7 +347,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         for costly in ("machine", "prefect_server"):
             if costly in fixtures_of(item):
-                item.add_marker(pytest.mark.xdist_group(costly))
+                # As `xdist_group` does. That of pytest-xdist 3.8 has no effect with pytest 9.2, which does not
+                # read the attribute that xdist writes.
+                if hasattr(config, "workerinput"):
+                    item._id = NodeId.parse(f"{item.nodeid}@{costly}")
                 break
     if wanted := config.getoption("--database"):
         away = [item for item in items if not belongs_to(item, wanted)]

@@ -47,7 +47,7 @@ def test_page_is_up(machine: Machine) -> None:
     assert done.stdout.startswith(f"{page}/open/")
     with Visitor(page) as person:
         assert "Sign out" in person.get(done.stdout.strip().removeprefix(page)).text
-        assert "dropped.csv" in person.get("/imports").text
+        wait_for("the import", lambda: "dropped.csv" in person.get("/imports").text, TWO_TICKS)
 
 
 def test_ctrl_c_ends_everything(machine: Machine) -> None:
