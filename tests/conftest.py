@@ -347,8 +347,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         for costly in ("machine", "prefect_server"):
             if costly in fixtures_of(item):
-                # As `xdist_group` does. That of pytest-xdist 3.8 has no effect with pytest 9.2, which does not
-                # read the attribute that xdist writes.
+                # As `xdist_group` does. With pytest 9.2, that of pytest-xdist 3.8 has no effect: it writes an
+                # attribute that pytest no longer reads.
                 if hasattr(config, "workerinput"):
                     item._id = NodeId.parse(f"{item.nodeid}@{costly}")
                 break
