@@ -345,7 +345,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     # The tests that share one machine run last, so that it disturbs no others; `test_up` stops it.
     items.sort(key=lambda item: item.path.name if "machine" in fixtures_of(item) else "")
     for item in items:
-        for costly in ("machine", "prefect_server"):
+        # A server of its own for each worker costs less than slow tests that wait for one another.
+        for costly in ("machine",) if item.get_closest_marker("slow") else ("machine", "prefect_server"):
             if costly in fixtures_of(item):
                 # As `xdist_group` does. With pytest 9.2, that of pytest-xdist 3.8 has no effect: it writes an
                 # attribute that pytest no longer reads.
