@@ -342,7 +342,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Run expensive tests on one worker; with `--database`, leave out those for the other database."""
-    # The tests that share one machine run last, so that it disturbs no others; `test_up` stops it.
+    # `test_up` stops the machine, so it is the last of the tests that share it.
     items.sort(key=lambda item: item.path.name if "machine" in fixtures_of(item) else "")
     for item in items:
         # A server of its own for each worker costs less than slow tests that wait for one another.

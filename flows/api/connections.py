@@ -252,7 +252,6 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._bounds = bounds
         self._end_streams = end_streams
-        self._loop: asyncio.AbstractEventLoop | None = None
         self.server_state = Connections(bounds, refusals_at_once=config.backlog)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  uvicorn's signature
@@ -261,12 +260,12 @@ class Server(uvicorn.Server):
         uvicorn would raise the signal again at the end, and skip the end of the application at the second:
         a traceback each.
         """
-        if self.should_exit and sig == signal.SIGINT and self._loop:
-            self._loop.call_soon_threadsafe(self.server_state.cut)
+        if self.should_exit and sig == signal.SIGINT:
+            # uvicorn handles signals only while its loop runs, in the loop's thread.
+            asyncio.get_running_loop().call_soon_threadsafe(self.server_state.cut)
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         # asyncio uses `backlog` twice: as the kernel's queue, and as the number of connections to accept at
         # once. Only the second has to be small. With a short queue, clients wait for seconds in a burst.

@@ -9,6 +9,7 @@ from http import HTTPStatus
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
@@ -64,8 +65,13 @@ def not_ready() -> HTTPException:
 async def on_invalid_request(_request: Request, error: Exception) -> JSONResponse:
     """Name the invalid parameters and what is wrong. FastAPI's own response would quote their values."""
     assert isinstance(error, RequestValidationError)  # noqa: S101  registered for this exception only
+    return error_response(HTTPStatus.BAD_REQUEST, what_is_invalid(error))
+
+
+def what_is_invalid(error: RequestValidationError | ValidationError) -> str:
+    """The first invalid fields and what is wrong with each, without their values."""
     faults = [
         "Unknown parameter" if fault["type"] == "extra_forbidden" else f"{fault['loc'][-1]}: {fault['msg']}"
         for fault in error.errors()
     ]
-    return error_response(HTTPStatus.BAD_REQUEST, "; ".join(faults[:3]))
+    return "; ".join(faults[:3])

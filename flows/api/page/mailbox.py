@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from flows.api.changes import MailboxChange, change_one, mailbox_of, note
+from flows.api.errors import what_is_invalid
 from flows.api.openapi import Id
 from flows.api.page.access import OwnForm, Signed, may, refuse_foreign
 from flows.api.page.past_imports import STOP_POLLING
@@ -27,7 +28,7 @@ from schemas.powershell import literal
 from schemas.reasons import Protocol, Reason
 from schemas.responses import MailboxRecord
 from schemas.scopes import Scope
-from schemas.standing import MailboxStatus, Needs
+from schemas.standing import MailboxStatus
 from tasks.storage.mailbox_changes import delete_mailboxes, edit_mailboxes, make_due
 from tasks.storage.mailboxes import Filters, count_waiting, find_mailbox, find_record
 from tasks.storage.updates import check_password, replace_one
@@ -63,7 +64,6 @@ def _shown(service: Service, session: Session, mailbox_id: int) -> dict[str, Any
         ],
         "quoted": literal(record.email),
         "ok": Reason.OK,
-        "needs": [need.value for need in Needs],
         "password_fault": "",
         "edit_fault": "",
     }
@@ -159,8 +159,7 @@ def _changes(fields: Mapping[str, str], record: MailboxRecord) -> Mapping[str, A
     try:
         return MailboxChange.model_validate(new).changes() if new else {}
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_context=False, include_input=False)
-        return "; ".join(f"{fault['loc'][-1]}: {fault['msg']}" for fault in faults)
+        return what_is_invalid(error)
     except HTTPException as error:
         return error.detail
 

@@ -21,7 +21,6 @@ from flows.api.service import Here, Service
 from schemas.headers import FIELD_OF_HEADER, FIELDS, normalise
 from schemas.refusals import Refusal, sentence
 from schemas.scopes import Scope
-from schemas.standing import Needs
 from schemas.summary import MAX_ERRORS_SHOWN, Summary
 from tasks.storage.imports import find_imports
 from tasks.store import Origin, would_store
@@ -73,7 +72,6 @@ def _start(session: Session, service: Service, checked: Mapping[str, Any] | None
         "start.html",
         session,
         recent=recent,
-        needs=list(Needs),
         default_needs=service.settings.needs,
         most_bytes=service.settings.max_file_bytes,
         encodings=ENCODINGS,
